@@ -1,0 +1,1 @@
+"""One outside thing per file; the adapters do not know each other."""

@@ -1,0 +1,205 @@
+"""Labelled data sets from files: CWRU bearing records, DSADS, and plain ``.npz`` archives.
+
+No split is by window: neighbouring windows of one recording are near copies, and a random split of them measures
+memory. CWRU is split by time block within each record, DSADS by subject, an archive by the groups it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.core.errors import Misconfigured
+from edge_agent.core.types import Dataset, Float32, Split
+
+LENGTH: Final = 1024
+CWRU_RATE_HZ: Final = 12_000.0
+CWRU_CLASSES: Final = (
+    *("IR007", "IR014", "IR021", "B007", "B014", "B021"),
+    *("OR007@6", "OR014@6", "OR021@6", "Normal"),
+)
+# The original files are named by number: the record of a class at motor loads 0, 1, 2, 3 hp.
+CWRU_FIRST_FILE: Final = {
+    **{"IR007": 105, "B007": 118, "OR007@6": 130, "IR014": 169, "B014": 185, "OR014@6": 197},
+    **{"IR021": 209, "B021": 222, "OR021@6": 234},
+}
+CWRU_NORMAL_FILE: Final = 97  # recorded at 48 kHz, load 0
+DSADS_RATE_HZ: Final = 25.0
+DSADS_CHANNELS: Final = ("T_x", "T_y", "T_z", "RA_x", "RA_y", "RA_z", "RL_x", "RL_y", "RL_z")
+DSADS_COLUMNS: Final = (0, 1, 2, 9, 10, 11, 27, 28, 29)  # of 45: accelerometers of torso, right arm, right leg
+DSADS_CLASSES: Final = (
+    *("sitting", "standing", "lying_back", "lying_right", "ascending_stairs", "descending_stairs"),
+    *("standing_elevator", "moving_elevator", "walking_parking", "walking_treadmill_4kmh_flat"),
+    *("walking_treadmill_4kmh_15deg", "running_treadmill_8kmh", "stepper", "cross_trainer"),
+    *("cycling_horizontal", "cycling_vertical", "rowing", "jumping", "basketball"),
+)
+DSADS_TRAIN, DSADS_VALIDATION, DSADS_TEST = (0, 1, 2, 3, 4), (5,), (6, 7)
+
+CWRU_SOURCE: Final = "Case Western Reserve University Bearing Data Center (12k drive end records, .mat)"
+DSADS_SOURCE: Final = "UCI Machine Learning Repository, 'Daily and Sports Activities' (folders a01 to a19)"
+
+
+def cwru(folder: Path) -> Dataset:
+    """Ten classes, two channels, 12 kHz, split by time block: of each record 65 % train, 15 % validate, 20 % test.
+
+    A window's gap lies between the blocks. Training windows overlap by half, the others not at all. ``Normal`` is
+    there at load 0 only, decimated from 48 kHz: taking the raw 48 kHz record for 12 kHz, as is common, would hand
+    the classifier a sampling-rate cue.
+
+    Raises:
+        Misconfigured: the folder holds neither the prepared archives nor the original files.
+    """
+    records = _cwru_archives(folder) if any(folder.glob("cwru_*.npz")) else _cwru_originals(folder)
+    columns: dict[str, list[tuple[Float32, int]]] = {"train": [], "validation": [], "test": []}
+    for name, signal in records:
+        label, samples = CWRU_CLASSES.index(name), signal.shape[1]
+        first, second = int(0.65 * samples), int(0.80 * samples)
+        columns["train"].append((windowed(signal[:, :first], LENGTH // 2), label))
+        columns["validation"].append((windowed(signal[:, first + LENGTH : second], LENGTH), label))
+        columns["test"].append((windowed(signal[:, second + LENGTH :], LENGTH), label))
+    splits = {side: _split(rows) for side, rows in columns.items()}
+    missing = [name for index, name in enumerate(CWRU_CLASSES) if not len(splits["train"].of(index))]
+    if missing:
+        raise Misconfigured("E_DATA", f"{folder} has no CWRU record of {', '.join(missing)}; get them from {CWRU_SOURCE}")
+    notes = "Normal: load 0 only, decimated from 48 kHz to 12 kHz"
+    return Dataset("cwru", CWRU_CLASSES, ("DE", "FE"), CWRU_RATE_HZ, "g", "time block", **splits, notes=notes)
+
+
+def _cwru_archives(folder: Path) -> Iterator[tuple[str, Float32]]:
+    for path in sorted(folder.glob("cwru_*.npz")):
+        with np.load(path, allow_pickle=False) as archive:
+            for key in archive["_keys"].tolist():
+                yield key.rsplit("_", 1)[0], archive[key]
+
+
+def _cwru_originals(folder: Path) -> Iterator[tuple[str, Float32]]:
+    if not (folder / f"{CWRU_NORMAL_FILE}.mat").exists():
+        raise Misconfigured("E_DATA", f"{folder} holds no CWRU records; get them from {CWRU_SOURCE}")
+    for name, first in CWRU_FIRST_FILE.items():
+        for number in range(first, first + 4):
+            path = folder / f"{number}.mat"
+            if path.exists():
+                yield name, _mat_channels(path)
+    from scipy.signal import decimate
+
+    yield "Normal", decimate(_mat_channels(folder / f"{CWRU_NORMAL_FILE}.mat"), 4, axis=1).astype(np.float32)
+
+
+def _mat_channels(path: Path) -> Float32:
+    """Drive end and fan end of one original record, (2, samples)."""
+    from scipy.io import loadmat
+
+    content: dict[str, Any] = loadmat(path)
+    # Some files carry a second record's keys; the file's own number decides, else the first that ends so.
+    rows = []
+    for ending in ("DE_time", "FE_time"):
+        keys = sorted((key for key in content if key.endswith(ending)), key=lambda key: path.stem not in key)
+        if not keys:
+            raise Misconfigured("E_DATA", f"{path} has no variable that ends in {ending}")
+        rows.append(content[keys[0]].ravel())
+    return np.stack([row[: min(map(len, rows))] for row in rows]).astype(np.float32)
+
+
+def dsads(folder: Path) -> Dataset:
+    """Nineteen activities, nine accelerometer channels, 25 Hz, split by subject: 1-5 train, 6 validates, 7-8 test.
+
+    Human motion, not a machine: it shows that nine real channels go through the whole path.
+    """
+    archive = folder / "dsads_nine_accelerometers.npz"
+    signals = _dsads_archive(archive) if archive.exists() else _dsads_originals(folder)
+
+    def side(subjects: tuple[int, ...], stride: int) -> Split:
+        pairs = ((label, subject) for label in range(len(DSADS_CLASSES)) for subject in subjects)
+        return _split([(windowed(signals[label, subject], stride), label) for label, subject in pairs])
+
+    splits = {
+        "train": side(DSADS_TRAIN, LENGTH // 4),
+        "validation": side(DSADS_VALIDATION, LENGTH // 2),
+        "test": side(DSADS_TEST, LENGTH // 2),
+    }
+    return Dataset("dsads", DSADS_CLASSES, DSADS_CHANNELS, DSADS_RATE_HZ, "m/s^2", "subject", **splits)
+
+
+def _dsads_archive(path: Path) -> Float32:
+    with np.load(path, allow_pickle=False) as archive:
+        return np.asarray(archive["X"], dtype=np.float32)
+
+
+def _dsads_originals(folder: Path) -> Float32:
+    """Read a01..a19 / p1..p8 / s01..s60, 125 rows of 45 columns each, into (19, 8, 9, 7500)."""
+    if not (folder / "a01" / "p1" / "s01.txt").exists():
+        raise Misconfigured("E_DATA", f"{folder} holds no DSADS; get it from {DSADS_SOURCE}")
+    out = np.empty((19, 8, 9, 7500), np.float32)
+    for label, subject in np.ndindex(19, 8):
+        parts = sorted((folder / f"a{label + 1:02d}" / f"p{subject + 1}").glob("s*.txt"))
+        rows = np.concatenate([np.loadtxt(part, delimiter=",", usecols=DSADS_COLUMNS) for part in parts])
+        if rows.shape != (7500, 9):
+            raise Misconfigured("E_DATA", f"a{label + 1:02d}/p{subject + 1} has {len(rows)} rows, expected 7500")
+        out[label, subject] = rows.T
+    return out
+
+
+def archive(path: Path) -> Dataset:
+    """A data set of the user's own, an ``.npz`` with the keys
+
+    - ``windows``: float32 (n, channels, length), in the sensor's unit;
+    - ``labels``: int (n,), indices into ``classes``; ``classes``: str (k,);
+    - ``groups``: int or str (n,): the record, machine or subject of each window. Whole groups go to one side;
+    - ``rate_hz``: float; optionally ``channels``: str (c,) and ``unit``: str.
+
+    In each class the last fifth of its groups (at least one) tests, the one before validates, the others train.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            values = {key: content[key] for key in content.files}
+    except (OSError, ValueError) as error:
+        raise Misconfigured("E_DATA", f"{path} cannot be read as .npz: {error}") from error
+    needed = {"windows", "labels", "classes", "groups", "rate_hz"}
+    if missing := sorted(needed - values.keys()):
+        raise Misconfigured("E_DATA", f"{path} has no key {', '.join(missing)}")
+    windows, labels, groups = values["windows"], values["labels"].astype(np.int64), values["groups"]
+    if windows.ndim != 3 or not len(windows) == len(labels) == len(groups):
+        raise Misconfigured("E_DATA", f"{path}: windows {windows.shape}, labels {labels.shape}, groups {groups.shape}")
+    classes = tuple(map(str, values["classes"].tolist()))
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise Misconfigured("E_DATA", f"{path}: labels run to {labels.max()}, there are {len(classes)} classes")
+    sides = _sides_by_group(path, labels, groups, classes)
+    splits = {
+        side: Split(windows[sides == number].astype(np.float32), labels[sides == number])
+        for number, side in enumerate(("train", "validation", "test"))
+    }
+    names = values.get("channels", np.array([f"ch{index}" for index in range(windows.shape[1])]))
+    unit = str(values.get("unit", "m/s^2"))
+    channels = tuple(map(str, names.tolist()))
+    return Dataset(path.stem, classes, channels, float(values["rate_hz"]), unit, "group", **splits)
+
+
+def _sides_by_group(
+    path: Path, labels: NDArray[np.int64], groups: NDArray[Any], classes: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """0 train, 1 validation, 2 test for each window; a group keeps its side over all classes."""
+    side_of: dict[Any, int] = {}
+    for label, name in enumerate(classes):
+        own = sorted(set(groups[labels == label].tolist()))
+        if len(own) < 3:
+            raise Misconfigured("E_DATA", f"{path}: class {name} has {len(own)} groups, at least 3 are needed")
+        tests = max(1, len(own) // 5)
+        wanted = [0] * (len(own) - 2 * tests) + [1] * tests + [2] * tests
+        for group, side in zip(own, wanted, strict=True):
+            side_of.setdefault(group, side)
+    return np.array([side_of[group] for group in groups.tolist()])
+
+
+def windowed(signal: Float32, stride: int) -> Float32:
+    """Cut (channels, samples) into (n, channels, 1024), starting every ``stride`` samples."""
+    views = np.lib.stride_tricks.sliding_window_view(signal, LENGTH, axis=1)[:, ::stride]
+    return np.ascontiguousarray(views.transpose(1, 0, 2), dtype=np.float32)
+
+
+def _split(rows: list[tuple[Float32, int]]) -> Split:
+    labels = np.concatenate([np.full(len(part), label) for part, label in rows])
+    return Split(np.concatenate([part for part, _ in rows]), labels.astype(np.int64))

@@ -1,0 +1,130 @@
+"""A forget job as a folder: what the child is given, what it reports, what it leaves.
+
+    job.json             what to do                     (agent)
+    release/             the release to edit, no dreams (agent, hard links)
+    dreams.safetensors   dreams of the classes that stay (agent)
+    windows.safetensors  the forget windows             (agent)
+    progress.jsonl       one line per report            (child)
+    trace.jsonl          one line per edit step         (child)
+    result/              the edited release             (child)
+    outcome.json         how it ended, written last     (child)
+
+``python -m edge_agent.unlearn_job FOLDER`` does on any machine exactly what the gateway did. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from edge_agent.adapters.releases import Release
+from edge_agent.core.types import Float32
+from edge_agent.files import remove, storage, write_atomically
+from edge_agent.schemas.card import CARD, DREAMS
+
+JOB, WINDOWS, PROGRESS, TRACE, OUTCOME = (
+    "job.json", "windows.safetensors", "progress.jsonl", "trace.jsonl", "outcome.json"
+)  # fmt: skip
+RELEASE, RESULT, LOG = "release", "result", "child.log"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the child is asked to do."""
+
+    id: str
+    classes: tuple[str, ...]
+    seed: int
+    threads: int
+    nice: int
+    windows: dict[str, int]  # cached windows by source, for the record
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of the child."""
+
+    phase: str
+    progress: float  # of the whole job, in [0, 1]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(folder: Path, job: Job, release: Release, windows: dict[str, Float32]) -> None:
+    """Lay out a job folder: the release without its dreams, the dreams of other classes, the forget windows.
+
+    Raises:
+        StorageFailed: the folder is gone again.
+    """
+    forget = release.card.indices(job.classes)
+    with storage("the job folder cannot be made"):
+        remove(folder)
+        (folder / RELEASE).mkdir(parents=True)
+        try:
+            for name in {CARD, *release.card.files} - {DREAMS}:
+                os.link(release.folder / name, folder / RELEASE / name)
+            if DREAMS in release.card.files:
+                dreams = safetensors.numpy.load_file(release.folder / DREAMS)
+                stays = ~(np.isin(dreams["first"], forget) | np.isin(dreams["second"], forget))
+                safetensors.numpy.save_file({key: value[stays] for key, value in dreams.items()}, folder / DREAMS)
+            safetensors.numpy.save_file(windows, folder / WINDOWS)
+            write_atomically(folder / JOB, json.dumps(job.__dict__).encode())
+        except OSError:
+            remove(folder)
+            raise
+
+
+def read_job(folder: Path) -> Job:
+    """Read ``job.json``."""
+    content = json.loads((folder / JOB).read_bytes())
+    return Job(**{**content, "classes": tuple(content["classes"])})
+
+
+def read_windows(folder: Path) -> dict[str, Float32]:
+    """The forget windows by class, each float32 (n, channels, length)."""
+    return safetensors.numpy.load_file(folder / WINDOWS)
+
+
+class Reports:
+    """Appends the child's reports, and reads those that are new."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / PROGRESS
+        self._read_to = 0
+
+    def add(self, report: Progress) -> None:
+        """Append one report."""
+        with self._path.open("ab") as file:
+            file.write(json.dumps(report.__dict__).encode() + b"\n")
+
+    def latest(self) -> Progress | None:
+        """The newest whole report that has not been read, if there is one."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read_to)
+                whole, _, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return None
+        if not whole:
+            return None
+        self._read_to += len(whole) + 1
+        return Progress(**json.loads(whole.rpartition(b"\n")[2]))
+
+
+def write_outcome(folder: Path, content: dict[str, Any]) -> None:
+    """Write how the job ended; the last thing a child does."""
+    write_atomically(folder / OUTCOME, json.dumps(content, indent=1).encode())
+
+
+def read_outcome(folder: Path) -> dict[str, Any] | None:
+    """How the job ended, or None if it has not."""
+    try:
+        content: dict[str, Any] = json.loads((folder / OUTCOME).read_bytes())
+    except FileNotFoundError:
+        return None
+    return content

@@ -1,0 +1,116 @@
+"""The journal of commands: one JSON line per change of state, fsynced before anything is promised.
+
+Each line starts with the CRC-32 of the rest, so that a torn or damaged line is seen; what follows it is not trusted.
+The last line of each command is its state. The file is rewritten on opening, so it stays as long as there are commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any
+
+from edge_agent.core.errors import StorageFailed
+from edge_agent.files import storage, write_atomically
+from edge_agent.schemas.messages import JobState
+
+
+class Journal:
+    """All commands this gateway has accepted, by id. Owned by the agent's main thread.
+
+    Attributes:
+        damaged_lines: lines that opening had to give up; they are kept in ``journal.damaged``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._states: dict[str, JobState] = {}
+        self.damaged_lines = 0
+        with storage("the journal cannot be opened"):
+            if path.exists():
+                self._load(path.read_bytes())
+            write_atomically(path, b"".join(map(_line, self._states.values())))
+            self._file: IO[bytes] = path.open("ab", buffering=0)
+
+    def states(self) -> list[JobState]:
+        """The state of every command, in order of acceptance."""
+        return list(self._states.values())
+
+    def get(self, id_: str) -> JobState | None:
+        """The state of one command."""
+        return self._states.get(id_)
+
+    def write(self, state: JobState) -> JobState:
+        """Record a state durably and return it with its revision number.
+
+        Raises:
+            StorageFailed: nothing was recorded.
+        """
+        previous = self._states.get(state.id)
+        state = replace(state, rev=previous.rev + 1 if previous else 1)
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            with storage("the journal cannot be written"):
+                line = _line(state)
+                if self._file.write(line) != len(line):
+                    raise OSError(28, "the disk is full", str(self._path))
+                os.fsync(self._file.fileno())
+        except StorageFailed:
+            os.ftruncate(self._file.fileno(), end)  # a torn line would hide all later ones
+            raise
+        self._states[state.id] = state
+        return state
+
+    def note(self, state: JobState) -> JobState:
+        """Keep progress in memory only: after a crash the command starts its phase again anyway."""
+        state = replace(state, rev=self._states[state.id].rev)
+        self._states[state.id] = state
+        return state
+
+    def close(self) -> None:
+        """Close the file; every line is on disk already."""
+        self._file.close()
+
+    def _load(self, content: bytes) -> None:
+        lines = content.split(b"\n")
+        for number, line in enumerate(lines):
+            state = _read(line)
+            if state is not None:
+                self._states[state.id] = state
+            elif line:
+                rest = b"\n".join(lines[number:])
+                self.damaged_lines = len(lines) - number - 1 or 1
+                write_atomically(self._path.with_name("journal.damaged"), rest)
+                return
+
+
+def read_states(path: Path) -> list[JobState]:
+    """The commands of a journal that another process owns; empty if there is none."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    states = {}
+    for line in lines:
+        state = _read(line)
+        if state is None:
+            break
+        states[state.id] = state
+    return list(states.values())
+
+
+def _line(state: JobState) -> bytes:
+    body = json.dumps(asdict(state), separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _read(line: bytes) -> JobState | None:
+    checksum, _, body = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(body):
+        return None
+    row: dict[str, Any] = json.loads(body)
+    row["classes"] = tuple(row["classes"])
+    return JobState(**row)

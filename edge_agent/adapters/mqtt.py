@@ -1,0 +1,307 @@
+"""The connection to the broker. The paho thread hands messages over and does nothing else.
+
+Rules, each from something paho or a broker does:
+
+- One paho client per connection. paho would re-send every unacknowledged publish at once after a reconnect, and a late
+  acknowledgement could hit a re-used message id. A new client forgets both; the broker redelivers every window that
+  was not acknowledged, and the agent publishes its retained topics again.
+- A window is acknowledged when the broker has acknowledged its diagnosis. ``Receive Maximum`` bounds what is in flight.
+- The back-off between attempts is jittered, so that a plant's gateways do not return all at once.
+- An exception in a callback would end paho's thread while the process lives on: callbacks catch everything.
+- MQTT 5 first; a broker that refuses it, or hangs up on it, is tried with 3.1.1 next.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import structlog
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+log = structlog.get_logger(__name__)
+
+HAND_OVER_S: Final = 2.0  # how long a message waits for room in the inbox
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+CONNACK_S: Final = 10.0
+_ACKED: Final = object()
+
+
+@dataclass(frozen=True)
+class Message:
+    """One MQTT message as it arrived, and the receipt with which it is acknowledged."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    retained: bool
+    received_s: float  # monotonic
+    receipt: Receipt | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Names one delivery on one connection; on another connection it acknowledges nothing."""
+
+    client: Client
+    message_id: int
+    qos: int
+
+    def acknowledge(self) -> None:
+        """Tell the broker that the message is done with."""
+        if self.qos:
+            self.client.ack(self.message_id, self.qos)
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The broker accepted the connection; retained topics must be published again."""
+
+    protocol: str
+    session_present: bool
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection ended or could not be made."""
+
+    reason: str
+
+
+class Door(Protocol):
+    """Where the paho thread hands over (the inbox)."""
+
+    def put(self, message: Message, *, first: bool, timeout_s: float) -> bool:
+        """Hand over a message; False if there was no room in time."""
+
+    def tell(self, event: Connected | Disconnected) -> None:
+        """Hand over an event about the connection."""
+
+
+@dataclass(frozen=True)
+class BrokerAddress:
+    """How to reach the broker and who we are there."""
+
+    host: str
+    port: int
+    client_id: str
+    protocol: str = "auto"  # "auto", "5", "3.1.1"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    keepalive_s: int = 20
+    in_flight: int = 256
+    session_expiry_s: int = 604_800
+
+
+def make_client(address: BrokerAddress, protocol: str) -> Client:
+    """A paho client with credentials and TLS set, not yet connected."""
+    version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
+    clean = {} if protocol == "5" else {"clean_session": address.session_expiry_s == 0}
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=address.client_id,
+        protocol=version,
+        manual_ack=True,
+        reconnect_on_failure=False,
+        **clean,
+    )
+    client.username_pw_set(address.username, address.password)
+    if address.ca_file is not None:
+        context = ssl.create_default_context(cafile=str(address.ca_file))
+        if address.cert_file is not None:
+            context.load_cert_chain(str(address.cert_file), str(address.key_file) if address.key_file else None)
+        client.tls_set_context(context)
+    return client
+
+
+def connect(client: Client, address: BrokerAddress, protocol: str) -> None:
+    """Open the connection; raises ``OSError`` if nobody listens."""
+    if protocol == "5":
+        properties = Properties(PacketTypes.CONNECT)
+        properties.ReceiveMaximum = address.in_flight
+        properties.SessionExpiryInterval = address.session_expiry_s
+        clean = address.session_expiry_s == 0
+        client.connect(address.host, address.port, address.keepalive_s, clean_start=clean, properties=properties)
+    else:
+        client.connect(address.host, address.port, address.keepalive_s)
+
+
+class Broker:
+    """Keeps a connection up, in a thread of its own, until ``stop``.
+
+    Args:
+        first: says of a topic whether its messages go before windows.
+        births: a new will for each connection, (topic, payload), retained.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        subscriptions: Sequence[str],
+        door: Door,
+        first: Callable[[str], bool],
+        will: tuple[str, bytes],
+        chance: random.Random,
+    ) -> None:
+        self._address, self._subscriptions, self._door = address, subscriptions, door
+        self._first, self._will, self._chance = first, will, chance
+        self._client: Client | None = None  # the connected one
+        self._waiting: dict[int, Any] = {}  # published message id -> the receipt it answers, or _ACKED
+        self._stopping = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._keep_connected, name="broker", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Wait for the broker to acknowledge what was published, then disconnect."""
+        deadline = time.monotonic() + timeout_s
+        while self._client is not None and self._waiting and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self._stopping.set()
+        self._lost.set()
+        self._thread.join(timeout_s)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted the present connection."""
+        return self._client is not None
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        """Publish if connected. What matters is published again on the next connection, so nothing is queued here."""
+        return self._send(topic, payload, qos, None, retain=retain)
+
+    def answer(self, receipt: Receipt | None, topic: str, payload: bytes) -> bool:
+        """Publish at QoS 1, and acknowledge ``receipt`` once the broker has acknowledged that."""
+        return self._send(topic, payload, 1, receipt, retain=False)
+
+    def _send(self, topic: str, payload: bytes, qos: int, receipt: Receipt | None, *, retain: bool) -> bool:
+        client = self._client
+        if client is None:
+            return False
+        info = client.publish(topic, payload, qos, retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False
+        # The PUBACK may have come before this line. Whoever comes second finds the other's entry; setdefault is
+        # atomic. A lock would deadlock: paho calls _on_publish with the mutex held that publish() takes.
+        if qos and self._waiting.setdefault(info.mid, receipt) is _ACKED:
+            del self._waiting[info.mid]
+            self._done(client, receipt)
+        return True
+
+    def _on_publish(self, client: Client, _: Any, mid: int, reason: ReasonCode, __: Any) -> None:
+        if client is not self._client:
+            return
+        if reason.is_failure:
+            log.error("publish.refused", reason=str(reason))
+            self._waiting.pop(mid, None)
+            return
+        receipt = self._waiting.setdefault(mid, _ACKED)
+        if receipt is not _ACKED:
+            del self._waiting[mid]
+            self._done(client, receipt)
+
+    def _done(self, client: Client, receipt: Receipt | None) -> None:
+        if receipt is not None and receipt.client is client:
+            receipt.acknowledge()
+
+    def _keep_connected(self) -> None:
+        wait_s = SHORTEST_WAIT_S
+        protocol = "5" if self._address.protocol == "auto" else self._address.protocol
+        while not self._stopping.is_set():
+            lived = self._one_connection(protocol)
+            if lived:
+                wait_s = SHORTEST_WAIT_S
+            elif self._address.protocol == "auto":
+                protocol = "3.1.1" if protocol == "5" else "5"
+            self._stopping.wait(wait_s * self._chance.uniform(0.5, 1.5))
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    def _one_connection(self, protocol: str) -> bool:
+        """Connect once and stay until it ends; whether the broker accepted."""
+        accepted = threading.Event()
+        self._lost.clear()
+        if self._stopping.is_set():
+            return False
+        try:
+            client = self._prepare(protocol, accepted)
+            connect(client, self._address, protocol)
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
+            self._door.tell(Disconnected(f"cannot connect: {error}"))
+            return False
+        client.loop_start()
+        if not accepted.wait(CONNACK_S) and not self._lost.is_set():
+            self._door.tell(Disconnected(f"no CONNACK within {CONNACK_S:g} s"))
+            self._lost.set()
+        self._lost.wait()
+        self._client = None
+        client.disconnect()
+        client.loop_stop()
+        self._waiting.clear()
+        return accepted.is_set() and client_accepted(client)
+
+    def _prepare(self, protocol: str, accepted: threading.Event) -> Client:
+        client = make_client(self._address, protocol)
+        client.will_set(self._will[0], self._will[1], qos=1, retain=True)
+
+        def on_connect(client: Client, _: Any, flags: ConnectFlags, reason: ReasonCode, __: Any) -> None:
+            if reason.is_failure:
+                self._door.tell(Disconnected(f"the broker refuses the connection: {reason}"))
+                self._lost.set()
+            else:
+                client.subscribe([(topic, self._options(protocol)) for topic in self._subscriptions])
+                client.user_data_set(True)
+                self._client = client
+                self._door.tell(Connected(protocol, bool(flags.session_present)))
+            accepted.set()
+
+        def on_disconnect(client: Client, _: Any, __: DisconnectFlags, reason: ReasonCode, ___: Any) -> None:
+            if client is self._client:
+                self._client = None
+            if not self._lost.is_set():
+                self._door.tell(Disconnected(str(reason)))
+            accepted.set()
+            self._lost.set()
+
+        client.on_connect = on_connect
+        client.on_disconnect = on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        return client
+
+    def _options(self, protocol: str) -> Any:
+        if protocol != "5":
+            return 1
+        # retainAsPublished: a command published as retained must be seen to be so, also while we are subscribed.
+        return SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+
+    def _on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
+        try:
+            receipt = Receipt(client, message.mid, message.qos)
+            arrived = Message(message.topic, message.payload, message.retain, time.monotonic(), receipt)
+            if not self._door.put(arrived, first=self._first(arrived.topic), timeout_s=HAND_OVER_S):
+                # Left unacknowledged it would come back only on the next connection, so that is what we ask for.
+                log.error("inbox.overflowed", capacity=self._address.in_flight, remedy="reconnecting")
+                client.disconnect()
+        except Exception:  # the one place, with the top of a process: see the module's head
+            log.exception("message.lost", topic_bytes=len(message.payload))
+
+
+def client_accepted(client: Client) -> bool:
+    """Whether the broker ever accepted this client's connection."""
+    return client.user_data_get() is True

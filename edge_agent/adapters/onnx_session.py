@@ -1,0 +1,51 @@
+"""ONNX Runtime: windows in, logits out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from edge_agent.core.errors import BrokenRelease
+from edge_agent.core.types import Float32
+
+INPUT, OUTPUT = "windows", "logits"
+
+_RUNTIME_ERRORS = tuple(
+    value
+    for value in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+    if isinstance(value, type) and issubclass(value, Exception)
+)
+
+
+class OnnxModel:
+    """One session on the CPU.
+
+    Raises:
+        BrokenRelease: ``E_MODEL``, the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors come as exceptions
+        # Spinning threads would burn the cores that the plant's other programs and the forget job need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except _RUNTIME_ERRORS as error:
+            raise BrokenRelease("E_MODEL", f"ONNX Runtime cannot load {path}: {str(error)[:300]}") from error
+
+    def logits(self, windows: Float32) -> Float32:
+        """Logits float32 (n, classes) of float32 windows (n, channels, length).
+
+        Raises:
+            BrokenRelease: ``E_MODEL``, the model does not accept the windows.
+        """
+        try:
+            answer = self._session.run([OUTPUT], {INPUT: windows})[0]
+        except (*_RUNTIME_ERRORS, ValueError) as error:
+            raise BrokenRelease("E_MODEL", f"the model cannot run: {str(error)[:300]}") from error
+        return np.asarray(answer, dtype=np.float32)

@@ -1,0 +1,312 @@
+"""The main loop: windows in, diagnoses out, commands to forget first.
+
+One thread owns everything here. It takes a batch from the inbox, answers it, lets the forget job have its turn, and
+once a second does the housekeeping. A window is acknowledged by the broker adapter when its diagnosis has been; a
+refused message is acknowledged, counted and shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import structlog
+
+from edge_agent import __version__
+from edge_agent.adapters.mqtt import Broker, Connected, Disconnected, Message
+from edge_agent.adapters.releases import ReleaseStore
+from edge_agent.adapters.systemd import Notifier
+from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.config import Config, changed_keys, needs_restart
+from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Refused, StorageFailed
+from edge_agent.core.types import Window
+from edge_agent.forgetting import Forgetting
+from edge_agent.inbox import Inbox
+from edge_agent.live import LiveModel
+from edge_agent.schemas import messages
+from edge_agent.schemas.commands import parse_label, parse_unlearn
+from edge_agent.schemas.topics import Topics
+from edge_agent.schemas.windows import decode
+
+log = structlog.get_logger(__name__)
+
+TURN_S: Final = 0.1  # longest wait for a message
+STATUS_EVERY_S: Final = 10.0
+REFUSALS_SHOWN_PER_S: Final = 10
+MOST_ASSETS: Final = 4096  # whose sequence numbers are followed; the longest silent one is dropped
+
+
+class Agent:
+    """Everything the composition root has made, at work until ``stop``."""
+
+    def __init__(
+        self,
+        config: Config,
+        session: int,
+        topics: Topics,
+        inbox: Inbox,
+        broker: Broker,
+        store: ReleaseStore,
+        live: LiveModel,
+        cache: WindowCache,
+        notifier: Notifier,
+    ) -> None:
+        self._config, self._session, self._topics = config, session, topics
+        self._inbox, self._broker, self._store = inbox, broker, store
+        self._live, self._cache, self._notifier = live, cache, notifier
+        self.forgetting: Forgetting  # set by the composition root: it announces through this object
+        self.counters: Counter[str] = Counter()
+        self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._raw_seq = 0
+        self._shown = 0
+        self._housekeeping_s = self._status_s = float("-inf")
+        self._stopping = False
+        self._new_config: Callable[[], Config] | None = None
+
+    def run(self) -> None:
+        """Serve until ``stop`` is called."""
+        self.forgetting.resume()
+        self._broker.start()
+        self._notifier.send("READY=1")
+        log.info("agent.started", version=__version__, session=self._session, release=self._live.release.digest[:12])
+        while not self._stopping:
+            self.turn(TURN_S)
+        self._notifier.send("STOPPING=1")
+        self.forgetting.stop()
+        self._broker.publish(self._topics.status, messages.dump(self._birth("offline")), retain=True)
+        self._broker.stop(timeout_s=5.0)
+        self._cache.close()
+        log.info("agent.stopped", session=self._session, **self.counters)
+
+    def stop(self) -> None:
+        """End after the present turn; safe to call from a signal handler."""
+        self._stopping = True
+
+    def reload(self, read: Callable[[], Config]) -> None:
+        """Read the configuration again in the next turn; safe to call from a signal handler."""
+        self._new_config = read
+
+    def turn(self, timeout_s: float) -> None:
+        """Wait for work at most ``timeout_s``, and do it."""
+        events, arrived = self._inbox.take(self._config.serving.max_batch, timeout_s)
+        for event in events:
+            match event:
+                case Connected():
+                    self._connected(event)
+                case Disconnected():
+                    self.counters["disconnects"] += 1
+                    log.warning("broker.disconnected", reason=event.reason)
+                case Message():
+                    self._command(event)
+        self._serve(arrived)
+        self.forgetting.poll()
+        now_s = time.monotonic()
+        if now_s >= self._housekeeping_s + 1.0:
+            self._housekeeping_s = now_s
+            self._housekeep(now_s)
+
+    # Windows and labels
+
+    def _serve(self, arrived: list[Message]) -> None:
+        """Answer windows in batches; a label is looked at after the windows that came before it."""
+        batch: list[tuple[Message, Window]] = []
+        for message in arrived:
+            try:
+                if message.retained:
+                    raise Refused("E_RETAINED", "the message is retained; windows and labels must not be")
+                kind, asset = self._topics.parse(message.topic)
+                if kind == "label":
+                    self._answer(batch)
+                    batch = []
+                    self._label(asset, message)
+                else:
+                    batch.append((message, self._window(asset, message.payload)))
+            except Refused as error:
+                self._refuse(message, error)
+        self._answer(batch)
+
+    def _window(self, asset: str, payload: bytes) -> Window:
+        self._raw_seq += 1
+        window = decode(asset, payload, self._live.spec, f"raw-{self._session}", self._raw_seq)
+        boot, seq = self._last_seen.pop(asset, ("", -1))
+        self._last_seen[asset] = window.boot, max(window.seq, seq) if window.boot == boot else window.seq
+        if len(self._last_seen) > MOST_ASSETS:
+            self._last_seen.popitem(last=False)
+        flag = None
+        if window.boot == boot and window.seq != seq + 1:
+            flag = "repeat" if window.seq <= seq else "gap"
+            self.counters[f"windows_{flag}"] += 1
+        return replace(window, flags=(*window.flags, flag)) if flag else window
+
+    def _answer(self, batch: list[tuple[Message, Window]]) -> None:
+        if not batch:
+            return
+        answers = self._live.answer(np.stack([window.samples for _, window in batch]))
+        release, masked = self._live.release.digest, self._live.masked
+        for (message, window), answer in zip(batch, answers, strict=True):
+            latency_ms = (time.monotonic() - message.received_s) * 1000
+            content = messages.diagnosis(window, answer, release, masked, latency_ms)
+            if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):
+                self.counters["windows_answered"] += 1
+            else:
+                self.counters["windows_unanswered"] += 1  # not acknowledged, so the broker sends it again
+            self._keep(window, answer)
+
+    def _keep(self, window: Window, answer: messages.Answer) -> None:
+        """Cache a window whose class is known; remember one whose label may come."""
+        settings = self._config.cache
+        name, confidence = answer.top[0]
+        sure = settings.from_diagnosis and confidence >= settings.min_confidence and not answer.unusual
+        try:
+            if window.label is not None:
+                self._cache.offer(window.label, window, Source.SENDER)
+            elif not (sure and self._cache.offer(name, window, Source.DIAGNOSIS)):
+                self._cache.remember(window)
+        except StorageFailed as error:
+            self._cache_failed(error)
+
+    def _label(self, asset: str, message: Message) -> None:
+        label = parse_label(message.payload)
+        try:
+            self._cache.label(asset, label.boot, label.seq, label.label)
+        except StorageFailed as error:
+            self._cache_failed(error)
+        self.counters["labels"] += 1
+        self._acknowledge(message)
+
+    def _cache_failed(self, error: StorageFailed) -> None:
+        """Serving goes on without the cache; one line per minute is enough to say so."""
+        if self.counters["cache_failures"] % 600 == 0:
+            log.error("cache.failed", code=error.code, reason=error.reason)
+        self.counters["cache_failures"] += 1
+
+    # Commands
+
+    def _command(self, message: Message) -> None:
+        try:
+            if message.retained:
+                raise Refused("E_RETAINED", "the command is retained; it would run again after every reconnect")
+            _, classes = self._topics.parse(message.topic)
+            command = parse_unlearn(classes, message.payload)
+        except Refused as error:
+            self._refuse(message, error)
+            return
+        try:
+            self.announce(self.forgetting.accept(command))
+            self.counters["commands_accepted"] += 1
+        except (Refused, StorageFailed) as error:
+            self._refuse(message, error)
+            self._reject(command.name, command.id, error)
+            return
+        self._acknowledge(message)
+
+    def _reject(self, name: str, id_: str | None, error: EdgeAgentError) -> None:
+        """Tell who asked. Not retained: a refused command does not change what is known of the class."""
+        content = {"id": id_, "classes": name.split(","), "status": "rejected", "code": error.code, "reason": error.reason}
+        self._broker.publish(self._topics.unlearn_status(name), messages.dump(content))
+
+    def announce(self, state: messages.JobState) -> None:
+        """Publish a command's state, retained."""
+        self._broker.publish(
+            self._topics.unlearn_status(state.name), messages.dump(messages.job_status(state)), retain=True
+        )
+
+    # Refusals
+
+    def _refuse(self, message: Message, error: EdgeAgentError) -> None:
+        """Acknowledge, count, show: a message never acknowledged would stall the stream."""
+        self.counters[f"refused_{error.code}"] += 1
+        if self._shown < REFUSALS_SHOWN_PER_S:
+            self._shown += 1
+            line = {
+                "topic": message.topic[:200],
+                "code": error.code,
+                "reason": error.reason,
+                "bytes": len(message.payload),
+                "digest": hashlib.sha256(message.payload).hexdigest()[:16],
+            }
+            self._broker.publish(self._topics.refused, messages.dump(line), qos=0)
+            log.warning("message.refused", **line)
+        self._acknowledge(message)
+
+    def _acknowledge(self, message: Message) -> None:
+        if message.receipt is not None:
+            message.receipt.acknowledge()
+
+    # State
+
+    def _connected(self, event: Connected) -> None:
+        """The broker's retained topics are a projection of our state: publish all of it again."""
+        self.counters["connects"] += 1
+        log.info("broker.connected", protocol=event.protocol, session_present=event.session_present)
+        self._publish_status()
+        self.publish_release()
+        self.forgetting.republish()
+
+    def publish_release(self) -> None:
+        """Publish the live release's card, retained, and the status that names it."""
+        card = {"digest": self._live.release.digest, **self._live.card.model_dump(mode="json")}
+        self._broker.publish(self._topics.release, messages.dump(card), retain=True)
+        self._publish_status()
+
+    def _publish_status(self) -> None:
+        self._status_s = time.monotonic()
+        self._broker.publish(self._topics.status, messages.dump(self._birth("online")), retain=True)
+
+    def _birth(self, state: str) -> dict[str, object]:
+        return {
+            "state": state,
+            "session": self._session,
+            "gateway": self._config.gateway.name,
+            "version": __version__,
+            "release": self._live.release.digest,
+            "masked": self._live.masked,
+            "cached": self._cache.counts(),
+            "counters": dict(self.counters),
+        }
+
+    def _housekeep(self, now_s: float) -> None:
+        self._shown = 0
+        self._notifier.send("WATCHDOG=1", f"STATUS={self.counters['windows_answered']} windows answered")
+        if now_s >= self._status_s + STATUS_EVERY_S:
+            self._publish_status()
+        if (wanted := self._store.wanted()) is not None:
+            self._adopt_wanted(wanted)
+        if self._new_config is not None:
+            read, self._new_config = self._new_config, None
+            self._reload(read)
+
+    def _adopt_wanted(self, wanted: str) -> None:
+        """Adopt the release that ``edge-agent releases`` asked for, unless a forget job runs on the present one."""
+        if self.forgetting.busy:
+            return
+        try:
+            self._live.adopt(self._store.get(wanted), self.forgetting.erased())
+        except (BrokenRelease, StorageFailed) as error:
+            self.counters["releases_refused"] += 1
+            log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
+        else:
+            log.info("release.adopted", release=wanted[:12], reason="operator")
+            self._cache.fit(self._live.card.classes, (self._live.spec.channels, self._live.spec.length))
+            self.forgetting.rolled_back(wanted)
+            self.publish_release()
+        self._store.forget_wish()
+
+    def _reload(self, read: Callable[[], Config]) -> None:
+        try:
+            config = read()
+        except EdgeAgentError as error:
+            log.error("config.refused", code=error.code, reason=error.reason)
+            return
+        keys = changed_keys(self._config, config)
+        if fixed := needs_restart(keys):
+            log.error("config.refused", code="E_CONFIG", reason=f"a restart is needed to change {', '.join(fixed)}")
+            return
+        self._config, self.forgetting.settings = config, config.forget
+        self._live.max_abs = config.serving.max_abs
+        log.info("config.reloaded", changed=keys)

@@ -1,0 +1,249 @@
+"""The command line. One subcommand is one short function; what it does lives in ``edge_agent/commands``."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_agent import __version__
+from edge_agent.core.errors import EdgeAgentError, Misconfigured
+
+if TYPE_CHECKING:
+    from edge_agent.adapters.mqtt import BrokerAddress
+
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart will not help
+
+
+class _Group(click.Group):
+    """Shows our errors as one line, with the code first."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeAgentError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(EXIT_CONFIG if isinstance(error, Misconfigured) else 1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edge-agent")
+def main() -> None:
+    """Fault diagnosis on a gateway that can forget a fault class.
+
+    \b
+    Train a release, serve it, and make it forget:
+      edge-agent train --data rig --out /tmp/rig
+      edge-agent run --config agent.toml
+      edge-agent unlearn IF-1 --config agent.toml --wait
+    """
+
+
+_CONFIG = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), default=Path("agent.toml"), show_default=True,
+    help="The agent's configuration.",
+)  # fmt: skip
+
+
+def _broker_options(function: Any) -> Any:
+    """Where the broker is: from a configuration, or by host and port."""
+    for option in (
+        click.option("--config", "config_path", type=click.Path(path_type=Path), help="Broker and base of this config."),
+        click.option("--host", default="127.0.0.1", show_default=True, help="Broker, without --config."),
+        click.option("--port", default=1883, show_default=True, help="Its port, without --config."),
+        click.option("--base", default="edge/gateway", show_default=True, help="Base topic, without --config."),
+    ):
+        function = option(function)
+    return function
+
+
+@main.command()
+@_CONFIG
+def run(config_path: Path) -> None:
+    """Serve diagnoses until SIGTERM; SIGHUP reads the configuration again.
+
+    \b
+    Example: edge-agent run --config /etc/edge-agent/agent.toml
+    """
+    from edge_agent.commands.run import run as serve
+
+    serve(config_path)
+
+
+@main.command()
+@click.option("--data", required=True, help="rig, cwru, dsads, or an .npz of labelled windows.")
+@click.option("--folder", type=click.Path(path_type=Path, exists=True), help="Where the files of cwru or dsads lie.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder for the release.")
+@click.option("--width", default=16, show_default=True, help="Channels of the first stage; the paper has 64.")
+@click.option("--epochs", default=30, show_default=True, help="Most epochs; training stops early.")
+@click.option("--seed", default=0, show_default=True, help="Seed of weights, order, dreams and of the rig.")
+@click.option("--threads", default=0, help="torch threads; 0: all cores.")
+def train(data: str, folder: Path | None, out: Path, width: int, epochs: int, seed: int, threads: int) -> None:
+    """Train a release: model, weights, dreams and card.
+
+    An .npz needs windows (n, channels, length) float32, labels (n,), classes (k,), groups (n,) and rate_hz, and may
+    have channels (c,) and unit. Test accuracy is on other records, subjects, runs or groups, never on random windows.
+
+    \b
+    Examples: edge-agent train --data rig --out rig-release
+              edge-agent train --data cwru --folder ~/cwru --out cwru-release --width 32
+    """
+    from edge_agent.commands.train import show_training
+
+    show_training(data, folder, out, width=width, epochs=epochs, seed=seed, threads=threads)
+
+
+@main.command()
+@click.argument("classes", nargs=-1, required=True)
+@_broker_options
+@click.option("--wait", is_flag=True, help="Wait for the end and show progress.")
+@click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Longest wait, in seconds.")
+@click.option("--reason", default="", help="Why; stands in the log and in the job's state.")
+@click.option("--id", "id_", help="Id of the command; the same id runs once. Default: a new one.")
+def unlearn(
+    classes: tuple[str, ...], config_path: Path | None, host: str, port: int, base: str,
+    wait: bool, timeout_s: float, reason: str, id_: str | None,
+) -> None:  # fmt: skip
+    """Make a gateway forget one or more classes.
+
+    Exit code 0 if it was accepted (with --wait: if it succeeded), 1 if it was refused or failed.
+
+    \b
+    Example: edge-agent unlearn IF-1 --config agent.toml --wait
+    """
+    from edge_agent.commands.show import show_unlearn
+
+    address, base = _address(config_path, host, port, base, "unlearn")
+    sys.exit(show_unlearn(address, base, classes, reason, id_, timeout_s if wait else None))
+
+
+@main.command()
+@click.option("--source", default="rig", show_default=True, help="rig, cwru, dsads, or an .npz of labelled windows.")
+@click.option("--folder", type=click.Path(path_type=Path, exists=True), help="Where the files of cwru or dsads lie.")
+@click.option("--class", "only", help="Windows of this class only.")
+@click.option("--rate", default=20.0, show_default=True, type=click.FloatRange(min=0.01), help="Windows per second.")
+@click.option("--count", type=click.IntRange(min=1), help="How many; default: until interrupted.")
+@click.option("--asset", default="simulated", show_default=True, help="Name of the asset.")
+@click.option("--labels/--no-labels", default=True, show_default=True, help="Whether windows carry their class.")
+@click.option("--seed", default=0, show_default=True, help="Seed of runs and order.")
+@_broker_options
+def simulate(
+    source: str, folder: Path | None, only: str | None, rate: float, count: int | None, asset: str, labels: bool,
+    seed: int, config_path: Path | None, host: str, port: int, base: str,
+) -> None:  # fmt: skip
+    """Publish windows of the simulated rig or of a data set, and count the diagnoses that come back.
+
+    \b
+    Example: edge-agent simulate --source rig --rate 50 --config agent.toml
+    """
+    from edge_agent.commands.show import show_simulation
+
+    address, base = _address(config_path, host, port, base, "simulate")
+    show_simulation(
+        address, base, asset, source, folder, only, rate=rate, count=count, labels=labels, seed=seed
+    )
+
+
+@main.command()
+@_CONFIG
+def check(config_path: Path) -> None:
+    """Look at config, state directory, disk, clock, release and broker; exit code 1 if something is wrong.
+
+    \b
+    Example: edge-agent check --config agent.toml
+    """
+    from edge_agent.commands.check import check as findings
+
+    failed = False
+    for finding in findings(config_path):
+        click.echo(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.subject:8s} {finding.words}")
+        if not finding.passed:
+            failed = True
+            click.echo(f"      {'':8s} remedy: {finding.remedy}")
+    sys.exit(1 if failed else 0)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """Show the whole story on this machine: broker, agent, rig, one class forgotten."""
+    from edge_agent.commands.demo import main as show
+
+    sys.exit(show(list(arguments)))
+
+
+@main.group()
+def releases() -> None:
+    """Look at the releases of a gateway, and choose the one it serves."""
+
+
+@releases.command("list")
+@_CONFIG
+def releases_list(config_path: Path) -> None:
+    """List all releases, oldest first."""
+    from edge_agent.commands.releases import open_store, overview
+
+    for digest, state, forgotten, name in overview(open_store(config_path)):
+        click.echo(f"{digest}  {state:6s}  forgotten: {forgotten:20s}  {name}")
+
+
+@releases.command("show")
+@click.argument("digest")
+@_CONFIG
+def releases_show(digest: str, config_path: Path) -> None:
+    """Print a release's card; the digest may be shortened to 6 characters."""
+    from edge_agent.commands.releases import open_store
+
+    click.echo(open_store(config_path).get(digest).card.to_bytes().decode(), nl=False)
+
+
+@releases.command("verify")
+@_CONFIG
+def releases_verify(config_path: Path) -> None:
+    """Check every hash of every release; exit code 1 if one is broken."""
+    from edge_agent.commands.releases import open_store, overview
+
+    broken = [(digest, code) for digest, state, _, code in overview(open_store(config_path)) if state == "broken"]
+    for digest, code in broken:
+        click.echo(f"{digest}  {code}")
+    click.echo(f"{len(broken)} broken")
+    sys.exit(1 if broken else 0)
+
+
+@releases.command("install")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@_CONFIG
+def releases_install(folder: Path, config_path: Path) -> None:
+    """Add a trained release and ask the agent to serve it: within a second, or at its next start."""
+    from edge_agent.commands.releases import install, open_store
+
+    store = open_store(config_path)
+    click.echo(f"asked for {install(store, folder).digest[:12]}")
+
+
+@releases.command("rollback")
+@click.option("--to", "digest", help="Release to go back to; default: the parent of the live one.")
+@_CONFIG
+def releases_rollback(digest: str | None, config_path: Path) -> None:
+    """Ask the agent to go back; refused (E_ERASED) where that would bring back an erased class."""
+    from edge_agent.commands.releases import ask, open_store, parent_of_live
+
+    store = open_store(config_path)
+    release = store.get(digest) if digest else parent_of_live(store)
+    ask(store, release)
+    click.echo(f"asked for {release.digest[:12]}")
+
+
+def _address(config_path: Path | None, host: str, port: int, base: str, tool: str) -> tuple[BrokerAddress, str]:
+    from edge_agent.adapters.mqtt import BrokerAddress
+    from edge_agent.commands.run import broker_address
+    from edge_agent.config import read_config
+
+    client_id = f"edge-agent-{tool}-{uuid.uuid4().hex[:8]}"
+    if config_path is None:
+        return BrokerAddress(host, port, client_id), base
+    config = read_config(config_path)
+    return broker_address(config, client_id), config.base

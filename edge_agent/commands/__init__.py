@@ -1,0 +1,1 @@
+"""What each subcommand of ``edge-agent`` does; ``edge_agent/cli.py`` only names them."""

@@ -1,0 +1,89 @@
+"""``edge-agent check``: would the agent start and work here? One finding per thing looked at, each with a remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import read_release
+from edge_agent.commands.client import connected
+from edge_agent.commands.run import broker_address
+from edge_agent.config import Config, read_config
+from edge_agent.core.errors import BrokenRelease, Misconfigured
+from edge_agent.live import self_test
+
+EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
+SPARE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    subject: str
+    passed: bool
+    words: str
+    remedy: str = ""
+
+
+def check(config_path: Path) -> Iterator[Finding]:
+    """Look at configuration, state directory, disk, clock, release and broker, in this order."""
+    try:
+        config = read_config(config_path)
+    except Misconfigured as error:
+        yield Finding("config", False, error.reason, "compare the file with agent.example.toml")
+        return
+    yield Finding("config", True, f"{config_path} is valid")
+    yield from _state(config)
+    yield _clock()
+    yield _release(config)
+    yield _broker(config)
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    folder = config.gateway.state_dir
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    remedy = f"create {folder} and give it to the agent's user"
+    yield Finding("state", usable, f"{existing} is {'writable' if usable else 'not writable'}", remedy)
+    free, wanted = shutil.disk_usage(existing).free, config.cache.max_bytes + SPARE_BYTES
+    words = f"{free / 2**20:.0f} MiB free, cache and releases may take {wanted / 2**20:.0f} MiB"
+    yield Finding("disk", free >= wanted, words, "free some space or lower cache.max_bytes")
+
+
+def _clock() -> Finding:
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    remedy = "set the clock (timedatectl set-ntp true); commands with expires_at need it"
+    return Finding("clock", time.time() >= EARLIEST_S, f"the wall clock says {now}", remedy)
+
+
+def _release(config: Config) -> Finding:
+    """Verify the release that the agent would serve, and run its self-test."""
+    folder = config.gateway.state_dir
+    remedy = "train one (edge-agent train) and name it in gateway.release, or edge-agent releases install"
+    current = folder / "current"
+    target = current.resolve() if current.is_symlink() else config.gateway.release
+    if target is None:
+        return Finding("release", False, "no live release, and gateway.release is not set", remedy)
+    try:
+        release = read_release(target)
+        self_test(OnnxModel(release.model, config.serving.threads), release)
+    except BrokenRelease as error:
+        return Finding("release", False, f"{error.code}: {error.reason}", remedy)
+    forgotten = f", forgotten: {', '.join(release.card.forgotten)}" if release.card.forgotten else ""
+    return Finding("release", True, f"{release.digest[:12]} {release.card.name}{forgotten}")
+
+
+def _broker(config: Config) -> Finding:
+    mqtt = config.mqtt
+    remedy = "start the broker or correct the [mqtt] section"
+    try:
+        with connected(broker_address(config, client_id=f"edge-agent-check-{os.getpid()}")):
+            return Finding("broker", True, f"{mqtt.host}:{mqtt.port} accepts the connection")
+    except Misconfigured as error:
+        return Finding("broker", False, error.reason, remedy)

@@ -1,0 +1,107 @@
+"""A small MQTT client for the command-line tools: publish, listen, wait."""
+
+from __future__ import annotations
+
+import json
+import queue
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edge_agent.adapters.mqtt import BrokerAddress, connect, make_client
+from edge_agent.core.errors import Misconfigured
+
+CONNECT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message with a JSON payload; ``content`` is None where it is something else."""
+
+    topic: str
+    content: Any
+    retained: bool
+
+
+class ToolClient:
+    """A connected client; what it subscribed to arrives in ``heard``."""
+
+    def __init__(self, client: Client, protocol: str) -> None:
+        self.client, self._protocol = client, protocol
+        self.heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        client.on_message = self._on_message
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Listen to topics at QoS 1 and wait until the broker has confirmed it."""
+        confirmed: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.client.on_subscribe = lambda *_: confirmed.put(True)
+        options = SubscribeOptions(qos=1) if self._protocol == "5" else 1
+        self.client.subscribe([(topic, options) for topic in topics])
+        try:
+            confirmed.get(timeout=CONNECT_S)
+        except queue.Empty as error:
+            raise Misconfigured("E_BROKER", "the broker does not confirm a subscription") from error
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish at QoS 1 and wait for the acknowledgement."""
+        self.client.publish(topic, payload, qos=1).wait_for_publish(CONNECT_S)
+
+    def listen(self, timeout_s: float) -> Iterator[Heard]:
+        """What arrives within ``timeout_s``."""
+        deadline_s = time.monotonic() + timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            try:
+                yield self.heard.get(timeout=left_s)
+            except queue.Empty:
+                return
+
+    def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
+        try:
+            content = json.loads(message.payload)
+        except ValueError:
+            content = None
+        self.heard.put(Heard(message.topic, content, message.retain))
+        if message.qos:
+            self.client.ack(message.mid, message.qos)
+
+
+@contextmanager
+def connected(address: BrokerAddress) -> Iterator[ToolClient]:
+    """Connect with MQTT 5, or 3.1.1 where the broker speaks only that.
+
+    Raises:
+        Misconfigured: ``E_BROKER`` with what the broker, or the network, said.
+    """
+    problem = ""
+    address = replace(address, session_expiry_s=0)  # a tool leaves nothing behind at the broker
+    for protocol in ("5", "3.1.1") if address.protocol == "auto" else (address.protocol,):
+        client = make_client(address, protocol)
+        answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        client.on_connect = lambda _, __, ___, reason, ____, answers=answers: answers.put(
+            str(reason) if reason.is_failure else ""
+        )
+        client.on_disconnect = lambda *_, answers=answers: answers.put("the broker hung up")
+        try:
+            connect(client, address, protocol)
+        except OSError as error:
+            raise Misconfigured("E_BROKER", f"{address.host}:{address.port}: {error}") from error
+        client.loop_start()
+        try:
+            problem = answers.get(timeout=CONNECT_S)
+        except queue.Empty:
+            problem = f"no CONNACK within {CONNECT_S:g} s"
+        if not problem:
+            try:
+                yield ToolClient(client, protocol)
+            finally:
+                client.disconnect()
+                client.loop_stop()
+            return
+        client.disconnect()
+        client.loop_stop()
+    raise Misconfigured("E_BROKER", f"{address.host}:{address.port}: {problem}")

@@ -1,0 +1,69 @@
+"""``edge-agent releases``: look at the store, and ask the agent to adopt another release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_agent.adapters.journal import read_states
+from edge_agent.adapters.releases import Release, ReleaseStore
+from edge_agent.config import read_config
+from edge_agent.core.errors import BrokenRelease
+from edge_agent.forgetting import erased_classes
+
+
+def open_store(config_path: Path) -> ReleaseStore:
+    """The store of the gateway that a configuration describes."""
+    return ReleaseStore(read_config(config_path).gateway.state_dir)
+
+
+def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:
+    """A row for each release: digest, state, what it forgot, name; broken ones with the reason."""
+    rows = []
+    for digest in store.digests():
+        mark = "live" if digest == store.current() else "wanted" if digest == store.wanted() else ""
+        try:
+            card = store.get(digest).card
+        except BrokenRelease as error:
+            rows.append((digest[:12], "broken", "", error.code))
+        else:
+            rows.append((digest[:12], mark, ", ".join(card.forgotten) or "-", card.name))
+    return rows
+
+
+def install(store: ReleaseStore, folder: Path) -> Release:
+    """Add a release and ask for it to be adopted: at once by a running agent, else by the next."""
+    release = store.add(folder)
+    ask(store, release)
+    return release
+
+
+def ask(store: ReleaseStore, release: Release) -> None:
+    """Ask the agent to adopt a release of the store.
+
+    Raises:
+        BrokenRelease: ``E_ERASED``, it knows a class that was erased on this gateway.
+    """
+    if back := sorted(_erased(store.state_dir) & set(release.card.living)):
+        raise BrokenRelease("E_ERASED", f"release {release.digest[:12]} knows {', '.join(back)}, erased here")
+    store.want(release.digest)
+
+
+def parent_of_live(store: ReleaseStore) -> Release:
+    """The release that the live one was edited from.
+
+    Raises:
+        BrokenRelease: ``E_NO_RELEASE`` or, where it was destroyed with what it knew, ``E_ERASED``.
+    """
+    current = store.current()
+    if current is None:
+        raise BrokenRelease("E_NO_RELEASE", f"{store.folder} has no live release")
+    parent = store.get(current).card.parent
+    if parent is None:
+        raise BrokenRelease("E_NO_RELEASE", f"release {current[:12]} was trained, not edited: it has no parent")
+    if parent not in store.digests():
+        raise BrokenRelease("E_ERASED", f"parent {parent[:12]} was destroyed with the class it knew")
+    return store.get(parent)
+
+
+def _erased(state_dir: Path) -> frozenset[str]:
+    return erased_classes(read_states(state_dir / "journal.jsonl"))

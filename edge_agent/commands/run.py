@@ -1,0 +1,169 @@
+"""``edge-agent run``: make the agent's parts, wire them, serve until SIGTERM."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from edge_agent import logs
+from edge_agent.adapters import systemd
+from edge_agent.adapters.journal import Journal
+from edge_agent.adapters.mqtt import Broker, BrokerAddress
+from edge_agent.adapters.releases import ReleaseStore
+from edge_agent.adapters.windows import WindowCache
+from edge_agent.agent import Agent
+from edge_agent.config import Config, read_config, read_password
+from edge_agent.core.errors import BrokenRelease, Misconfigured
+from edge_agent.files import storage, write_atomically
+from edge_agent.forgetting import Forgetting, erased_classes
+from edge_agent.inbox import Inbox
+from edge_agent.live import LiveModel
+from edge_agent.schemas.messages import dump
+from edge_agent.schemas.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+
+def run(config_path: Path) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+
+    Raises:
+        EdgeAgentError: the agent cannot start, with the reason.
+    """
+    config = read_config(config_path)
+    logs.configure(config.logs.level, config.logs.format)
+    with _only_agent(config.gateway.state_dir):
+        agent = assemble(config)
+
+        def reread() -> Config:
+            fresh = read_config(config_path)
+            logs.configure(fresh.logs.level, fresh.logs.format)
+            return fresh
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: agent.stop())
+        signal.signal(signal.SIGHUP, lambda *_: agent.reload(reread))
+        agent.run()
+
+
+def assemble(config: Config) -> Agent:
+    """Make and wire all parts; nothing talks to the broker yet."""
+    state_dir = config.gateway.state_dir
+    journal = Journal(state_dir / "journal.jsonl")
+    if journal.damaged_lines:
+        log.error("journal.damaged", lines_given_up=journal.damaged_lines, kept_in="journal.damaged")
+    store = ReleaseStore(state_dir)
+    store.sweep()
+    live = LiveModel(store, config.serving.threads, config.serving.max_abs)
+    _adopt_first(config, store, live, erased_classes(journal.states()))
+    cache = WindowCache(
+        state_dir / "cache",
+        live.card.classes,
+        (live.spec.channels, live.spec.length),
+        config.cache.windows_per_class,
+        config.cache.max_bytes,
+        config.cache.recent,
+        np.random.default_rng(),
+    )
+    topics, session = Topics(config.base), _next_session(state_dir / "session")
+    inbox = Inbox(config.mqtt.in_flight)
+    will = dump({"state": "offline", "session": session, "gateway": config.gateway.name})
+    broker = Broker(
+        broker_address(config),
+        topics.subscriptions(),
+        inbox,
+        first=topics.is_command,
+        will=(topics.status, will),
+        chance=random.Random(),
+    )
+    agent = Agent(config, session, topics, inbox, broker, store, live, cache, systemd.from_environment())
+    agent.forgetting = Forgetting(
+        config.forget, state_dir, journal, store, live, cache, agent.announce, agent.publish_release
+    )
+    return agent
+
+
+def broker_address(config: Config, client_id: str | None = None) -> BrokerAddress:
+    """How to reach the broker that the configuration names."""
+    mqtt = config.mqtt
+    return BrokerAddress(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=client_id or mqtt.client_id or f"edge-agent-{config.gateway.name}",
+        protocol=mqtt.protocol,
+        username=mqtt.username,
+        password=read_password(mqtt.password_file),
+        ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+        keepalive_s=mqtt.keepalive_s,
+        in_flight=mqtt.in_flight,
+        session_expiry_s=mqtt.session_expiry_s,
+    )
+
+
+def _adopt_first(config: Config, store: ReleaseStore, live: LiveModel, erased: frozenset[str]) -> None:
+    """Adopt the current release, else the configured one, else the newest other that can be used."""
+    current = store.current()
+    problems = []
+    names = [current] if current else []
+    if config.gateway.release is not None:
+        try:
+            names.append(store.add(config.gateway.release).digest)
+        except BrokenRelease as error:
+            problems.append(error)
+    names += [name for name in reversed(store.digests()) if name not in names]
+    for name in names:
+        try:
+            live.adopt(store.get(name), erased)
+        except BrokenRelease as error:
+            log.error("release.refused", release=name[:12], code=error.code, reason=error.reason)
+            problems.append(error)
+        else:
+            if current not in (None, name):
+                log.error("release.replaced", wanted=str(current)[:12], release=name[:12])
+            return
+    if problems:
+        raise problems[0]
+    raise BrokenRelease(
+        "E_NO_RELEASE", f"{store.folder} is empty; train one (edge-agent train) and name it in gateway.release"
+    )
+
+
+@contextmanager
+def _only_agent(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory's lock."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Misconfigured("E_STATE", f"{state_dir} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise Misconfigured("E_STATE", f"{state_dir} is in use by another agent") from error
+    finally:
+        os.close(lock)
+
+
+def _next_session(path: Path) -> int:
+    """The number of this start; a file that was damaged starts at the present second, which is larger."""
+    try:
+        session = int(path.read_text()) + 1
+    except FileNotFoundError:
+        session = 1
+    except ValueError:
+        session = int(path.stat().st_mtime)
+        log.error("session.damaged", path=str(path), session=session)
+    with storage("the session number cannot be stored"):
+        write_atomically(path, str(session).encode())
+    return session

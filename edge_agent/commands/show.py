@@ -1,0 +1,102 @@
+"""Progress bars and tables of the command-line tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from edge_agent.adapters.mqtt import BrokerAddress
+
+Show = Callable[[str, float, float, str], None]
+
+
+@contextmanager
+def bars(console: Console | None = None) -> Iterator[Show]:
+    """A function (what, done, total, words) that shows one bar for each ``what``; on standard error."""
+    columns = TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")
+    tail = TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[words]}")
+    known: dict[str, TaskID] = {}
+    with Progress(*columns, *tail, console=console or Console(stderr=True)) as progress:
+
+        def show(what: str, done: float, total: float, words: str) -> None:
+            if what not in known:
+                known[what] = progress.add_task(what, total=total, words=words)
+            progress.update(known[what], completed=done, total=total, words=words)
+
+        yield show
+
+
+def show_unlearn(
+    address: BrokerAddress,
+    base: str,
+    classes: tuple[str, ...],
+    reason: str,
+    id_: str | None,
+    timeout_s: float | None,
+) -> int:
+    """Send a forget command, show its progress; returns the exit code."""
+    from edge_agent.commands.unlearn import unlearn
+
+    with bars() as show:
+
+        def on_status(status: dict[str, Any]) -> None:
+            if status["status"] != "rejected":
+                show("forgetting", status["progress"], 1.0, f"{status['phase']} {_numbers(status['metrics'])}")
+
+        status = unlearn(address, base, classes, reason, id_, timeout_s, on_status)
+    console = Console()
+    if status["status"] in ("rejected", "failed"):
+        console.print(f"[red]{status['status']}[/red]: {status['code']}: {status['reason']}", highlight=False)
+        return 1
+    console.print(f"[green]{status['status']}[/green] (id {status['id']})", highlight=False)
+    for reason_ in status["metrics"].get("gate", []):
+        console.print(f"  {'ok  ' if reason_['passed'] else 'FAIL'} {reason_['words']}", highlight=False)
+    return 0
+
+
+def _numbers(metrics: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in metrics.items() if isinstance(value, int | float))[:60]
+
+
+def show_simulation(
+    address: BrokerAddress,
+    base: str,
+    asset: str,
+    source: str,
+    folder: Path | None,
+    only: str | None,
+    *,
+    rate: float,
+    count: int | None,
+    labels: bool,
+    seed: int,
+) -> None:
+    """Publish windows, and show how many answers came back and were right."""
+    from edge_agent.commands import simulate as simulating
+
+    generator = np.random.default_rng(seed)
+    if source == "rig":
+        made = simulating.rig_source(only, generator)
+    else:
+        from edge_agent.commands.data import load_dataset
+
+        made = simulating.dataset_source(load_dataset(source, folder, seed), only, generator)
+    with bars() as show:
+
+        def on_turn(tally: simulating.Tally) -> None:
+            right = f", right {tally.right / tally.answered:.1%}" if tally.answered else ""
+            show("windows", tally.sent, count or float("inf"), f"sent {tally.sent}, answered {tally.answered}{right}")
+
+        try:
+            tally = simulating.simulate(
+                address, base, asset, made, rate=rate, count=count, labels=labels, on_turn=on_turn
+            )
+        except KeyboardInterrupt:
+            return
+    Console().print(f"sent {tally.sent}, answered {tally.answered}, right {tally.right}", highlight=False)

@@ -1,0 +1,100 @@
+"""``edge-agent simulate``: windows of a data set or of the simulated rig, at a rate, to a broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_agent import rig
+from edge_agent.adapters.mqtt import BrokerAddress
+from edge_agent.commands.client import ToolClient, connected
+from edge_agent.core.types import Dataset, Float32, Window
+from edge_agent.schemas.topics import Topics
+from edge_agent.schemas.windows import encode
+
+
+@dataclass(frozen=True)
+class Source:
+    """Windows without end, with their true classes."""
+
+    rate_hz: float
+    unit: str
+    windows: Iterator[tuple[str, Float32]]
+
+
+@dataclass
+class Tally:
+    """What has come back so far."""
+
+    sent: int = 0
+    answered: int = 0
+    right: int = 0
+
+
+def rig_source(only: str | None, generator: np.random.Generator) -> Source:
+    """Windows of fresh runs of the simulated rig, of one class or of all in turn."""
+    return Source(rig.RATE_HZ, rig.UNIT, rig.stream(generator, only))
+
+
+def dataset_source(data: Dataset, only: str | None, generator: np.random.Generator) -> Source:
+    """The test windows of a data set, of one class or of all, in random order, over and over."""
+
+    def windows() -> Iterator[tuple[str, Float32]]:
+        wanted = np.arange(len(data.test))
+        if only is not None:
+            wanted = wanted[data.test.labels == data.classes.index(only)]
+        while True:
+            for index in generator.permutation(wanted):
+                yield data.classes[data.test.labels[index]], data.test.windows[index]
+
+    return Source(data.rate_hz, data.unit, windows())
+
+
+def simulate(
+    address: BrokerAddress,
+    base: str,
+    asset: str,
+    source: Source,
+    *,
+    rate: float,
+    count: int | None,
+    labels: bool,
+    on_turn: Callable[[Tally], None] = lambda _: None,
+) -> Tally:
+    """Publish ``count`` windows (or for ever) at ``rate`` windows per second, and count what comes back."""
+    topics, tally = Topics(base), Tally()
+    boot = f"sim-{time.time_ns():x}"
+    truth: dict[int, str] = {}
+    with connected(address) as client:
+        client.subscribe([topics.diagnosis(asset)])
+        start_s = time.monotonic()
+        for seq, (name, samples) in enumerate(source.windows):
+            if count is not None and seq >= count:
+                break
+            while (wait_s := start_s + seq / rate - time.monotonic()) > 0:
+                time.sleep(min(wait_s, 0.05))
+            truth[seq] = name
+            window = Window(asset, boot, seq, time.time_ns(), name if labels else None, samples)
+            client.client.publish(f"{topics.base}/windows/{asset}", encode(window, source.rate_hz, source.unit), qos=1)
+            tally.sent += 1
+            _drain(client, boot, truth, tally, 0.0)
+            on_turn(tally)
+        deadline_s = time.monotonic() + 5.0
+        while truth and time.monotonic() < deadline_s:
+            _drain(client, boot, truth, tally, 0.1)
+    return tally
+
+
+def _drain(client: ToolClient, boot: str, truth: dict[int, str], tally: Tally, wait_s: float) -> None:
+    while not client.heard.empty() or wait_s:
+        for heard in client.listen(wait_s or 0.01):
+            content = heard.content
+            if isinstance(content, dict) and content.get("boot") == boot and content.get("seq") in truth:
+                tally.answered += 1
+                tally.right += truth.pop(content["seq"]) == content["class"]
+            if client.heard.empty():
+                break
+        wait_s = 0.0

@@ -1,0 +1,50 @@
+"""``edge-agent unlearn``: ask a gateway to forget, and watch it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from edge_agent.adapters.mqtt import BrokerAddress
+from edge_agent.commands.client import connected
+from edge_agent.core.errors import Misconfigured
+from edge_agent.schemas.messages import TERMINAL, dump
+from edge_agent.schemas.topics import Topics
+
+ANSWER_S = 15.0  # an agent that is there accepts or rejects within this
+
+
+def unlearn(
+    address: BrokerAddress,
+    base: str,
+    classes: tuple[str, ...],
+    reason: str,
+    id_: str | None,
+    timeout_s: float | None,
+    on_status: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Send the command and return its last status: the first answer, or with a timeout the final one.
+
+    Raises:
+        Misconfigured: ``E_BROKER``, no answer came in time.
+    """
+    topics, name = Topics(base), ",".join(sorted(set(classes)))
+    id_ = id_ or f"cli-{uuid.uuid4().hex[:12]}"
+    with connected(address) as client:
+        client.subscribe([topics.unlearn_status(name)])
+        client.publish(topics.unlearn(name), dump({"id": id_, "reason": reason}))
+        status: dict[str, Any] = {}
+        deadline_s = time.monotonic() + (timeout_s if timeout_s is not None else ANSWER_S)
+        silent_until_s = time.monotonic() + ANSWER_S
+        while (left_s := min(deadline_s, deadline_s if status else silent_until_s) - time.monotonic()) > 0:
+            for heard in client.listen(left_s):
+                if isinstance(heard.content, dict) and heard.content.get("id") == id_:
+                    status = heard.content
+                    on_status(status)
+                    if status["status"] in TERMINAL or timeout_s is None:
+                        return status
+    if not status:
+        raise Misconfigured("E_BROKER", f"no agent answered on {topics.unlearn_status(name)} within {ANSWER_S:g} s")
+    raise Misconfigured("E_BROKER", f"not finished after {timeout_s:g} s: {status['status']}, phase {status['phase']}")

@@ -1,0 +1,160 @@
+"""The agent's configuration, ``agent.toml``: frozen, unknown keys refused, every key documented here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_agent.core.errors import Misconfigured
+from edge_agent.schemas.commands import first_problem
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Gateway(_Section):
+    """Who this gateway is and where it keeps its state."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the gateway, part of its topics")
+    state_dir: Path = Field(Path("/var/lib/edge-agent"), description="releases, cache, journal; only this agent writes it")
+    release: Path | None = Field(None, description="release to adopt when the state directory holds none")
+
+
+class Mqtt(_Section):
+    """The broker."""
+
+    host: str = Field("127.0.0.1", description="the broker's host name or address")
+    port: int = Field(1883, ge=1, le=65535, description="the broker's port")
+    base: str = Field("", pattern=r"^[^+#\x00]*$", description="base of all topics; empty: edge/<gateway.name>")
+    protocol: Literal["auto", "5", "3.1.1"] = Field("auto", description="auto: MQTT 5, then 3.1.1")
+    client_id: str = Field("", max_length=128, description="empty: edge-agent-<gateway.name>")
+    username: str | None = Field(None, description="user name at the broker")
+    password_file: Path | None = Field(None, description="file whose first line is the password")
+    ca_file: Path | None = Field(None, description="CA certificates, PEM; turns TLS on")
+    cert_file: Path | None = Field(None, description="client certificate, PEM")
+    key_file: Path | None = Field(None, description="client key, PEM")
+    keepalive_s: int = Field(20, ge=5, le=3600, description="a silent connection is given up after 1.5 times this")
+    in_flight: int = Field(256, ge=1, le=65535, description="most unacknowledged messages (Receive Maximum)")
+    session_expiry_s: int = Field(604_800, ge=0, description="how long the broker keeps windows for an absent agent")
+
+
+class Serving(_Section):
+    """The model's side."""
+
+    threads: int = Field(1, ge=1, le=64, description="ONNX Runtime threads per run")
+    max_batch: int = Field(32, ge=1, le=1024, description="most windows of one run")
+    max_abs: float = Field(1e4, gt=0, description="largest sample taken for real, in the sensor's unit")
+
+
+class Cache(_Section):
+    """Windows kept for forgetting."""
+
+    windows_per_class: int = Field(512, ge=8, le=65536, description="most windows kept of one class")
+    max_bytes: int = Field(1 << 30, ge=1 << 20, description="most bytes of all cached windows, lowers the former")
+    from_diagnosis: bool = Field(False, description="also cache windows whose class only the model says")
+    min_confidence: float = Field(0.99, ge=0.5, le=1, description="how sure the model must be for that")
+    recent: int = Field(256, ge=0, le=65536, description="windows kept in memory for a label that comes later")
+
+
+class Forget(_Section):
+    """Forget jobs."""
+
+    min_windows: int = Field(32, ge=8, description="fewer cached windows of a class: the command is refused")
+    max_windows: int = Field(512, ge=8, description="most windows per class that a job is given")
+    threads: int = Field(1, ge=1, le=64, description="torch threads of the job")
+    nice: int = Field(10, ge=0, le=19, description="nice level of the job, so that serving goes first")
+    timeout_s: float = Field(1800, gt=0, description="a longer job is ended; the old model serves on")
+    queue: int = Field(8, ge=1, le=1024, description="most commands that wait or run")
+    probation_s: float = Field(0, ge=0, description="how long the parent release is kept for a rollback")
+
+
+class Logs(_Section):
+    """Log output, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is written")
+    format: Literal["json", "text"] = Field("json", description="json: one object per line; text: for people")
+
+
+class Config(_Section):
+    """The whole file."""
+
+    gateway: Gateway
+    mqtt: Mqtt = Mqtt()
+    serving: Serving = Serving()
+    cache: Cache = Cache()
+    forget: Forget = Forget()
+    logs: Logs = Logs()
+
+    @property
+    def base(self) -> str:
+        """Base topic."""
+        return self.mqtt.base or f"edge/{self.gateway.name}"
+
+
+def read_config(path: Path) -> Config:
+    """Read ``agent.toml``; relative paths in it are relative to its folder.
+
+    Raises:
+        Misconfigured: ``E_CONFIG`` with file, key and what is wrong.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise Misconfigured("E_CONFIG", f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured("E_CONFIG", f"{path} is not TOML: {error}") from error
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise Misconfigured("E_CONFIG", f"{path}: {first_problem(error)}") from error
+    return _anchored(config, path.resolve().parent)
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    sections: dict[str, Any] = {}
+    for name in ("gateway", "mqtt"):
+        section: BaseModel = getattr(config, name)
+        paths = {key: folder / value for key, value in section if isinstance(value, Path)}
+        sections[name] = section.model_copy(update=paths)
+    return config.model_copy(update=sections)
+
+
+def read_password(path: Path | None) -> str | None:
+    """The first line of a password file.
+
+    Raises:
+        Misconfigured: ``E_CONFIG``, it cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return path.read_text().splitlines()[0]
+    except (OSError, IndexError) as error:
+        raise Misconfigured("E_CONFIG", f"mqtt.password_file {path} cannot be read or is empty") from error
+
+
+RELOADABLE = ("serving.max_abs", "cache.from_diagnosis", "cache.min_confidence", "logs.level", "forget.*")
+
+
+def changed_keys(old: Config, new: Config) -> list[str]:
+    """Keys, as ``section.key``, that differ between two configurations."""
+    return [
+        f"{section}.{key}"
+        for section, value in old
+        for key, before in value
+        if before != getattr(getattr(new, section), key)
+    ]
+
+
+def needs_restart(keys: list[str]) -> list[str]:
+    """Those of ``keys`` that a running agent cannot take over."""
+    return [key for key in keys if key not in RELOADABLE and f"{key.split('.', maxsplit=1)[0]}.*" not in RELOADABLE]

@@ -1,0 +1,89 @@
+"""All errors of the agent in one tree, split by what to do next, each with a stable code.
+
+The codes are part of the interface: they stand in refusals, in a command's status, in log events and in metrics.
+``CODES`` is the whole list with the sentence the README shows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CODES: Final[dict[str, str]] = {
+    # A window: the sender must change it.
+    "E_SIZE": "The payload is neither a raw window of the release's size nor a CBOR map, or is too large.",
+    "E_SHAPE": "The window has another number of channels or samples than the release expects.",
+    "E_DTYPE": "The samples are not float32, little-endian, row-major.",
+    "E_CBOR": "The payload is not one well-formed CBOR map with the documented keys and types.",
+    "E_NOT_FINITE": "A sample is NaN or infinite.",
+    "E_RANGE": "A sample is larger than `serving.max_abs`.",
+    "E_RATE": "The window was sampled at another rate than the release expects.",
+    "E_ASSET": "The asset's name is not 1 to 64 of A-Z a-z 0-9 . _ -",
+    "E_TOPIC": "Nothing is expected on this topic.",
+    "E_RETAINED": "The message was retained; windows, labels and commands must not be.",
+    "E_OVERLOAD": "The agent could not take the window in time; send slower or raise `mqtt.in_flight`.",
+    # A label.
+    "E_LABEL": "The label is not JSON with `seq` and `class`.",
+    "E_NOT_CACHED": "No window with that asset and sequence number is at hand.",
+    # A command: the operator must change it.
+    "E_JSON": "The command is not JSON of the documented shape.",
+    "E_TOO_LONG": "The command is longer than 16 KiB.",
+    "E_CLASS": "The live release does not know this class.",
+    "E_ALREADY_FORGOTTEN": "The class is forgotten already.",
+    "E_LAST_CLASS": "At least two classes must stay after forgetting.",
+    "E_TOO_FEW_WINDOWS": "Fewer windows of the class are cached than `forget.min_windows`.",
+    "E_EXPIRED": "The command's `expires_at` has passed.",
+    "E_SAME_ID": "Another command with this id has been accepted before.",
+    "E_QUEUE_FULL": "As many commands wait as `forget.queue` allows, or the class is in one of them.",
+    "E_ERASED": "The release knew a class that has been erased since; it cannot come back.",
+    # A forget job that ended without a new model: the old one still serves.
+    "E_GATE": "The gate refused the edited model; its reasons stand in the status.",
+    "E_NOT_FORGOTTEN": "The step budget ended before the class was forgotten.",
+    "E_PARITY": "ONNX Runtime and torch disagree on the edited model.",
+    "E_CHILD": "The forget job's process ended without a result.",
+    "E_TIMEOUT": "The forget job took longer than `forget.timeout_s`.",
+    "E_INTERRUPTED": "The agent was stopped too often during this command; send it again.",
+    "E_ROLLED_BACK": "An operator went back to the parent release during its probation.",
+    # A release: use another one.
+    "E_NO_RELEASE": "There is no release to serve.",
+    "E_CARD": "The release's card is missing or malformed.",
+    "E_HASH": "A file of the release is missing or is not the one that its card names.",
+    "E_ARCHITECTURE": "No installed package provides the release's architecture.",
+    "E_MODEL": "ONNX Runtime cannot run the release's model, or it fails its self-test.",
+    "E_WEIGHTS": "The release's weights do not fit its architecture.",
+    # The surroundings: mend them.
+    "E_CONFIG": "The configuration is missing or wrong.",
+    "E_STATE": "The state directory cannot be used, or another agent uses it.",
+    "E_BROKER": "The broker cannot be reached or refuses the connection.",
+    "E_STORAGE": "A file could not be written (disk full, read-only, I/O error).",
+    "E_DATA": "A data set is missing or malformed.",
+}
+
+
+class EdgeAgentError(Exception):
+    """Base of all errors: a stable code and a sentence with the value and the limit."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        assert code in CODES, code
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class Refused(EdgeAgentError):
+    """A message is refused: acknowledge it, count it, show it; the sender must change it."""
+
+
+class JobFailed(EdgeAgentError):
+    """A forget job ended without a new model: the old one goes on serving, the mask is lifted."""
+
+
+class BrokenRelease(EdgeAgentError):
+    """A release cannot be used: keep or choose another one."""
+
+
+class Misconfigured(EdgeAgentError):
+    """The configuration, the data or the machine must be changed by a person before it can go on."""
+
+
+class StorageFailed(EdgeAgentError):
+    """A write failed: go on without it if it was a convenience, else stop before promising anything."""

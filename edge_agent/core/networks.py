@@ -1,0 +1,160 @@
+"""Networks as plain sequences of named parts, and the edit scopes that cut them.
+
+A network is an ``nn.Sequential``: ``normalise -> stem -> stage1..4 -> pool -> head``. The cut between what an edit may
+change and what it may not is then an index, and ``network[:cut]`` / ``network[cut:]`` are the trunk and the tail.
+
+Windows come in as float32 (batch, channels, length) in the sensor's own unit; logits go out as float32 (batch, classes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edge_agent.core.errors import BrokenRelease
+
+EditScope = Literal["head", "last_stage", "all"]
+Builder = Callable[[int, int, int, int], nn.Sequential]
+
+ENTRY_POINT_GROUP: Final = "edge_agent.networks"
+
+
+class Standardise(nn.Module):
+    """``(x - mean) / std`` per channel, with the training set's values as buffers, so that it is part of the graph."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, channels, 1))
+        self.register_buffer("std", torch.ones(1, channels, 1))
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Standardise float32 (batch, channels, length)."""
+        return (windows - self.mean) / self.std
+
+
+class BasicBlock(nn.Module):
+    """Two 3-tap convolutions with a shortcut (He et al. 2016, figure 5 left), in one dimension."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm1d(outputs)
+        self.conv2 = nn.Conv1d(outputs, outputs, 3, 1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm1d(outputs)
+        self.relu = nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            projection = nn.Conv1d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm1d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, n) -> (batch, outputs, n / stride)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + self.shortcut(x))
+
+
+class MeanOverTime(nn.Module):
+    """Global average pooling: (batch, channels, n) -> (batch, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average over the last axis."""
+        return x.mean(2)
+
+
+def resnet18_1d(channels: int, classes: int, width: int, length: int) -> nn.Sequential:
+    """ResNet-18 with one-dimensional convolutions; the paper's size is ``width=64``.
+
+    ``length`` only has to be long enough for the five halvings: at least 32 samples.
+    """
+    if length < 32:
+        raise ValueError(f"window length is {length}, resnet18_1d needs at least 32")
+    stem = nn.Sequential(
+        nn.Conv1d(channels, width, 7, stride=2, padding=3, bias=False),
+        nn.BatchNorm1d(width),
+        nn.ReLU(),
+        nn.MaxPool1d(3, stride=2, padding=1),
+    )
+    parts: OrderedDict[str, nn.Module] = OrderedDict(normalise=Standardise(channels), stem=stem)
+    inputs = width
+    for stage in range(4):
+        outputs = width << stage
+        blocks = BasicBlock(inputs, outputs, 1 if stage == 0 else 2), BasicBlock(outputs, outputs, 1)
+        parts[f"stage{stage + 1}"] = nn.Sequential(*blocks)
+        inputs = outputs
+    parts["pool"] = MeanOverTime()
+    parts["head"] = nn.Linear(inputs, classes)
+    network = nn.Sequential(parts)
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+_BUILT_IN: Final[dict[str, Builder]] = {"resnet18_1d": resnet18_1d}
+
+
+def build(architecture: str, *, channels: int, classes: int, width: int, length: int) -> nn.Sequential:
+    """Make an untrained network by the name that stands in a release's card.
+
+    Other packages add names through the entry-point group ``edge_agent.networks``.
+
+    Raises:
+        BrokenRelease: nobody provides the architecture.
+    """
+    builder = _BUILT_IN.get(architecture)
+    if builder is None:
+        found = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == architecture]
+        if not found:
+            known = ", ".join(sorted(_BUILT_IN))
+            raise BrokenRelease("E_ARCHITECTURE", f"architecture {architecture!r} is unknown; built in: {known}")
+        builder = found[0].load()
+    return builder(channels, classes, width, length)
+
+
+def cut(network: nn.Sequential, scope: EditScope) -> int:
+    """Index of the first part that an edit of this scope may change.
+
+    ``head`` is the last part, ``last_stage`` the last part named ``stage*`` and all after it, ``all`` everything
+    behind the normalisation.
+    """
+    names = [name for name, _ in network.named_children()]
+    if scope == "head":
+        return len(names) - 1
+    if scope == "last_stage":
+        return max(index for index, name in enumerate(names) if name.startswith("stage"))
+    return names.index("normalise") + 1
+
+
+def channel_std(network: nn.Sequential) -> Tensor:
+    """The channels' standard deviation, (1, channels, 1): the unit of epsilon and of sensor noise."""
+    return _standardise(network).std
+
+
+def set_statistics(network: nn.Sequential, mean: Tensor, std: Tensor) -> None:
+    """Write the training set's channel mean and standard deviation, each (channels,), into the network.
+
+    Raises:
+        ValueError: a channel is constant or not finite, so that it cannot be standardised.
+    """
+    bad = [index for index, value in enumerate(std.tolist()) if not (math.isfinite(value) and value > 0)]
+    if bad:
+        raise ValueError(f"channels {bad} have no usable standard deviation (constant or not finite)")
+    part = _standardise(network)
+    part.mean.copy_(mean.view(1, -1, 1))
+    part.std.copy_(std.view(1, -1, 1))
+
+
+def _standardise(network: nn.Sequential) -> Standardise:
+    part = network[0]
+    assert isinstance(part, Standardise), "a network starts with its normalisation"
+    return part

@@ -1,0 +1,50 @@
+"""The door to the main thread: a bounded queue in which commands and events go before windows."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from edge_agent.adapters.mqtt import Connected, Disconnected, Message
+
+
+Event = Message | Connected | Disconnected
+
+
+class Inbox:
+    """Bounded by ``capacity`` messages. Events about the connection are few and always fit."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._first: deque[Event] = deque()
+        self._windows: deque[Message] = deque()
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._windows)
+
+    def put(self, message: Message, *, first: bool, timeout_s: float) -> bool:
+        """Hand over a message; waits for room, which slows the sender down, and is False if there was none."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self) < self._capacity, timeout_s):
+                return False
+            (self._first if first else self._windows).append(message)
+            self._changed.notify_all()
+            return True
+
+    def tell(self, event: Connected | Disconnected) -> None:
+        """Hand over an event about the connection, or wake the main thread."""
+        with self._changed:
+            self._first.append(event)
+            self._changed.notify_all()
+
+    def take(self, most: int, timeout_s: float) -> tuple[list[Event], list[Message]]:
+        """Wait for something, then take all events and commands, and at most ``most`` windows."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._first or self._windows), timeout_s)
+            events = list(self._first)
+            self._first.clear()
+            windows = [self._windows.popleft() for _ in range(min(most, len(self._windows)))]
+            if events or windows:
+                self._changed.notify_all()
+            return events, windows

@@ -1,0 +1,101 @@
+"""The owner of the live model. Boot, deploy, hot swap and rollback are one path: ``adopt``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import Release, ReleaseStore
+from edge_agent.core.errors import BrokenRelease
+from edge_agent.core.types import Float32
+from edge_agent.schemas.card import Card, self_test_windows
+from edge_agent.schemas.messages import Answer
+from edge_agent.schemas.windows import WindowSpec
+
+SELF_TEST_TOLERANCE = 1e-3
+
+
+class LiveModel:
+    """Answers windows with the live release, and hides masked classes in every answer."""
+
+    def __init__(self, store: ReleaseStore, threads: int, max_abs: float, top: int = 3) -> None:
+        self._store, self._threads, self._top = store, threads, top
+        self.max_abs = max_abs
+        self._release: Release | None = None
+        self._model: OnnxModel | None = None
+        self._hidden: frozenset[str] = frozenset()
+        self._columns: list[int] = []
+
+    @property
+    def release(self) -> Release:
+        """The live release; ``adopt`` comes first."""
+        assert self._release is not None
+        return self._release
+
+    @property
+    def card(self) -> Card:
+        """Its card."""
+        return self.release.card
+
+    @property
+    def spec(self) -> WindowSpec:
+        """What a window must look like."""
+        return WindowSpec(len(self.card.channels), self.card.length, self.card.rate_hz, self.max_abs)
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """Classes that no answer names: forgotten, or being forgotten."""
+        return tuple(self.card.classes[column] for column in self._columns)
+
+    def adopt(self, release: Release, erased: frozenset[str] = frozenset()) -> None:
+        """Make a verified release the live one: load it, test it, move ``current``, then replace the session.
+
+        Raises:
+            BrokenRelease: it knows a class of ``erased``, cannot run or fails its self-test; the old one stays live.
+            StorageFailed: ``current`` could not be moved; the old one stays live.
+        """
+        if back := sorted(erased & set(release.card.living)):
+            raise BrokenRelease("E_ERASED", f"release {release.digest[:12]} knows {', '.join(back)}, erased here")
+        model = OnnxModel(release.model, self._threads)
+        self_test(model, release)
+        if self._store.current() != release.digest:
+            self._store.set_current(release.digest)
+        self._release, self._model = release, model
+        self.hide(self._hidden)
+
+    def hide(self, names: frozenset[str]) -> None:
+        """Mask these classes, besides the forgotten ones, from the next answer on."""
+        self._hidden = names
+        gone = names | set(self.card.forgotten)
+        self._columns = [column for column, name in enumerate(self.card.classes) if name in gone]
+
+    def answer(self, windows: Float32) -> list[Answer]:
+        """Answer float32 windows (n, channels, length)."""
+        assert self._model is not None
+        logits = self._model.logits(windows).astype(np.float64)
+        logits[:, self._columns] = -np.inf
+        peak = logits.max(axis=1, keepdims=True)
+        energy = peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
+        probabilities = np.exp(logits - energy)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(self._top, len(self.card.living))]
+        names, floor = self.card.classes, self.card.energy_floor
+        return [
+            Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor))
+            for row, order, score in zip(probabilities, best, energy[:, 0], strict=True)
+        ]
+
+
+def self_test(model: OnnxModel, release: Release) -> None:
+    """Hold the session's logits on fixed inputs against torch's, which stand in the card.
+
+    Raises:
+        BrokenRelease: ``E_MODEL``.
+    """
+    card = release.card
+    expected = np.array(card.self_test, np.float32)
+    got = model.logits(self_test_windows(card.channel_mean, card.channel_std, card.length))
+    if got.shape != expected.shape:
+        raise BrokenRelease("E_MODEL", f"the model answers with shape {got.shape}, expected {expected.shape}")
+    worst = float(np.abs(got - expected).max())
+    if not worst <= SELF_TEST_TOLERANCE:
+        raise BrokenRelease("E_MODEL", f"self-test: logits differ by {worst:.2g}, limit {SELF_TEST_TOLERANCE:g}")

@@ -1,0 +1,1 @@
+"""Every topic and payload: what goes over the wire or lies in a card. Outside text becomes typed values here."""

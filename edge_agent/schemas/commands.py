@@ -1,0 +1,106 @@
+"""What operators send: commands to forget and labels for windows that were seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from edge_agent.core.errors import Refused
+from edge_agent.schemas.topics import CLASS_NAME
+
+MOST_BYTES: Final = 16 * 1024
+MOST_CLASSES: Final = 32
+
+
+class _UnlearnPayload(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: str | None = Field(None, pattern=r"^[A-Za-z0-9._:-]{1,64}$")
+    expires_at: AwareDatetime | None = Field(None, strict=False)
+    reason: str = Field("", max_length=500)
+
+
+class _LabelPayload(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seq: int = Field(ge=0, lt=2**63)
+    boot: str | None = Field(None, max_length=64)
+    label: str = Field(alias="class", max_length=64)
+
+
+@dataclass(frozen=True)
+class UnlearnCommand:
+    """A command to forget ``classes``; ``digest`` tells two bodies with the same id apart."""
+
+    classes: tuple[str, ...]  # sorted, each once
+    id: str | None
+    expires_at: datetime | None
+    reason: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The classes as they stand in the topics of the command's state."""
+        return ",".join(self.classes)
+
+
+@dataclass(frozen=True)
+class Label:
+    """The true class of a window seen before."""
+
+    seq: int
+    boot: str | None
+    label: str
+
+
+def parse_unlearn(classes: str, payload: bytes) -> UnlearnCommand:
+    """Read a command: the classes from the topic's last level, the rest from an empty or JSON payload.
+
+    Raises:
+        Refused: ``E_TOO_LONG``, ``E_JSON`` or ``E_CLASS``.
+    """
+    names = tuple(sorted({name.strip() for name in classes.split(",")}))
+    bad = [name[:80] for name in names if not CLASS_NAME.fullmatch(name)]
+    if bad or len(names) > MOST_CLASSES:
+        raise Refused("E_CLASS", f"{bad[0]!r} is no class name" if bad else f"{len(names)} classes, limit {MOST_CLASSES}")
+    content = _json(payload, "E_JSON") if payload else {}
+    try:
+        body = _UnlearnPayload.model_validate(content)
+    except ValidationError as error:
+        raise Refused("E_JSON", f"the command is malformed: {first_problem(error)}") from error
+    canonical = json.dumps([names, content], sort_keys=True, separators=(",", ":")).encode()
+    return UnlearnCommand(names, body.id, body.expires_at, body.reason, hashlib.sha256(canonical).hexdigest())
+
+
+def parse_label(payload: bytes) -> Label:
+    """Read a label: JSON ``{seq, class, boot?}``.
+
+    Raises:
+        Refused: ``E_TOO_LONG`` or ``E_LABEL``.
+    """
+    try:
+        body = _LabelPayload.model_validate(_json(payload, "E_LABEL"))
+    except ValidationError as error:
+        raise Refused("E_LABEL", f"the label is malformed: {first_problem(error)}") from error
+    return Label(body.seq, body.boot, body.label)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints as one short line, without the offending value."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part)[:40] for part in problem["loc"]) or "the object"
+    return f"{where}: {problem['msg']}"
+
+
+def _json(payload: bytes, code: str) -> Any:
+    if len(payload) > MOST_BYTES:
+        raise Refused("E_TOO_LONG", f"payload has {len(payload)} bytes, at most {MOST_BYTES} are read")
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError) as error:  # ValueError covers bad JSON, bad UTF-8 and huge integers
+        raise Refused(code, f"the payload is not JSON ({type(error).__name__})") from error

@@ -1,0 +1,87 @@
+"""What the agent publishes, as JSON objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from edge_agent.core.types import Window
+
+Status = Literal["accepted", "executing", "successful", "failed", "rejected"]
+Phase = Literal[  # one line per phase would say no more
+    "accepted", "masked", "probing", "editing", "gating", "exporting", "verifying", "committing", "erasing", "done"
+]  # fmt: skip
+TERMINAL: Final = frozenset({"successful", "failed", "rejected"})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The model's answer to one window: classes with probabilities, best first, and how unusual the window is."""
+
+    top: tuple[tuple[str, float], ...]
+    energy: float  # log-sum-exp of the logits (Liu et al. 2020): low for windows unlike the training set
+    unusual: bool  # energy is below the release's floor
+
+
+@dataclass(frozen=True)
+class JobState:
+    """The state of one command: a row of the journal and, projected, the retained status."""
+
+    id: str
+    classes: tuple[str, ...]
+    digest: str
+    status: Status
+    phase: Phase
+    rev: int = 0
+    progress: float = 0.0
+    eta_s: float | None = None
+    code: str | None = None
+    reason: str | None = None
+    attempts: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The classes as they stand in the topic."""
+        return ",".join(self.classes)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is final."""
+        return self.status in TERMINAL
+
+
+def diagnosis(
+    window: Window, answer: Answer, release: str, masked: Sequence[str], latency_ms: float
+) -> dict[str, Any]:
+    """The diagnosis of a window; ``masked`` are the classes that the answer could not name."""
+    name, confidence = answer.top[0]
+    flags = [*window.flags, "unusual"] if answer.unusual else list(window.flags)
+    return {
+        "asset": window.asset,
+        "boot": window.boot,
+        "seq": window.seq,
+        "class": name,
+        "confidence": round(confidence, 5),
+        "top": [[other, round(value, 5)] for other, value in answer.top],
+        "energy": round(answer.energy, 4),
+        "flags": flags,
+        "masked": list(masked),
+        "release": release,
+        "latency_ms": round(latency_ms, 3),
+    }
+
+
+def job_status(state: JobState) -> dict[str, Any]:
+    """The retained status of a command."""
+    content = asdict(state)
+    for key in ("digest", "attempts"):
+        del content[key]
+    return content
+
+
+def dump(content: Mapping[str, Any]) -> bytes:
+    """Compact JSON; NaN is a bug, not a number."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False, default=list).encode()

@@ -1,0 +1,151 @@
+"""The two forms of a window on the wire, and the checks each window passes.
+
+- raw: exactly ``channels * length * 4`` bytes, little-endian float32, channel-major. It names no sender and no
+  number, so a repeat cannot be told from a new window;
+- CBOR (RFC 8949): a map ``{v: 1, seq, boot, t?, fs?, unit?, class?, x}``, where ``x`` is a multi-dimensional array
+  (tag 40) over a little-endian float32 typed array (tag 85) as in RFC 8746, and ``t`` is in ns since 1970.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cbor2
+import numpy as np
+
+from edge_agent.core.errors import Refused
+from edge_agent.core.types import Float32, Window
+
+ENVELOPE_BYTES: Final = 512  # what a CBOR map may add to the samples
+CLIPPED_SAMPLES: Final = 8  # as many equal extremes in one channel are a clipped sensor
+RATE_TOLERANCE: Final = 0.01
+_ARRAY, _FLOAT32_LE = 40, 85
+_KEYS: Final = {"v", "seq", "boot", "t", "fs", "unit", "class", "x"}
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """What the live release expects; ``max_abs`` is a limit of the configuration, in the sensor's unit."""
+
+    channels: int
+    length: int
+    rate_hz: float
+    max_abs: float
+
+    @property
+    def raw_bytes(self) -> int:
+        """Size of a raw window."""
+        return self.channels * self.length * 4
+
+
+def encode(window: Window, rate_hz: float, unit: str) -> bytes:
+    """The CBOR form of a window."""
+    samples = np.ascontiguousarray(window.samples, dtype="<f4")
+    content: dict[str, Any] = {
+        "v": 1,
+        "seq": window.seq,
+        "boot": window.boot,
+        "t": window.captured_ns,
+        "fs": rate_hz,
+        "unit": unit,
+        "x": cbor2.CBORTag(_ARRAY, [list(samples.shape), cbor2.CBORTag(_FLOAT32_LE, samples.tobytes())]),
+    }
+    if window.label is not None:
+        content["class"] = window.label
+    return cbor2.dumps(content)
+
+
+def decode(asset: str, payload: bytes, spec: WindowSpec, raw_boot: str, raw_seq: int) -> Window:
+    """Read and check one window, cheapest check first.
+
+    Args:
+        raw_boot: with ``raw_seq``, what stands in for the identity that a raw window does not carry.
+
+    Raises:
+        Refused: with the code that says which check failed, and value and limit in the reason.
+    """
+    if len(payload) == spec.raw_bytes:
+        samples = np.frombuffer(payload, "<f4").reshape(spec.channels, spec.length)
+        window = Window(asset, raw_boot, raw_seq, 0, None, samples)
+    elif len(payload) > spec.raw_bytes + ENVELOPE_BYTES:
+        raise Refused("E_SIZE", f"payload has {len(payload)} bytes, at most {spec.raw_bytes + ENVELOPE_BYTES} are read")
+    elif payload and payload[0] >> 5 == 5:  # CBOR major type 5: a map
+        window = _from_cbor(asset, payload, spec)
+    else:
+        raise Refused("E_SIZE", f"payload has {len(payload)} bytes, a raw window has {spec.raw_bytes}")
+    return _checked(window, spec)
+
+
+def _from_cbor(asset: str, payload: bytes, spec: WindowSpec) -> Window:
+    try:
+        content = cbor2.loads(payload)
+    # Hostile input reaches cbor2 and the constructors of its tags (dates, decimals, addresses): whatever they raise
+    # says the same about the payload. RecursionError and MemoryError come of deep nesting and of huge lengths.
+    except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise Refused("E_CBOR", f"not one well-formed CBOR item: {type(error).__name__}") from error
+    except (RecursionError, MemoryError) as error:
+        raise Refused("E_CBOR", "the CBOR item nests too deeply or claims too great a length") from error
+    if not isinstance(content, dict) or content.get("v") != 1:
+        raise Refused("E_CBOR", "the CBOR item is not a map with v = 1")
+    if unknown := [str(key)[:40] for key in content if key not in _KEYS]:
+        raise Refused("E_CBOR", f"unknown keys {unknown[:5]}")
+    seq = _typed(content, "seq", int, None)
+    if not 0 <= seq < 2**63:
+        raise Refused("E_CBOR", "seq is not in 0 .. 2^63 - 1")
+    boot = _typed(content, "boot", str, None)
+    if not 0 < len(boot) <= 64 or not boot.isprintable():
+        raise Refused("E_CBOR", "boot is not 1 to 64 printable characters")
+    rate_hz = _typed(content, "fs", (int, float), spec.rate_hz)
+    if not math.isclose(rate_hz, spec.rate_hz, rel_tol=RATE_TOLERANCE):
+        raise Refused("E_RATE", f"window was sampled at {rate_hz:g} Hz, expected {spec.rate_hz:g} Hz")
+    label = _typed(content, "class", str, "") or None
+    captured_ns = _typed(content, "t", int, 0)
+    return Window(asset, boot, seq, captured_ns, label, _samples(content.get("x"), spec))
+
+
+def _typed(content: dict[str, Any], key: str, types: type | tuple[type, ...], default: Any) -> Any:
+    value = content.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise Refused("E_CBOR", f"key {key!r} is missing or of the wrong type ({type(value).__name__})")
+    return value
+
+
+def _samples(value: object, spec: WindowSpec) -> Float32:
+    match value:
+        case cbor2.CBORTag(tag=tag, value=[[*shape], cbor2.CBORTag(tag=inner, value=bytes(data))]) if tag == _ARRAY:
+            pass
+        case _:
+            raise Refused("E_CBOR", "x is not an RFC 8746 array: tag 40 of [shape, typed array]")
+    if inner != _FLOAT32_LE:
+        raise Refused("E_DTYPE", f"x has typed-array tag {inner}, expected 85 (float32, little-endian)")
+    if len(shape) != 2 or shape[0] != spec.channels:
+        raise Refused("E_SHAPE", f"window has {str(shape[:1])[1:-1][:20]} channels, expected {spec.channels}")
+    if shape[1] != spec.length or len(data) != spec.raw_bytes:
+        got = len(data) // 4 // spec.channels
+        raise Refused("E_SHAPE", f"window has {got} samples per channel, expected {spec.length}")
+    return np.frombuffer(data, "<f4").reshape(spec.channels, spec.length)
+
+
+def _checked(window: Window, spec: WindowSpec) -> Window:
+    samples = window.samples
+    low, high = samples.min(axis=1), samples.max(axis=1)  # NaN and infinity come through
+    largest = max(-float(low.min()), float(high.max()))
+    if not math.isfinite(largest):
+        bad = np.argwhere(~np.isfinite(samples))[0]
+        raise Refused("E_NOT_FINITE", f"sample {bad[1]} of channel {bad[0]} is {samples[tuple(bad)]}")
+    if largest > spec.max_abs:
+        raise Refused("E_RANGE", f"largest sample is {largest:g}, the limit is {spec.max_abs:g}")
+    flags = []
+    if (low == high).any():
+        flags.append("flat")
+    clipped = (samples == high[:, None]).sum(axis=1) + (samples == low[:, None]).sum(axis=1)
+    if (clipped[low != high] >= CLIPPED_SAMPLES).any():
+        flags.append("clipped")
+    if not flags:
+        return window
+    return Window(*(getattr(window, name) for name in _IDENTITY), samples=samples, flags=tuple(flags))
+
+
+_IDENTITY: Final = ("asset", "boot", "seq", "captured_ns", "label")

@@ -1,0 +1,178 @@
+"""The child process of a forget command: edit, judge, export, prove parity.
+
+``python -m edge_agent.unlearn_job FOLDER`` reads the job folder and nothing else (adapters/job_folder.py says what is
+in it), and leaves ``result/`` and ``outcome.json`` there. It runs apart from the agent, so that torch's memory,
+threads and crashes go away with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edge_agent.adapters import checkpoints, onnx_export
+from edge_agent.adapters.job_folder import RELEASE, RESULT, TRACE, Job, Progress, Reports, read_job, read_windows, write_outcome
+from edge_agent.adapters.releases import Release, read_release, write_card
+from edge_agent.core import dreams as dreaming
+from edge_agent.core import gate, pte
+from edge_agent.core.errors import EdgeAgentError, JobFailed
+from edge_agent.core.evidence import Evidence
+from edge_agent.core.training import logits
+from edge_agent.files import sha256
+from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card, self_test_windows
+
+REPORT_EVERY_S = 0.2
+PARITY_WINDOWS = 64
+# Where each phase begins and ends, as a share of the whole job; probing and editing take most of the time.
+SPANS = {"probing": (0.02, 0.45), "editing": (0.45, 0.85), "gating": (0.85, 0.92), "exporting": (0.92, 1.0)}
+
+
+class Reporter:
+    """Writes progress at most five times a second, and ends the process when the agent that started it has gone."""
+
+    def __init__(self, folder: Path, parent: int | None) -> None:
+        self._reports, self._parent, self._last_s = Reports(folder), parent, 0.0
+
+    def say(self, phase: str, share: float, metrics: dict[str, Any] | None = None, *, always: bool = False) -> None:
+        """Report that ``share`` of a phase is done."""
+        if self._parent is not None and os.getppid() != self._parent:
+            sys.exit(3)  # nobody would adopt the result, and the next agent starts the job again
+        now_s = time.monotonic()
+        if always or now_s >= self._last_s + REPORT_EVERY_S:
+            start, end = SPANS[phase]
+            self._reports.add(Progress(phase, round(start + (end - start) * share, 4), metrics or {}))
+            self._last_s = now_s
+
+
+def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
+    """Do the job; returns the numbers that describe it.
+
+    Raises:
+        JobFailed: ``E_NOT_FORGOTTEN``, ``E_GATE`` or ``E_PARITY``.
+        BrokenRelease: the release in the folder cannot be used.
+    """
+    started_s = time.monotonic()
+    job = read_job(folder)
+    parent = read_release(folder / RELEASE, without=frozenset({DREAMS}))
+    forget = parent.card.indices(job.classes)
+    original = checkpoints.load_network(parent.weights, parent.card)
+    edited = checkpoints.load_network(parent.weights, parent.card)
+    generator = torch.Generator().manual_seed(job.seed)
+    anchors, evidence = _dreams(folder, original, forget, generator)
+    windows = torch.cat([torch.from_numpy(part) for part in read_windows(folder).values()])
+
+    settings = pte.EditSettings()
+    reporter.say("probing", 0.0, {"windows": len(windows)}, always=True)
+    with (folder / TRACE).open("w") as trace:
+
+        def on_step(step: pte.Step) -> None:
+            trace.write(json.dumps(asdict(step)) + "\n")
+            numbers = {"step": step.number, "forget_share": step.forget_share, "holdout_share": step.holdout_share}
+            reporter.say("editing", step.number / settings.max_steps, numbers)
+
+        outcome = pte.edit(
+            edited, windows, forget, settings, generator,
+            anchors=anchors.windows, evidence=evidence,
+            on_probe=lambda done, total: reporter.say("probing", done / total, {"probed": done, "windows": total}),
+            on_step=on_step,
+        )  # fmt: skip
+    reporter.say("gating", 0.0, {"steps": outcome.steps, "flip_rate": outcome.flip_rate}, always=True)
+    verdict = gate.judge(
+        original, edited, outcome, windows, parent.card.classes, evidence, gate.GateSettings(), generator
+    )
+    numbers = {
+        "windows": len(windows),
+        "windows_by_source": job.windows,
+        "steps": outcome.steps,
+        "chosen_step": outcome.chosen_step,
+        "flip_rate": round(outcome.flip_rate, 4),
+        "flipped_to": {parent.card.classes[label]: count for label, count in outcome.flipped_to.items()},
+        "gate": [asdict(reason) for reason in verdict.reasons],
+        "gate_classes": {parent.card.classes[row.label]: [row.agreement, row.border_kept] for row in verdict.classes},
+        "edit_s": round(time.monotonic() - started_s, 3),
+    }
+    if not verdict.accepted:
+        raise GateRefusal("E_GATE" if outcome.forgotten else "E_NOT_FORGOTTEN", verdict.refusal, numbers)
+
+    reporter.say("exporting", 0.0, always=True)
+    parity = _write_result(folder, parent, edited, job, windows[:PARITY_WINDOWS])
+    return {
+        **numbers,
+        "onnx_parity": parity,
+        "child_s": round(time.monotonic() - started_s, 3),
+        "child_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+class GateRefusal(JobFailed):
+    """The edit must not go live; ``numbers`` say what was measured."""
+
+    def __init__(self, code: str, reason: str, numbers: dict[str, Any]) -> None:
+        super().__init__(code, reason)
+        self.numbers = numbers
+
+
+def _dreams(
+    folder: Path, network: nn.Sequential, forget: tuple[int, ...], generator: torch.Generator
+) -> tuple[dreaming.Dreams, Evidence]:
+    """Anchors and evidence, each with the noisy copies of its typical dreams."""
+    sides = dreaming.anchors_and_evidence(checkpoints.load_dreams(folder / DREAMS))
+    anchors, evidence = (
+        dreaming.joined((side, dreaming.noisy(side, network, generator))) if len(side) else side for side in sides
+    )
+    return anchors, Evidence(evidence, forget)
+
+
+def _write_result(folder: Path, parent: Release, edited: nn.Sequential, job: Job, windows: torch.Tensor) -> float:
+    """Write the edited release; returns the largest difference of a logit between torch and ONNX Runtime."""
+    result, card = folder / RESULT, parent.card
+    result.mkdir()
+    checkpoints.save_weights(edited, result / WEIGHTS)
+    onnx_export.with_weights(parent.model, edited, result / MODEL)
+    (folder / DREAMS).rename(result / DREAMS)
+    parity = onnx_export.check_parity(edited, result / MODEL, windows, job.threads)
+    test_windows = self_test_windows(card.channel_mean, card.channel_std, card.length)
+    answers = logits(edited, torch.from_numpy(test_windows)).tolist()
+    changes = {
+        "forgotten": tuple(sorted({*card.forgotten, *job.classes})),
+        "parent": parent.digest,
+        "self_test": tuple(map(tuple, answers)),
+        "files": {name: sha256(result / name) for name in (MODEL, WEIGHTS, DREAMS)},
+        "metrics": {},  # the parent's were measured on data that the gateway does not have
+        "versions": {**card.versions, "torch": torch.__version__},
+    }
+    write_card(result, Card.model_validate({**card.model_dump(), **changes}))
+    return parity
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a job folder; exit code 0 if there is a result, 1 if it was refused or failed."""
+    parser = argparse.ArgumentParser(prog="python -m edge_agent.unlearn_job", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the job folder")
+    parser.add_argument("--parent", type=int, help="stop when this process is no longer the parent")
+    options = parser.parse_args(arguments)
+    job = read_job(options.folder)
+    os.nice(job.nice)
+    torch.set_num_threads(job.threads)
+    try:
+        numbers = run(options.folder, Reporter(options.folder, options.parent))
+    except EdgeAgentError as error:
+        metrics = error.numbers if isinstance(error, GateRefusal) else {}
+        write_outcome(options.folder, {"code": error.code, "reason": error.reason, "metrics": metrics})
+        return 1
+    write_outcome(options.folder, {"code": None, "reason": None, "metrics": numbers})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edge_agent.commands.train import train_release
+from edge_agent.core.dreams import DreamSettings
+from edge_agent.core.training import TrainingSettings
+from tests import toy
+from tests.plant import AgentProcess, Mosquitto, Plant, free_port, plant_at
+
+
+@pytest.fixture(scope="session")
+def toy_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real release, trained on the toy data set in a few seconds."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("toy") / "release"
+    settings, dreams = TrainingSettings(epochs=8, batch=32, rate=1e-2), DreamSettings(typical=6, soft=3, border=4)
+    run = train_release(toy.dataset(), folder, width=4, seed=0, settings=settings, dream_settings=dreams)
+    assert run.test_accuracy > 90
+    return folder
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    server = Mosquitto(tmp_path / "broker", free_port(), f"persistence true\npersistence_location {tmp_path}/broker/")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start_agent(tmp_path: Path, toy_release: Path, broker: Mosquitto) -> Iterator[Callable[..., AgentProcess]]:
+    """Starts an agent and waits until it is connected; all are stopped at the end."""
+    started: list[AgentProcess] = []
+
+    def start(extra: str = "", **options: Any) -> AgentProcess:
+        agent = AgentProcess(tmp_path / f"agent{len(started)}", broker.port, toy_release, extra, **options)
+        started.append(agent)
+        agent.ready()
+        return agent
+
+    yield start
+    for agent in started:
+        if agent.process.poll() is None:
+            agent.kill()
+
+
+@pytest.fixture
+def plant(broker: Mosquitto) -> Iterator[Plant]:
+    with plant_at(broker.port) as client:
+        yield client

@@ -1,0 +1,252 @@
+"""The agent as a process, at a real broker: windows in, diagnoses out."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import read_release
+from tests import toy
+from tests.plant import AgentProcess, Mosquitto, Plant, free_port, plant_at, wait_until
+
+Start = Callable[..., AgentProcess]
+
+
+def test_every_window_is_answered_with_the_class_that_onnx_runtime_gives_offline(
+    start_agent: Start, plant: Plant, toy_release: Path
+) -> None:
+    start_agent()
+    windows = toy.dataset(seed=3).test.windows
+    answers = plant.answers([plant.send(row) for row in windows])
+    offline = OnnxModel(toy_release / "model.onnx", 1).logits(windows).argmax(axis=1)
+    assert [row["class"] for row in answers] == [toy.CLASSES[label] for label in offline]
+    assert all(row["release"] == read_release(toy_release).digest for row in answers)
+
+
+def test_a_diagnosis_says_how_sure_it_is_and_what_else_it_may_be(start_agent: Start, plant: Plant) -> None:
+    start_agent()
+    row = plant.answers(plant.feed(2, 1))[0]
+    assert row["asset"] == "m1"
+    assert row["boot"] == "boot-1"
+    assert [name for name, _ in row["top"]][0] == row["class"]
+    assert len(row["top"]) == 3
+    assert 0 < row["confidence"] <= 1
+    assert sum(value for _, value in row["top"]) <= 1.0001
+    assert row["masked"] == []
+    assert row["latency_ms"] >= 0
+
+
+def test_windows_whose_energy_is_below_the_floor_of_the_card_are_flagged_as_unusual(
+    start_agent: Start, plant: Plant, toy_release: Path
+) -> None:
+    start_agent()
+    noise = np.random.default_rng(0).standard_normal((60, 3, 256)).astype(np.float32)
+    answers = plant.answers([plant.send(row) for row in noise])
+    floor = read_release(toy_release).card.energy_floor
+    assert [("unusual" in row["flags"]) for row in answers] == [row["energy"] < floor for row in answers]
+    assert any("unusual" in row["flags"] for row in answers)
+
+
+def test_a_raw_window_is_answered_like_a_cbor_window(start_agent: Start, plant: Plant) -> None:
+    start_agent()
+    samples = toy.windows(1, 1, np.random.default_rng(0))[0]
+    cbor = plant.answers([plant.send(samples)])[0]
+    plant.raw("windows/m2", samples.astype("<f4").tobytes())
+    raw = plant.expect("diagnosis/m2")
+    assert (raw["class"], raw["confidence"]) == (cbor["class"], cbor["confidence"])
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"", "E_SIZE"),
+        (b"x" * 100, "E_SIZE"),
+        (b"x" * 100_000, "E_SIZE"),
+        (b"\xa1" * 50, "E_CBOR"),
+        (np.full((3, 256), np.nan, "<f4").tobytes(), "E_NOT_FINITE"),
+        (np.full((3, 256), 1e9, "<f4").tobytes(), "E_RANGE"),
+    ],
+)
+def test_a_bad_window_is_refused_with_its_code_and_the_next_one_is_answered(
+    start_agent: Start, plant: Plant, payload: bytes, code: str
+) -> None:
+    start_agent()
+    plant.raw("windows/m1", payload)
+    line = plant.expect("refused", code=code)
+    assert line["bytes"] == len(payload)
+    assert "payload" not in line
+    plant.answers(plant.feed(0, 1))
+    wait_until(lambda: plant.find("status") and _refusals(plant, code), 15)
+
+
+def _refusals(plant: Plant, code: str) -> bool:
+    return any(row["counters"].get(f"refused_{code}") == 1 for row in plant.find("status", state="online"))
+
+
+def test_a_bad_asset_name_is_refused(start_agent: Start, plant: Plant) -> None:
+    start_agent()
+    plant.raw("windows/a$b", toy.windows(0, 1, np.random.default_rng(0))[0].tobytes())
+    plant.expect("refused", code="E_ASSET")
+
+
+def test_a_retained_window_is_refused(start_agent: Start, plant: Plant) -> None:
+    start_agent()
+    plant.raw("windows/m1", toy.windows(0, 1, np.random.default_rng(0))[0].tobytes(), retain=True)
+    plant.expect("refused", code="E_RETAINED")
+
+
+def test_a_gap_and_a_repeat_in_the_sequence_are_flagged(start_agent: Start, plant: Plant) -> None:
+    start_agent()
+    samples = toy.windows(0, 1, np.random.default_rng(0))[0]
+    for seq in (1, 2, 5, 5):
+        plant.send(samples, seq=seq)
+    wait_until(lambda: len(plant.find("diagnosis/m1")) == 4)
+    assert [row["flags"] for row in plant.find("diagnosis/m1")] == [[], [], ["gap"], ["repeat"]]
+
+
+def test_labelled_windows_are_cached_and_a_later_label_caches_a_window_seen_before(
+    start_agent: Start, plant: Plant
+) -> None:
+    agent = start_agent()
+    plant.answers(plant.feed(0, 5))
+    seq = plant.feed(3, 1, labelled=False)[0]
+    plant.raw("labels/m1", json.dumps({"seq": seq, "class": "squeal"}).encode())
+    plant.raw("labels/m1", json.dumps({"seq": 999, "class": "squeal"}).encode())
+    plant.expect("refused", code="E_NOT_CACHED")
+    agent.stop()
+    status = plant.expect("status", state="offline")
+    assert status["cached"] == {"hum": 5, "rattle": 0, "whine": 0, "squeal": 1, "chirp": 0}
+
+
+def test_confident_diagnoses_are_cached_only_if_configured(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent("[cache]\nfrom_diagnosis = true\nmin_confidence = 0.5")
+    plant.answers(plant.feed(2, 10, labelled=False))
+    agent.stop()
+    assert plant.expect("status", state="offline")["cached"]["whine"] >= 8
+
+
+def test_windows_sent_while_the_agent_is_away_are_answered_when_it_returns(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent()
+    agent.stop()
+    seqs = plant.feed(1, 50)
+    assert not plant.find("diagnosis/m1")
+    agent.start()
+    plant.answers(seqs)
+
+
+def test_no_window_is_lost_when_the_agent_is_killed(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent()
+    seqs = []
+    for turn in range(3):
+        seqs += plant.feed(turn, 100, seed=turn)
+        agent.kill()
+        agent.start()
+    plant.answers(seqs)
+
+
+def test_the_agent_waits_for_a_broker_that_is_absent_at_its_start(tmp_path: Path, toy_release: Path) -> None:
+    port = free_port()
+    agent = AgentProcess(tmp_path / "agent", port, toy_release)
+    wait_until(lambda: agent.events("broker.disconnected"))
+    broker = Mosquitto(tmp_path / "broker", port)
+    try:
+        agent.ready()
+        with plant_at(port) as plant:
+            plant.answers(plant.feed(0, 3))
+        assert agent.stop() == 0
+    finally:
+        agent.kill()
+        broker.stop()
+
+
+def test_the_agent_reconnects_after_the_broker_was_killed_and_publishes_its_state_again(
+    start_agent: Start, broker: Mosquitto
+) -> None:
+    agent = start_agent()
+    broker.kill()
+    broker.start()
+    agent.ready(times=2)
+    with plant_at(broker.port) as plant:
+        assert plant.expect("status", state="online")["gateway"] == "toy"
+        assert plant.expect("release")["classes"] == list(toy.CLASSES)
+        plant.answers(plant.feed(0, 3))
+
+
+def test_the_will_says_offline_with_the_session_of_the_birth(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent()
+    session = plant.expect("status", state="online")["session"]
+    agent.kill()
+    assert plant.expect("status", state="offline")["session"] == session
+    agent.start()
+    plant.expect("status", state="online", session=session + 1)
+
+
+def test_sigterm_ends_the_agent_cleanly(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent()
+    plant.answers(plant.feed(0, 10))
+    assert agent.stop() == 0
+    assert agent.events("agent.stopped")[0]["windows_answered"] == 10
+    plant.expect("status", state="offline")
+
+
+def test_sighup_takes_over_what_it_can_and_refuses_the_rest_with_the_key(start_agent: Start) -> None:
+    agent = start_agent()
+    good = agent.config.read_text()
+    agent.config.write_text(good + "[serving]\nmax_abs = 5.0\n")
+    agent.process.send_signal(signal.SIGHUP)
+    assert wait_until(lambda: agent.events("config.reloaded"))[0]["changed"] == ["serving.max_abs"]
+    agent.config.write_text(good + "[serving]\nthreads = 2\n")
+    agent.process.send_signal(signal.SIGHUP)
+    assert "serving.threads" in wait_until(lambda: agent.events("config.refused"))[0]["reason"]
+    agent.config.write_text("nonsense")
+    agent.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(agent.events("config.refused")) == 2)
+    assert agent.process.poll() is None
+
+
+def test_a_second_agent_on_the_same_state_directory_is_refused(start_agent: Start) -> None:
+    agent = start_agent()
+    command = [sys.executable, "-m", "edge_agent", "run", "--config", str(agent.config)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert second.returncode == 78
+    assert "E_STATE" in second.stderr
+
+
+def test_a_broken_config_ends_with_the_key_and_exit_code_78(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text('[gateway]\nname = "toy"\n[mqtt]\nport = 99999\n')
+    command = [sys.executable, "-m", "edge_agent", "run", "--config", str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert run.returncode == 78
+    assert "E_CONFIG" in run.stderr
+    assert "mqtt.port" in run.stderr
+
+
+def test_a_tampered_release_is_not_served_and_the_last_good_one_is(
+    start_agent: Start, plant: Plant, toy_release: Path
+) -> None:
+    agent = start_agent()
+    agent.stop()
+    digest = read_release(toy_release).digest
+    model = agent.state_dir / "releases" / digest / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    agent.start()
+    assert agent.process.wait(20) == 1
+    assert "E_HASH" in agent.log_path.read_text()
+    assert not plant.find("diagnosis/m1")
+
+
+def test_the_serving_process_never_loads_torch(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent()
+    plant.answers(plant.feed(0, 3))
+    maps = Path(f"/proc/{agent.process.pid}/maps").read_text()
+    assert "onnxruntime" in maps
+    assert "libtorch" not in maps
