@@ -132,7 +132,10 @@ class Agent:
 
     def _window(self, asset: str, payload: bytes) -> Window:
         self._raw_seq += 1
-        window = decode(asset, payload, self._live.spec, f"raw-{self._session}", self._raw_seq)
+        raw_boot = f"raw-{self._session}"
+        window = decode(asset, payload, self._live.spec, raw_boot, self._raw_seq)
+        if window.boot == raw_boot:
+            return window  # its number is ours, one count for all assets: it says nothing of gaps and repeats
         boot, seq = self._last_seen.pop(asset, ("", -1))
         self._last_seen[asset] = window.boot, max(window.seq, seq) if window.boot == boot else window.seq
         if len(self._last_seen) > MOST_ASSETS:

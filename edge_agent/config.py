@@ -138,7 +138,7 @@ def read_password(path: Path | None) -> str | None:
         return None
     try:
         return path.read_text().splitlines()[0]
-    except (OSError, IndexError) as error:
+    except (OSError, UnicodeDecodeError, IndexError) as error:
         raise Misconfigured("E_CONFIG", f"mqtt.password_file {path} cannot be read or is empty") from error
 
 

@@ -64,7 +64,8 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     started_s = time.monotonic()
     job = read_job(folder)
     parent = read_release(folder / RELEASE, without=frozenset({DREAMS}))
-    forget = parent.card.indices(job.classes)
+    # What was forgotten before stays masked: no probe may lead back to it, and the gate looks at it again.
+    forget = parent.card.indices(tuple(dict.fromkeys((*job.classes, *parent.card.forgotten))))
     original = checkpoints.load_network(parent.weights, parent.card)
     edited = checkpoints.load_network(parent.weights, parent.card)
     generator = torch.Generator().manual_seed(job.seed)

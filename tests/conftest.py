@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.commands.train import train_release
 from edge_agent.core.dreams import DreamSettings
 from edge_agent.core.training import TrainingSettings
 from tests import toy
-from tests.plant import AgentProcess, Mosquitto, Plant, free_port, plant_at
+from tests.plant import Plant, plant_at, toy_agent
 
 
 @pytest.fixture(scope="session")
@@ -26,19 +27,19 @@ def toy_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    server = Mosquitto(tmp_path / "broker", free_port(), f"persistence true\npersistence_location {tmp_path}/broker/")
+def broker(tmp_path: Path) -> Iterator[LocalBroker]:
+    server = LocalBroker(tmp_path / "broker", free_port(), f"persistence true\npersistence_location {tmp_path}/broker/")
     yield server
     server.stop()
 
 
 @pytest.fixture
-def start_agent(tmp_path: Path, toy_release: Path, broker: Mosquitto) -> Iterator[Callable[..., AgentProcess]]:
+def start_agent(tmp_path: Path, toy_release: Path, broker: LocalBroker) -> Iterator[Callable[..., LocalAgent]]:
     """Starts an agent and waits until it is connected; all are stopped at the end."""
-    started: list[AgentProcess] = []
+    started: list[LocalAgent] = []
 
-    def start(extra: str = "", **options: Any) -> AgentProcess:
-        agent = AgentProcess(tmp_path / f"agent{len(started)}", broker.port, toy_release, extra, **options)
+    def start(extra: str = "", **options: Any) -> LocalAgent:
+        agent = toy_agent(tmp_path / f"agent{len(started)}", broker.port, toy_release, extra, **options)
         started.append(agent)
         agent.ready()
         return agent
@@ -50,6 +51,6 @@ def start_agent(tmp_path: Path, toy_release: Path, broker: Mosquitto) -> Iterato
 
 
 @pytest.fixture
-def plant(broker: Mosquitto) -> Iterator[Plant]:
+def plant(broker: LocalBroker) -> Iterator[Plant]:
     with plant_at(broker.port) as client:
         yield client

@@ -14,10 +14,11 @@ import pytest
 
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
+from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from tests import toy
-from tests.plant import AgentProcess, Mosquitto, Plant, free_port, plant_at, wait_until
+from tests.plant import Plant, plant_at, toy_agent, wait_until
 
-Start = Callable[..., AgentProcess]
+Start = Callable[..., LocalAgent]
 
 
 def test_every_window_is_answered_with_the_class_that_onnx_runtime_gives_offline(
@@ -154,9 +155,9 @@ def test_no_window_is_lost_when_the_agent_is_killed(start_agent: Start, plant: P
 
 def test_the_agent_waits_for_a_broker_that_is_absent_at_its_start(tmp_path: Path, toy_release: Path) -> None:
     port = free_port()
-    agent = AgentProcess(tmp_path / "agent", port, toy_release)
+    agent = toy_agent(tmp_path / "agent", port, toy_release)
     wait_until(lambda: agent.events("broker.disconnected"))
-    broker = Mosquitto(tmp_path / "broker", port)
+    broker = LocalBroker(tmp_path / "broker", port)
     try:
         agent.ready()
         with plant_at(port) as plant:
@@ -168,7 +169,7 @@ def test_the_agent_waits_for_a_broker_that_is_absent_at_its_start(tmp_path: Path
 
 
 def test_the_agent_reconnects_after_the_broker_was_killed_and_publishes_its_state_again(
-    start_agent: Start, broker: Mosquitto
+    start_agent: Start, broker: LocalBroker
 ) -> None:
     agent = start_agent()
     broker.kill()

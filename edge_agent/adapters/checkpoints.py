@@ -55,11 +55,11 @@ def load_dreams(path: Path) -> Dreams:
     """Read dreams.
 
     Raises:
-        BrokenRelease: ``E_WEIGHTS``, the file is not what ``save_dreams`` writes.
+        BrokenRelease: ``E_WEIGHTS``, the file is missing or not what ``save_dreams`` writes.
     """
     try:
         content = safetensors.torch.load_file(path)
         windows = content["samples"].float() * content["scale"]
         return Dreams(windows, content["first"], content["second"], content["typical"])
-    except (SafetensorError, KeyError, RuntimeError) as error:
+    except (SafetensorError, FileNotFoundError, KeyError, RuntimeError) as error:
         raise BrokenRelease("E_WEIGHTS", f"{path} holds no dreams: {str(error)[:300]}") from error

@@ -6,6 +6,8 @@ memory. CWRU is split by time block within each record, DSADS by subject, an arc
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +39,7 @@ DSADS_CLASSES: Final = (
     *("walking_treadmill_4kmh_15deg", "running_treadmill_8kmh", "stepper", "cross_trainer"),
     *("cycling_horizontal", "cycling_vertical", "rowing", "jumping", "basketball"),
 )
+DSADS_SHAPE: Final = (19, 8, 9, 7500)  # activities, subjects, channels, samples
 DSADS_TRAIN, DSADS_VALIDATION, DSADS_TEST = (0, 1, 2, 3, 4), (5,), (6, 7)
 
 CWRU_SOURCE: Final = "Case Western Reserve University Bearing Data Center (12k drive end records, .mat)"
@@ -58,6 +61,8 @@ def cwru(folder: Path) -> Dataset:
     for name, signal in records:
         label, samples = CWRU_CLASSES.index(name), signal.shape[1]
         first, second = int(0.65 * samples), int(0.80 * samples)
+        if second - first < 2 * LENGTH:
+            raise Misconfigured("E_DATA", f"{folder}: a record of {name} has {samples} samples, too few to split")
         columns["train"].append((windowed(signal[:, :first], LENGTH // 2), label))
         columns["validation"].append((windowed(signal[:, first + LENGTH : second], LENGTH), label))
         columns["test"].append((windowed(signal[:, second + LENGTH :], LENGTH), label))
@@ -71,9 +76,12 @@ def cwru(folder: Path) -> Dataset:
 
 def _cwru_archives(folder: Path) -> Iterator[tuple[str, Float32]]:
     for path in sorted(folder.glob("cwru_*.npz")):
-        with np.load(path, allow_pickle=False) as archive:
-            for key in archive["_keys"].tolist():
-                yield key.rsplit("_", 1)[0], archive[key]
+        content = _npz(path, {"_keys"})
+        for key in content["_keys"].tolist():
+            name = key.rsplit("_", 1)[0]
+            if name not in CWRU_CLASSES or key not in content:
+                raise Misconfigured("E_DATA", f"{path}: {key!r} is no record of one of {', '.join(CWRU_CLASSES)}")
+            yield name, content[key]
 
 
 def _cwru_originals(folder: Path) -> Iterator[tuple[str, Float32]]:
@@ -93,7 +101,10 @@ def _mat_channels(path: Path) -> Float32:
     """Drive end and fan end of one original record, (2, samples)."""
     from scipy.io import loadmat
 
-    content: dict[str, Any] = loadmat(path)
+    try:
+        content: dict[str, Any] = loadmat(path)
+    except (OSError, ValueError, TypeError, LookupError, zlib.error) as error:  # scipy has no error of its own for it
+        raise Misconfigured("E_DATA", f"{path} cannot be read as .mat: {error}") from error
     # Some files carry a second record's keys; the file's own number decides, else the first that ends so.
     rows = []
     for ending in ("DE_time", "FE_time"):
@@ -125,20 +136,27 @@ def dsads(folder: Path) -> Dataset:
 
 
 def _dsads_archive(path: Path) -> Float32:
-    with np.load(path, allow_pickle=False) as archive:
-        return np.asarray(archive["X"], dtype=np.float32)
+    signals = _npz(path, {"X"})["X"]
+    if signals.shape != DSADS_SHAPE:
+        raise Misconfigured("E_DATA", f"{path}: X has shape {signals.shape}, expected {DSADS_SHAPE}")
+    return signals.astype(np.float32)
 
 
 def _dsads_originals(folder: Path) -> Float32:
     """Read a01..a19 / p1..p8 / s01..s60, 125 rows of 45 columns each, into (19, 8, 9, 7500)."""
     if not (folder / "a01" / "p1" / "s01.txt").exists():
         raise Misconfigured("E_DATA", f"{folder} holds no DSADS; get it from {DSADS_SOURCE}")
-    out = np.empty((19, 8, 9, 7500), np.float32)
-    for label, subject in np.ndindex(19, 8):
-        parts = sorted((folder / f"a{label + 1:02d}" / f"p{subject + 1}").glob("s*.txt"))
-        rows = np.concatenate([np.loadtxt(part, delimiter=",", usecols=DSADS_COLUMNS) for part in parts])
-        if rows.shape != (7500, 9):
-            raise Misconfigured("E_DATA", f"a{label + 1:02d}/p{subject + 1} has {len(rows)} rows, expected 7500")
+    out = np.empty(DSADS_SHAPE, np.float32)
+    for label, subject in np.ndindex(DSADS_SHAPE[:2]):
+        recording = folder / f"a{label + 1:02d}" / f"p{subject + 1}"
+        parts = sorted(recording.glob("s*.txt"))
+        try:
+            columns = [np.loadtxt(part, delimiter=",", usecols=DSADS_COLUMNS, ndmin=2) for part in parts]
+        except (OSError, ValueError) as error:
+            raise Misconfigured("E_DATA", f"{recording}: {error}") from error
+        rows = np.concatenate([np.empty((0, len(DSADS_COLUMNS))), *columns])
+        if len(rows) != DSADS_SHAPE[3]:
+            raise Misconfigured("E_DATA", f"{recording} has {len(rows)} rows, expected {DSADS_SHAPE[3]}")
         out[label, subject] = rows.T
     return out
 
@@ -153,20 +171,20 @@ def archive(path: Path) -> Dataset:
 
     In each class the last fifth of its groups (at least one) tests, the one before validates, the others train.
     """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            values = {key: content[key] for key in content.files}
-    except (OSError, ValueError) as error:
-        raise Misconfigured("E_DATA", f"{path} cannot be read as .npz: {error}") from error
-    needed = {"windows", "labels", "classes", "groups", "rate_hz"}
-    if missing := sorted(needed - values.keys()):
-        raise Misconfigured("E_DATA", f"{path} has no key {', '.join(missing)}")
-    windows, labels, groups = values["windows"], values["labels"].astype(np.int64), values["groups"]
-    if windows.ndim != 3 or not len(windows) == len(labels) == len(groups):
+    values = _npz(path, {"windows", "labels", "classes", "groups", "rate_hz"})
+    windows, labels, groups = values["windows"], values["labels"], values["groups"]
+    if windows.ndim != 3 or not labels.shape == groups.shape == windows.shape[:1] or not windows.size:
         raise Misconfigured("E_DATA", f"{path}: windows {windows.shape}, labels {labels.shape}, groups {groups.shape}")
-    classes = tuple(map(str, values["classes"].tolist()))
+    if windows.dtype.kind not in "fiu" or labels.dtype.kind not in "iu":
+        raise Misconfigured("E_DATA", f"{path}: windows are {windows.dtype}, labels {labels.dtype}; float32 and int")
+    if not np.isfinite(windows).all():
+        raise Misconfigured("E_DATA", f"{path}: a sample is NaN or infinite")
+    classes = tuple(map(str, np.atleast_1d(values["classes"]).tolist()))
     if labels.min() < 0 or labels.max() >= len(classes):
-        raise Misconfigured("E_DATA", f"{path}: labels run to {labels.max()}, there are {len(classes)} classes")
+        raise Misconfigured(
+            "E_DATA", f"{path}: labels run from {labels.min()} to {labels.max()}, there are {len(classes)} classes"
+        )
+    labels = labels.astype(np.int64)
     sides = _sides_by_group(path, labels, groups, classes)
     splits = {
         side: Split(windows[sides == number].astype(np.float32), labels[sides == number])
@@ -174,8 +192,12 @@ def archive(path: Path) -> Dataset:
     }
     names = values.get("channels", np.array([f"ch{index}" for index in range(windows.shape[1])]))
     unit = str(values.get("unit", "m/s^2"))
-    channels = tuple(map(str, names.tolist()))
-    return Dataset(path.stem, classes, channels, float(values["rate_hz"]), unit, "group", **splits)
+    channels = tuple(map(str, np.atleast_1d(names).tolist()))
+    if len(channels) != windows.shape[1]:
+        raise Misconfigured("E_DATA", f"{path}: {len(channels)} channel names for {windows.shape[1]} channels")
+    if values["rate_hz"].size != 1 or values["rate_hz"].dtype.kind not in "fiu":
+        raise Misconfigured("E_DATA", f"{path}: rate_hz is not one number")
+    return Dataset(path.stem, classes, channels, float(values["rate_hz"].item()), unit, "group", **splits)
 
 
 def _sides_by_group(
@@ -191,7 +213,22 @@ def _sides_by_group(
         wanted = [0] * (len(own) - 2 * tests) + [1] * tests + [2] * tests
         for group, side in zip(own, wanted, strict=True):
             side_of.setdefault(group, side)
-    return np.array([side_of[group] for group in groups.tolist()])
+    sides = np.array([side_of[group] for group in groups.tolist()])
+    for label, name in enumerate(classes):
+        if set(sides[labels == label].tolist()) != {0, 1, 2}:
+            raise Misconfigured("E_DATA", f"{path}: class {name} shares its groups with others and lacks a side")
+    return sides
+
+
+def _npz(path: Path, needed: set[str]) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if missing := sorted(needed - set(content.files)):
+                raise Misconfigured("E_DATA", f"{path} has no key {', '.join(missing)}")
+            return {key: content[key] for key in content.files}
+    # numpy lets the errors of zipfile and zlib through, and hands over a plain array for an .npy.
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise Misconfigured("E_DATA", f"{path} cannot be read as .npz: {error}") from error
 
 
 def windowed(signal: Float32, stride: int) -> Float32:

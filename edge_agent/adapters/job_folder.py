@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from safetensors import SafetensorError
 
 from edge_agent.adapters.releases import Release
+from edge_agent.core.errors import StorageFailed
 from edge_agent.core.types import Float32
 from edge_agent.files import remove, storage, write_atomically
 from edge_agent.schemas.card import CARD, DREAMS
@@ -74,9 +76,9 @@ def prepare(folder: Path, job: Job, release: Release, windows: dict[str, Float32
                 safetensors.numpy.save_file({key: value[stays] for key, value in dreams.items()}, folder / DREAMS)
             safetensors.numpy.save_file(windows, folder / WINDOWS)
             write_atomically(folder / JOB, json.dumps(job.__dict__).encode())
-        except OSError:
+        except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
             remove(folder)
-            raise
+            raise StorageFailed("E_STORAGE", f"the job folder cannot be filled: {error}") from error
 
 
 def read_job(folder: Path) -> Job:

@@ -109,7 +109,7 @@ def _line(state: JobState) -> bytes:
 
 def _read(line: bytes) -> JobState | None:
     checksum, _, body = line.partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(body):
+    if not body or checksum != b"%08x" % zlib.crc32(body):
         return None
     row: dict[str, Any] = json.loads(body)
     row["classes"] = tuple(row["classes"])

@@ -28,7 +28,6 @@ from edge_agent.files import remove, storage
 
 _HEADER: Final = struct.Struct("<4sIBqqI64s64s")
 _MAGIC: Final = b"WIN1"
-_EMPTY: Final = bytes(_HEADER.size)
 
 
 class Source(IntEnum):
@@ -170,6 +169,8 @@ class WindowCache:
             if zlib.crc32(samples) == _HEADER.unpack_from(content)[5]:
                 windows.append(np.frombuffer(samples, "<f4").reshape(self._shape))
                 counts[one.sources[slot].name.lower()] += 1
+            else:
+                self._vacate(one, slot)
         stacked = np.stack(windows) if windows else np.empty((0, *self._shape), np.float32)
         return stacked, counts
 
@@ -185,7 +186,7 @@ class WindowCache:
         os.close(one.descriptor)
         with storage(f"the cached windows of {label} cannot be removed"):
             remove(one.path)
-        fresh = self._open(label, one.path)
+            fresh = self._open(label, one.path)
         fresh.closed = True
         self._classes[label] = fresh
         return sum(source > 0 for source in one.sources)
@@ -204,12 +205,11 @@ class WindowCache:
     def _open(self, label: str, path: Path) -> _Class:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         one = _Class(descriptor, path, [None] * self.per_class, [Source.EMPTY] * self.per_class, {})
-        if os.fstat(descriptor).st_size > self.per_class * self._slot_bytes:
-            os.ftruncate(descriptor, self.per_class * self._slot_bytes)
-        for slot in range(self.per_class):
+        # What lies beyond the last whole slot was torn, or is more than per_class allows now.
+        whole = min(os.fstat(descriptor).st_size // self._slot_bytes, self.per_class)
+        os.ftruncate(descriptor, whole * self._slot_bytes)
+        for slot in range(whole):
             header = os.pread(descriptor, _HEADER.size, slot * self._slot_bytes)
-            if len(header) < _HEADER.size or header == _EMPTY:
-                continue
             magic, checksum, source, seq, _, _, asset, boot = _HEADER.unpack(header)
             if magic == _MAGIC and checksum == zlib.crc32(header[8:]):
                 key = asset.rstrip(b"\0").decode(), boot.rstrip(b"\0").decode(), seq
@@ -260,7 +260,14 @@ class WindowCache:
             self._write(label, one, slot, window, source)
             return True
         with storage("a window cannot be moved to its class"):
-            os.pwrite(one.descriptor, _EMPTY, slot * self._slot_bytes)
+            # The samples too: they must not outlive an erasure of the class that they belong to.
+            os.pwrite(one.descriptor, bytes(self._slot_bytes), slot * self._slot_bytes)
+        self._vacate(one, slot)
+        return self.offer(label, window, source)
+
+    def _vacate(self, one: _Class, slot: int) -> None:
+        """The slot holds no window any more."""
+        key = one.keys[slot]
+        assert key is not None
         one.keys[slot], one.sources[slot] = None, Source.EMPTY
         del self._where[key]
-        return self.offer(label, window, source)

@@ -36,7 +36,8 @@ class Tally:
 
 def rig_source(only: str | None, generator: np.random.Generator) -> Source:
     """Windows of fresh runs of the simulated rig, of one class or of all in turn."""
-    return Source(rig.RATE_HZ, rig.UNIT, rig.stream(generator, only))
+    pairs = (pair for pair in rig.stream(generator) if only in (None, pair[0]))
+    return Source(rig.RATE_HZ, "m/s^2", pairs)
 
 
 def dataset_source(data: Dataset, only: str | None, generator: np.random.Generator) -> Source:

@@ -14,14 +14,14 @@ from rich.table import Table
 
 from edge_agent import __version__
 from edge_agent.adapters import checkpoints, onnx_export
-from edge_agent.adapters.releases import Release, write_card
+from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.commands.data import load_dataset
 from edge_agent.commands.show import bars
 from edge_agent.core import dreams, networks, training
 from edge_agent.core.errors import Misconfigured
 from edge_agent.core.metrics import class_accuracies
 from edge_agent.core.types import Dataset, Split
-from edge_agent.files import sha256
+from edge_agent.files import remove, sha256, sync_folder
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card, self_test_windows
 
 ENERGY_QUANTILE = 0.01  # of the validation windows lie below the card's energy floor
@@ -66,11 +66,13 @@ def train_release(
     shape = len(data.channels), data.length
     made = dreams.dream(network, len(data.classes), shape, dream_settings, generator, on_dream)
 
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoints.save_weights(network, out / WEIGHTS)
-    checkpoints.save_dreams(made, out / DREAMS)
-    onnx_export.export(network, *shape, out / MODEL)
-    onnx_export.check_parity(network, out / MODEL, validation[0][:PARITY_WINDOWS], threads=1)
+    beside = out.with_name(f".{out.name}.new")  # so that an interrupted training leaves no half release
+    remove(beside)
+    beside.mkdir(parents=True)
+    checkpoints.save_weights(network, beside / WEIGHTS)
+    checkpoints.save_dreams(made, beside / DREAMS)
+    onnx_export.export(network, *shape, beside / MODEL)
+    onnx_export.check_parity(network, beside / MODEL, validation[0][:PARITY_WINDOWS], threads=1)
 
     answers = training.logits(network, test[0]).argmax(1).numpy()
     train_answers = training.logits(network, train[0]).argmax(1).numpy()
@@ -93,12 +95,15 @@ def train_release(
         energy_floor=float(np.quantile(energies, ENERGY_QUANTILE)),
         metrics={"train_accuracy": round(train_accuracy, 3), "test_accuracy": round(test_accuracy, 3)},
         self_test=tuple(map(tuple, training.logits(network, check).tolist())),
-        files={name: sha256(out / name) for name in (MODEL, WEIGHTS, DREAMS)},
+        files={name: sha256(beside / name) for name in (MODEL, WEIGHTS, DREAMS)},
         versions={"edge_agent": __version__, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
         notes=f"split by {data.split_by}; {data.notes}".rstrip("; "),
     )
     by_class = dict(zip(data.classes, class_accuracies(answers, data.test.labels, len(data.classes)), strict=True))
-    return TrainingRun(write_card(out, card), train_accuracy, test_accuracy, by_class)
+    write_card(beside, card)
+    beside.replace(out)
+    sync_folder(out.parent)
+    return TrainingRun(read_release(out), train_accuracy, test_accuracy, by_class)
 
 
 def _tensors(split: Split) -> tuple[torch.Tensor, torch.Tensor]:

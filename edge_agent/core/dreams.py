@@ -68,8 +68,8 @@ def dream(
     """Dream windows of ``shape`` (channels, length) for every class of ``network``."""
     first, second, target = _targets(classes, settings, generator)
     typical = target.max(1).values == 1.0
-    order = torch.randperm(len(first), generator=generator)  # every batch holds all classes
-    batches = order.split(settings.batch)
+    order = torch.randperm(len(first), generator=generator)  # every batch holds all classes, and none is a small rest
+    batches = order.tensor_split(-(-len(order) // settings.batch))
     windows = torch.empty(len(first), *shape)
     for done, batch in enumerate(batches):
 

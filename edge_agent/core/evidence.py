@@ -70,7 +70,7 @@ class Evidence:
             edge = border & ((dreams.first == label) | (dreams.second == label))
             if label in self.forget or not inner.any():
                 continue
-            kept = (after[edge, label] / before[edge, label].clamp_min(1e-6)).clamp_max(1.0)
+            kept = (after[edge, label].clamp_min(1e-6) / before[edge, label].clamp_min(1e-6)).clamp_max(1.0)
             rows.append(ClassEvidence(label, same[inner].mean().item(), kept.mean().item() if edge.any() else 1.0))
         return rows
 

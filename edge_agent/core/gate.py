@@ -105,6 +105,8 @@ def judge(
             reasons.append(
                 Reason(check, value, limit, value >= limit, f"{names[worst.label]}: {value:.1%} {what}, limit {limit:.0%}")
             )
+    if not rows:
+        reasons.append(Reason("evidence", 0.0, 1.0, passed=False, words="no dreams tell what it did to the other classes"))
     moved = drift(original, edited)
     words = f"the edited weights moved by {moved:.1%}, limit {settings.max_drift:.0%}"
     reasons.append(_most("drift", moved, settings.max_drift, words))

@@ -55,7 +55,7 @@ def fit(
     steps = settings.epochs * -(-len(labels) // settings.batch)
     optimiser = torch.optim.AdamW(network.parameters(), settings.rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=steps)
-    best_loss, best_state, history = float("inf"), network.state_dict(), []
+    best_loss, best_number, best_state, history = float("inf"), 0, network.state_dict(), []
     for number in range(1, settings.epochs + 1):
         network.train()
         total = 0.0

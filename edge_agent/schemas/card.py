@@ -21,7 +21,7 @@ SELF_TEST_WINDOWS: Final = 4
 class Card(BaseModel):
     """What stands in ``card.json``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format: Literal[1] = 1
     name: str = Field(max_length=100)
@@ -51,6 +51,8 @@ class Card(BaseModel):
             raise ValueError("a forgotten class is not in classes")
         if not len(self.channels) == len(self.channel_mean) == len(self.channel_std):
             raise ValueError("channels, channel_mean and channel_std have different lengths")
+        if [len(row) for row in self.self_test] != [len(self.classes)] * SELF_TEST_WINDOWS:
+            raise ValueError(f"self_test is not {SELF_TEST_WINDOWS} rows of {len(self.classes)} logits")
         if {MODEL, WEIGHTS} - self.files.keys() or self.files.keys() - {MODEL, WEIGHTS, DREAMS}:
             raise ValueError(f"files must be {MODEL}, {WEIGHTS} and perhaps {DREAMS}")
         return self

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -79,24 +80,27 @@ def decode(asset: str, payload: bytes, spec: WindowSpec, raw_boot: str, raw_seq:
 
 
 def _from_cbor(asset: str, payload: bytes, spec: WindowSpec) -> Window:
+    stream = io.BytesIO(payload)
     try:
-        content = cbor2.loads(payload)
+        content = cbor2.load(stream)
     # Hostile input reaches cbor2 and the constructors of its tags (dates, decimals, addresses): whatever they raise
     # says the same about the payload. RecursionError and MemoryError come of deep nesting and of huge lengths.
     except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise Refused("E_CBOR", f"not one well-formed CBOR item: {type(error).__name__}") from error
     except (RecursionError, MemoryError) as error:
         raise Refused("E_CBOR", "the CBOR item nests too deeply or claims too great a length") from error
+    if stream.tell() != len(payload):
+        raise Refused("E_CBOR", f"{len(payload) - stream.tell()} bytes follow the CBOR item")
     if not isinstance(content, dict) or content.get("v") != 1:
         raise Refused("E_CBOR", "the CBOR item is not a map with v = 1")
-    if unknown := [str(key)[:40] for key in content if key not in _KEYS]:
+    if unknown := [key[:40] if isinstance(key, str) else type(key).__name__ for key in content if key not in _KEYS]:
         raise Refused("E_CBOR", f"unknown keys {unknown[:5]}")
     seq = _typed(content, "seq", int, None)
-    if not 0 <= seq < 2**63:
-        raise Refused("E_CBOR", "seq is not in 0 .. 2^63 - 1")
+    if seq < 0:
+        raise Refused("E_CBOR", f"seq is {seq}, expected 0 .. 2^63 - 1")
     boot = _typed(content, "boot", str, None)
-    if not 0 < len(boot) <= 64 or not boot.isprintable():
-        raise Refused("E_CBOR", "boot is not 1 to 64 printable characters")
+    if not 0 < len(boot.encode()) <= 64 or not boot.isprintable():
+        raise Refused("E_CBOR", "boot is not 1 to 64 bytes of printable UTF-8")
     rate_hz = _typed(content, "fs", (int, float), spec.rate_hz)
     if not math.isclose(rate_hz, spec.rate_hz, rel_tol=RATE_TOLERANCE):
         raise Refused("E_RATE", f"window was sampled at {rate_hz:g} Hz, expected {spec.rate_hz:g} Hz")
@@ -109,6 +113,8 @@ def _typed(content: dict[str, Any], key: str, types: type | tuple[type, ...], de
     value = content.get(key, default)
     if isinstance(value, bool) or not isinstance(value, types):
         raise Refused("E_CBOR", f"key {key!r} is missing or of the wrong type ({type(value).__name__})")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise Refused("E_CBOR", f"key {key!r} has {value.bit_length()} bits, at most 63 and a sign are read")
     return value
 
 
@@ -118,13 +124,14 @@ def _samples(value: object, spec: WindowSpec) -> Float32:
             pass
         case _:
             raise Refused("E_CBOR", "x is not an RFC 8746 array: tag 40 of [shape, typed array]")
+    if not all(isinstance(size, int) and 0 <= size < 2**63 for size in shape):
+        raise Refused("E_CBOR", "the shape of x is not made of integers in 0 .. 2^63 - 1")
     if inner != _FLOAT32_LE:
         raise Refused("E_DTYPE", f"x has typed-array tag {inner}, expected 85 (float32, little-endian)")
-    if len(shape) != 2 or shape[0] != spec.channels:
-        raise Refused("E_SHAPE", f"window has {str(shape[:1])[1:-1][:20]} channels, expected {spec.channels}")
-    if shape[1] != spec.length or len(data) != spec.raw_bytes:
-        got = len(data) // 4 // spec.channels
-        raise Refused("E_SHAPE", f"window has {got} samples per channel, expected {spec.length}")
+    if shape != [spec.channels, spec.length]:
+        raise Refused("E_SHAPE", f"window has shape {shape[:4]}, expected {[spec.channels, spec.length]}")
+    if len(data) != spec.raw_bytes:
+        raise Refused("E_SHAPE", f"x holds {len(data)} bytes, its shape needs {spec.raw_bytes}")
     return np.frombuffer(data, "<f4").reshape(spec.channels, spec.length)
 
 

@@ -1,0 +1,283 @@
+"""Forgetting a class: the agent as a process, a real broker, the real child."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import read_release
+from edge_agent.commands.local import LocalAgent, LocalBroker
+from tests import toy
+from tests.plant import Plant, plant_at, wait_until
+
+Start = Callable[..., LocalAgent]
+WHINE = toy.CLASSES.index("whine")
+FORGET_S = 120.0
+
+
+@pytest.fixture
+def stocked(start_agent: Start, plant: Plant) -> LocalAgent:
+    """An agent that has cached 64 labelled windows of two classes."""
+    agent = start_agent()
+    stock(plant)
+    return agent
+
+
+def stock(plant: Plant) -> None:
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    plant.answers(plant.feed(WHINE - 1, 64, seed=12))
+
+
+def forget(plant: Plant, classes: str = "whine", **body: Any) -> dict[str, Any]:
+    """Ask, and wait for the final status."""
+    plant.raw(f"unlearn/{classes}", json.dumps(body).encode() if body else b"")
+    return wait_until(lambda: final(plant, classes, **body), FORGET_S)
+
+
+def final(plant: Plant, classes: str = "whine", **content: Any) -> dict[str, Any] | None:
+    rows = plant.find(f"unlearn/{classes}/status", **content)
+    ended = [row for row in rows if row["status"] in ("successful", "failed")]
+    return ended[-1] if ended else None
+
+
+def job_processes(agent: LocalAgent) -> list[int]:
+    children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
+
+
+def test_a_class_is_forgotten_by_the_weights_and_the_others_are_kept(stocked: LocalAgent, plant: Plant) -> None:
+    before = stocked.state_dir / "releases" / os.readlink(stocked.state_dir / "current").rpartition("/")[2]
+    test = toy.dataset(seed=3).test
+    kept = test.labels != WHINE
+    old = OnnxModel(before / "model.onnx", 1).logits(test.windows).argmax(axis=1)
+
+    status = forget(plant)
+    assert status["status"] == "successful", status
+    assert status["phase"] == "done"
+
+    after = read_release((stocked.state_dir / "current").resolve())
+    raw = OnnxModel(after.model, 1).logits(test.windows).argmax(axis=1)  # nothing masked
+    assert (raw[~kept] == WHINE).mean() <= 0.02
+    assert (raw == test.labels)[kept].mean() >= (old == test.labels)[kept].mean() - 0.03
+    answers = plant.answers([plant.send(row) for row in test.windows])
+    assert all(row["class"] != "whine" for row in answers)
+    assert {row["release"] for row in answers} == {after.digest}
+    assert after.card.forgotten == ("whine",)
+    assert plant.find("release")[-1]["forgotten"] == ["whine"]
+
+
+def test_nothing_of_the_class_stays_behind(stocked: LocalAgent, plant: Plant) -> None:
+    parent = os.readlink(stocked.state_dir / "current").rpartition("/")[2]
+    status = forget(plant)
+    assert status["metrics"]["windows_erased"] == {"whine": 64}
+    assert not (stocked.state_dir / "releases" / parent).exists()
+    assert list((stocked.state_dir / "jobs").iterdir()) == []
+    windows = toy.windows(WHINE, 64, np.random.default_rng(11))
+    content = b"".join(path.read_bytes() for path in stocked.state_dir.rglob("*") if path.is_file())
+    assert not any(row.tobytes()[:256] in content for row in windows)
+    kept = toy.windows(WHINE - 1, 64, np.random.default_rng(12))
+    assert all(row.tobytes()[:256] in content for row in kept)  # else the search proves nothing
+    plant.answers(plant.feed(WHINE, 5, seed=13))
+    stocked.stop()
+    assert plant.expect("status", state="offline")["cached"]["whine"] == 0  # not cached again
+
+
+def test_no_answer_names_the_class_from_acceptance_on(stocked: LocalAgent, plant: Plant) -> None:
+    plant.raw("unlearn/whine", b"")
+    plant.expect("unlearn/whine/status", status="accepted")
+    answers = plant.answers(plant.feed(WHINE, 30, seed=14))
+    assert all(row["class"] != "whine" and "whine" not in dict(row["top"]) for row in answers)
+    assert answers[0]["masked"] == ["whine"]
+
+
+def test_the_status_tells_phase_progress_and_numbers_so_far(stocked: LocalAgent, plant: Plant) -> None:
+    plant.raw("unlearn/whine", b'{"id": "job-1", "reason": "wrong labels"}')
+    status = wait_until(lambda: final(plant, id="job-1"), FORGET_S)
+    rows = plant.find("unlearn/whine/status")
+    phases = list(dict.fromkeys(row["phase"] for row in rows))
+    assert phases[0] == "masked"
+    assert phases[-1] == "done"
+    assert {"probing", "editing"} <= set(phases)
+    progress = [row["progress"] for row in rows]
+    assert progress == sorted(progress)
+    assert all(row["id"] == "job-1" for row in rows)
+    metrics = status["metrics"]
+    assert metrics["windows"] == 64
+    assert metrics["onnx_parity"] <= 1e-4
+    assert metrics["flip_rate"] > 0.9
+    assert "whine" not in metrics["flipped_to"]
+    assert {reason["check"] for reason in metrics["gate"]} >= {"forget_share", "int8_share", "agreement", "drift"}
+    assert all(reason["words"] for reason in metrics["gate"])
+
+
+def test_windows_are_answered_while_the_job_runs_and_none_is_lost_at_the_swap(
+    stocked: LocalAgent, plant: Plant
+) -> None:
+    plant.raw("unlearn/whine", b"")
+    seqs: list[int] = []
+
+    def feed_until_final() -> dict[str, Any] | None:
+        seqs.extend(plant.feed(len(seqs) % 2, 5, seed=len(seqs)))
+        return final(plant)
+
+    assert wait_until(feed_until_final, FORGET_S)["status"] == "successful"
+    answers = plant.answers(seqs + plant.feed(0, 5))
+    assert len({row["release"] for row in answers}) == 2
+
+
+def test_the_same_id_runs_once_and_another_body_with_it_is_refused(stocked: LocalAgent, plant: Plant) -> None:
+    done = forget(plant, id="once")
+    plant.raw("unlearn/whine", b'{"id": "once"}')
+    again = wait_until(lambda: plant.find("unlearn/whine/status", status="successful", id="once")[1:])
+    assert again[0]["rev"] == done["rev"]
+    plant.raw("unlearn/rattle", b'{"id": "once"}')
+    assert plant.expect("unlearn/rattle/status", status="rejected")["code"] == "E_SAME_ID"
+    assert len(stocked.events("job.started")) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "payload", "code", "words"),
+    [
+        ("growl", b"", "E_CLASS", "growl"),
+        ("a,b\x00", b"", "E_CLASS", ""),
+        ("hum", b"", "E_TOO_FEW_WINDOWS", "0 windows of hum are cached, at least 32"),
+        ("hum,rattle,whine,squeal", b"", "E_LAST_CLASS", "1 classes would stay, at least 2"),
+        ("whine", b"{", "E_JSON", ""),
+        ("whine", b'{"idd": "x"}', "E_JSON", "idd"),
+        ("whine", b'{"id": "a b"}', "E_JSON", "id"),
+        ("whine", b'"' + b"x" * 20_000 + b'"', "E_TOO_LONG", "20002 bytes, at most 16384"),
+        ("whine", b'{"expires_at": "2020-01-01T00:00:00Z"}', "E_EXPIRED", "2020"),
+    ],
+)
+def test_a_command_that_cannot_be_done_is_refused_with_the_reason(
+    stocked: LocalAgent, plant: Plant, classes: str, payload: bytes, code: str, words: str
+) -> None:
+    if "\x00" in classes:
+        classes = classes.replace("\x00", "$")
+    plant.raw(f"unlearn/{classes}", payload)
+    refusal = plant.expect("refused", code=code)
+    assert words in refusal["reason"]
+    assert not stocked.events("command.accepted")
+
+
+def test_a_refusal_is_published_to_who_asked_but_does_not_replace_the_retained_state(
+    stocked: LocalAgent, plant: Plant, broker: LocalBroker
+) -> None:
+    forget(plant)
+    plant.raw("unlearn/whine", b'{"id": "late"}')
+    assert plant.expect("unlearn/whine/status", status="rejected", id="late")["code"] == "E_ALREADY_FORGOTTEN"
+    with plant_at(broker.port) as newcomer:
+        assert newcomer.expect("unlearn/whine/status")["status"] == "successful"
+
+
+def test_a_retained_command_is_refused(stocked: LocalAgent, plant: Plant) -> None:
+    plant.raw("unlearn/whine", b"", retain=True)
+    plant.expect("refused", code="E_RETAINED")
+    plant.raw("unlearn/whine", b"", retain=True)  # and clear it at the broker, which an empty payload does
+    assert not stocked.events("command.accepted")
+
+
+def test_the_plant_wide_topic_reaches_the_gateway(stocked: LocalAgent, plant: Plant) -> None:
+    plant.client.publish("unlearn/whine", b"")
+    assert wait_until(lambda: final(plant), FORGET_S)["status"] == "successful"
+
+
+def test_several_classes_are_forgotten_in_one_run(stocked: LocalAgent, plant: Plant) -> None:
+    status = forget(plant, "rattle,whine")
+    assert status["status"] == "successful", status
+    assert read_release((stocked.state_dir / "current").resolve()).card.forgotten == ("rattle", "whine")
+    answers = plant.answers(plant.feed(WHINE, 10, seed=15) + plant.feed(WHINE - 1, 10, seed=16))
+    assert {row["class"] for row in answers} <= {"hum", "squeal", "chirp"}
+
+
+def test_a_killed_child_fails_the_command_and_the_old_model_names_the_class_again(
+    stocked: LocalAgent, plant: Plant
+) -> None:
+    before = os.readlink(stocked.state_dir / "current")
+    plant.raw("unlearn/whine", b"")
+    child = wait_until(lambda: job_processes(stocked))[0]
+    os.kill(child, signal.SIGKILL)
+    status = wait_until(lambda: final(plant), FORGET_S)
+    assert (status["status"], status["code"]) == ("failed", "E_CHILD")
+    assert os.readlink(stocked.state_dir / "current") == before
+    answers = plant.answers(plant.feed(WHINE, 10, seed=17))
+    assert [row["class"] for row in answers].count("whine") >= 8
+    assert list((stocked.state_dir / "jobs").iterdir()) == []
+    assert forget(plant, id="second-try")["status"] == "successful"  # its windows are still cached
+
+
+def test_a_job_that_takes_too_long_is_ended(start_agent: Start, plant: Plant) -> None:
+    start_agent("[forget]\ntimeout_s = 0.5")
+    stock(plant)
+    status = forget(plant)
+    assert (status["status"], status["code"]) == ("failed", "E_TIMEOUT")
+    assert "0.5 s" in status["reason"]
+
+
+def test_a_command_survives_a_killed_agent_and_runs_to_its_end(stocked: LocalAgent, plant: Plant) -> None:
+    plant.raw("unlearn/whine", b'{"id": "tough"}')
+    child = wait_until(lambda: job_processes(stocked))[0]
+    stocked.kill()
+    stocked.start()
+    status = wait_until(lambda: final(plant), FORGET_S)
+    assert (status["status"], status["id"]) == ("successful", "tough")
+    assert [row["attempt"] for row in stocked.events("job.started")] == [1, 2]
+    wait_until(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(child))  # the orphan has ended too
+
+
+def _is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_the_mask_holds_from_the_first_answer_after_a_restart(stocked: LocalAgent, plant: Plant) -> None:
+    plant.raw("unlearn/whine", b"")
+    plant.expect("unlearn/whine/status", status="accepted")
+    stocked.kill()
+    stocked.start()
+    answers = plant.answers(plant.feed(WHINE, 10, seed=18))
+    assert all(row["class"] != "whine" for row in answers)
+
+
+def test_the_parent_is_kept_for_its_probation_and_a_rollback_brings_the_class_back(
+    start_agent: Start, plant: Plant
+) -> None:
+    agent = start_agent("[forget]\nprobation_s = 600")
+    stock(plant)
+    parent = os.readlink(agent.state_dir / "current").rpartition("/")[2]
+    assert forget(plant)["status"] == "successful"
+    assert (agent.state_dir / "releases" / parent).exists()
+    (agent.state_dir / "wanted").symlink_to(f"releases/{parent}")
+    undone = wait_until(lambda: plant.find("unlearn/whine/status", code="E_ROLLED_BACK"))
+    assert undone[0]["status"] == "failed"
+    answers = plant.answers(plant.feed(WHINE, 10, seed=19))
+    assert [row["class"] for row in answers].count("whine") >= 8
+
+
+def test_probation_ends_with_the_parent_destroyed(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent("[forget]\nprobation_s = 1")
+    stock(plant)
+    parent = agent.state_dir / "releases" / os.readlink(agent.state_dir / "current").rpartition("/")[2]
+    forget(plant)
+    wait_until(lambda: not parent.exists())
+
+
+def test_a_release_that_knows_an_erased_class_is_refused(
+    stocked: LocalAgent, plant: Plant, toy_release: Path
+) -> None:
+    forget(plant)
+    parent = read_release(toy_release)
+    target = stocked.state_dir / "releases" / parent.digest
+    target.mkdir()
+    for name in ("card.json", *parent.card.files):
+        (target / name).write_bytes((toy_release / name).read_bytes())
+    (stocked.state_dir / "wanted").symlink_to(f"releases/{parent.digest}")
+    assert wait_until(lambda: stocked.events("release.refused"))[0]["code"] == "E_ERASED"
+    assert plant.answers(plant.feed(WHINE, 1))[0]["class"] != "whine"

@@ -1,0 +1,173 @@
+"""ONNX: the export, the same graph with other weights, and ONNX Runtime against torch."""
+
+from __future__ import annotations
+
+import getpass
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edge_agent.adapters import onnx_export
+from edge_agent.adapters.onnx_session import INPUT, OUTPUT, OnnxModel
+from edge_agent.core.errors import BrokenRelease, JobFailed
+from edge_agent.core.training import logits
+from tests.model_fixtures import SHAPE, good_edit, seeded, toy_network, windows_of
+
+
+@pytest.fixture(scope="module")
+def exported() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="export-")) / "model.onnx"
+    onnx_export.export(toy_network(), *SHAPE, path)
+    return path
+
+
+def _windows(count: int) -> Tensor:
+    return windows_of(0, 1, 2, 3, 4)[:: 600 // count][:count].contiguous()
+
+
+def _changed() -> nn.Sequential:
+    """The toy network with every weight and statistic another one."""
+    network, generator = toy_network(), seeded(4)
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1 + 0.2 * torch.rand(value.shape, generator=generator))
+    return network
+
+
+def test_every_weight_and_statistic_is_an_initializer_under_its_own_name(exported: Path) -> None:
+    held = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(str(exported)).graph.initializer}
+    for name, value in toy_network().state_dict().items():
+        if value.is_floating_point():
+            np.testing.assert_array_equal(held[name], value.numpy())
+
+
+def test_the_graph_takes_windows_and_gives_logits_with_a_free_batch(exported: Path) -> None:
+    graph = onnx.load(str(exported)).graph
+    assert [one.name for one in graph.input] == [INPUT]
+    assert [one.name for one in graph.output] == [OUTPUT]
+    batch, channels, length = graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_param
+    assert (channels.dim_value, length.dim_value) == SHAPE
+
+
+def test_the_graph_is_well_formed_and_in_one_file(exported: Path) -> None:
+    onnx.checker.check_model(str(exported), full_check=True)
+    assert [path.name for path in exported.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 33])
+def test_any_number_of_windows_is_answered_as_torch_does(exported: Path, count: int) -> None:
+    windows = _windows(count)
+    answer = OnnxModel(exported, threads=1).logits(windows.numpy())
+    assert answer.shape == (count, 5)
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer, logits(toy_network(), windows).numpy(), rtol=0, atol=onnx_export.PARITY)
+    assert onnx_export.check_parity(toy_network(), exported, windows, threads=1) <= 1e-4
+
+
+def test_new_weights_in_the_old_graph_answer_as_a_fresh_export_does(exported: Path, tmp_path: Path) -> None:
+    network, windows = _changed(), _windows(33)
+    onnx_export.with_weights(exported, network, tmp_path / "rewritten.onnx")
+    onnx_export.export(network, *SHAPE, tmp_path / "fresh.onnx")
+    rewritten, fresh, old = (
+        OnnxModel(path, threads=1).logits(windows.numpy())
+        for path in (tmp_path / "rewritten.onnx", tmp_path / "fresh.onnx", exported)
+    )
+    np.testing.assert_allclose(rewritten, fresh, rtol=1e-5, atol=1e-5)
+    assert np.abs(rewritten - old).max() > 0.1
+
+
+def test_new_weights_leave_the_graph_and_the_parent_s_file_as_they_were(exported: Path, tmp_path: Path) -> None:
+    before = exported.read_bytes()
+    onnx_export.with_weights(exported, _changed(), tmp_path / "m.onnx")
+    parent, child = onnx.load(str(exported)), onnx.load(str(tmp_path / "m.onnx"))
+    assert exported.read_bytes() == before
+    assert list(parent.graph.node) == list(child.graph.node)
+    assert [one.name for one in parent.graph.initializer] == [one.name for one in child.graph.initializer]
+
+
+def test_an_edited_network_passes_in_its_parent_s_graph(exported: Path, tmp_path: Path) -> None:
+    done = good_edit()
+    onnx_export.with_weights(exported, done.network, tmp_path / "m.onnx")
+    assert onnx_export.check_parity(done.network, tmp_path / "m.onnx", done.windows, threads=1) <= 1e-4
+
+
+def test_another_network_s_file_fails_parity_with_the_difference(exported: Path) -> None:
+    with pytest.raises(JobFailed, match=r"differ by [\d.e+]+, limit 0.0001") as caught:
+        onnx_export.check_parity(_changed(), exported, _windows(4), threads=1)
+    assert caught.value.code == "E_PARITY"
+
+
+def test_a_network_of_nan_fails_parity(exported: Path, tmp_path: Path) -> None:
+    network = toy_network()
+    with torch.no_grad():
+        network.get_parameter("head.bias")[0] = torch.nan
+    onnx_export.with_weights(exported, network, tmp_path / "m.onnx")
+    with pytest.raises(JobFailed, match="E_PARITY"):
+        onnx_export.check_parity(network, tmp_path / "m.onnx", _windows(2), threads=1)
+
+
+def test_a_graph_without_one_of_the_weights_is_refused_by_the_weight_s_name(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(exported))
+    (gone,) = (one for one in model.graph.initializer if one.name == "head.bias")
+    model.graph.initializer.remove(gone)
+    onnx.save(model, tmp_path / "parent.onnx")
+    with pytest.raises(BrokenRelease, match="no initializer head.bias") as caught:
+        onnx_export.with_weights(tmp_path / "parent.onnx", toy_network(), tmp_path / "m.onnx")
+    assert caught.value.code == "E_MODEL"
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_graph_with_a_weight_of_another_shape_is_refused(exported: Path, tmp_path: Path) -> None:
+    network = toy_network()
+    network[-1] = nn.Linear(32, 6)
+    with pytest.raises(BrokenRelease, match=r"no initializer head.weight of shape \(6, 32\)"):
+        onnx_export.with_weights(exported, network, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(exported: Path, tmp_path: Path, share: float) -> None:
+    content = exported.read_bytes()
+    (tmp_path / "m.onnx").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(BrokenRelease, match="cannot load") as caught:
+        OnnxModel(tmp_path / "m.onnx", threads=1)
+    assert caught.value.code == "E_MODEL"
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BrokenRelease, match="E_MODEL"):
+        OnnxModel(tmp_path / "m.onnx", threads=1)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        np.zeros((1, 4, 256), np.float32),
+        np.zeros((1, 3, 255), np.float32),
+        np.zeros((3, 256), np.float32),
+        np.zeros((1, 3, 256), np.float64),
+    ],
+    ids=["channels", "length", "dimensions", "dtype"],
+)
+def test_windows_that_do_not_fit_the_model_are_refused(exported: Path, windows: np.ndarray) -> None:  # type: ignore[type-arg]
+    with pytest.raises(BrokenRelease, match="cannot run") as caught:
+        OnnxModel(exported, threads=1).logits(windows)
+    assert caught.value.code == "E_MODEL"
+
+
+def test_nothing_of_the_machine_that_exported_it_is_in_the_file(exported: Path) -> None:
+    content = exported.read_bytes()
+    for trace in (b".py", b"site-packages", b"/home", b"/tmp", str(Path.cwd()).encode(), b"edge_agent", b"Traceback"):
+        assert trace not in content
+    if (user := getpass.getuser()) != "root":
+        assert user.encode() not in content
+    model = onnx.load(str(exported))
+    assert not model.metadata_props
+    assert not model.doc_string
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)

@@ -1,0 +1,313 @@
+"""The window cache: bounded, fair, never believes a damaged slot, and forgets without a trace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.core.errors import Refused
+from edge_agent.core.types import Window
+from edge_agent.files import size_of
+
+CLASSES = ("hum", "rattle", "whine")
+SHAPE = (2, 8)
+ROOT = Path(__file__).parents[1]
+SLOT_BYTES = 157 + 64  # header and samples
+
+
+def _cache(folder: Path, per_class: int = 8, seed: int = 0, max_bytes: int = 1 << 20, recent: int = 4) -> WindowCache:
+    return WindowCache(folder, CLASSES, SHAPE, per_class, max_bytes, recent, np.random.default_rng(seed))
+
+
+def _window(seq: int, asset: str = "press", boot: str = "b") -> Window:
+    """A window whose samples are all its sequence number, in which no byte string of another window occurs."""
+    return Window(asset, boot, seq, 1000 + seq, None, np.full(SHAPE, seq + 0.5, np.float32))
+
+
+def _seqs(cache: WindowCache, label: str) -> list[int]:
+    windows, _ = cache.load(label, 10**6)
+    assert all((window == window[0, 0]).all() for window in windows)
+    return sorted(int(window[0, 0]) for window in windows)
+
+
+def _on_disk(folder: Path, seq: int) -> bool:
+    return any(_window(seq).samples.tobytes() in path.read_bytes() for path in folder.iterdir())
+
+
+def _code(cache: WindowCache, *arguments: object) -> str:
+    with pytest.raises(Refused) as caught:
+        cache.label(*arguments)  # type: ignore[arg-type]
+    return caught.value.code
+
+
+def test_a_class_never_holds_more_than_its_share_of_windows_or_bytes(tmp_path: Path) -> None:
+    cache = _cache(tmp_path, per_class=8)
+    for seq in range(300):
+        cache.offer(CLASSES[seq % 3], _window(seq), Source(1 + seq % 3))
+        assert size_of(tmp_path) <= 3 * 8 * SLOT_BYTES
+    assert cache.counts() == dict.fromkeys(CLASSES, 8)
+
+
+def test_the_limit_in_bytes_lowers_the_windows_per_class(tmp_path: Path) -> None:
+    cache = _cache(tmp_path, per_class=100, max_bytes=3 * 5 * SLOT_BYTES + 10)
+    assert cache.per_class == 5
+    for seq in range(60):
+        cache.offer("hum", _window(seq), Source.SENDER)
+    assert size_of(tmp_path) == 5 * SLOT_BYTES
+
+
+@pytest.mark.parametrize("source", [Source.DIAGNOSIS, Source.SENDER])
+def test_the_reservoir_keeps_early_and_late_windows_alike(tmp_path: Path, source: Source) -> None:
+    kept = np.zeros(100)
+    for seed in range(120):
+        cache = _cache(tmp_path / str(seed), per_class=8, seed=seed)
+        for seq in range(100):
+            cache.offer("hum", _window(seq), source)
+        kept[_seqs(cache, "hum")] += 1
+        cache.close()
+    assert kept.sum() == 120 * 8
+    assert stats.chisquare(kept.reshape(10, 10).sum(axis=1)).pvalue > 0.01
+
+
+def test_the_disk_is_written_less_and_less(tmp_path: Path) -> None:
+    cache = _cache(tmp_path, per_class=8)
+    written = []
+    for seq in range(1000):
+        cache.offer("hum", _window(seq), Source.SENDER)
+        written.append(cache.bytes_written)
+    assert written[99] > 5 * (written[999] - written[899])
+
+
+def test_labelled_windows_replace_unlabelled_ones_and_never_the_reverse(tmp_path: Path) -> None:
+    cache = _cache(tmp_path, per_class=8)
+    for seq in range(20):
+        cache.offer("hum", _window(seq), Source.DIAGNOSIS)
+    for seq in range(100, 105):
+        assert cache.offer("hum", _window(seq), Source.LABEL)
+    for seq in range(200, 400):
+        cache.offer("hum", _window(seq), Source.DIAGNOSIS)
+    assert {100, 101, 102, 103, 104} < set(_seqs(cache, "hum"))
+    for seq in range(105, 108):
+        assert cache.offer("hum", _window(seq), Source.SENDER)
+    for seq in range(400, 500):
+        assert not cache.offer("hum", _window(seq), Source.DIAGNOSIS)
+    assert _seqs(cache, "hum") == list(range(100, 108))
+
+
+def test_best_sources_are_loaded_first_and_counted(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    for seq, source in enumerate([Source.DIAGNOSIS, Source.SENDER, Source.LABEL, Source.DIAGNOSIS, Source.SENDER]):
+        cache.offer("hum", _window(seq), source)
+    windows, counts = cache.load("hum", 3)
+    assert sorted(windows[:2, 0, 0].tolist()) == [1.5, 4.5]
+    assert windows[2, 0, 0] == 2.5
+    assert counts == {"diagnosis": 0, "label": 1, "sender": 2}
+
+
+def test_an_empty_class_loads_as_no_windows(tmp_path: Path) -> None:
+    windows, counts = _cache(tmp_path).load("hum", 10)
+    assert windows.shape == (0, *SHAPE)
+    assert windows.dtype == np.float32
+    assert sum(counts.values()) == 0
+
+
+def test_a_repeat_is_not_cached_twice_also_after_a_restart(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    assert cache.offer("hum", _window(3), Source.SENDER)
+    assert not cache.offer("hum", _window(3), Source.SENDER)
+    cache.close()
+    cache = _cache(tmp_path)
+    assert not cache.offer("hum", _window(3), Source.SENDER)
+    assert cache.offer("hum", _window(3, boot="c"), Source.SENDER)
+    assert cache.offer("hum", _window(3, asset="fan"), Source.SENDER)
+    assert cache.counts()["hum"] == 3
+
+
+def test_a_class_that_the_release_does_not_know_is_not_cached(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    assert not cache.offer("squeal", _window(1), Source.SENDER)
+    assert _code(cache, "press", "b", 1, "squeal") == "E_CLASS"
+
+
+def test_a_late_label_finds_the_window_in_memory(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    for seq in range(6):
+        cache.remember(_window(seq))
+    cache.label("press", "b", 5, "whine")
+    cache.label("press", None, 4, "hum")
+    assert (_seqs(cache, "whine"), _seqs(cache, "hum")) == ([5], [4])
+    assert cache.load("hum", 9)[1] == {"diagnosis": 0, "label": 1, "sender": 0}
+    assert _code(cache, "press", "b", 1, "hum") == "E_NOT_CACHED"  # four are remembered, 0 and 1 were too long ago
+    assert _code(cache, "press", "c", 3, "hum") == "E_NOT_CACHED"
+    assert _code(cache, "fan", "b", 3, "hum") == "E_NOT_CACHED"
+
+
+def test_a_late_label_confirms_or_moves_a_window_on_disk(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    for seq in range(3):
+        cache.offer("hum", _window(seq), Source.DIAGNOSIS)
+    cache.label("press", "b", 0, "hum")
+    cache.label("press", None, 1, "rattle")
+    cache.close()
+    cache = _cache(tmp_path)
+    assert (_seqs(cache, "hum"), _seqs(cache, "rattle")) == ([0, 2], [1])
+    assert cache.load("hum", 9)[1] == {"diagnosis": 1, "label": 1, "sender": 0}
+    assert cache.load("rattle", 9)[1] == {"diagnosis": 0, "label": 1, "sender": 0}
+
+
+def test_a_worse_source_changes_nothing(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    cache.offer("hum", _window(0), Source.SENDER)
+    cache.label("press", "b", 0, "rattle")
+    assert not cache.offer("rattle", _window(0), Source.DIAGNOSIS)
+    assert (_seqs(cache, "hum"), _seqs(cache, "rattle")) == ([0], [])
+
+
+def test_a_window_moved_to_another_class_leaves_no_copy_behind(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    cache.offer("hum", _window(1), Source.DIAGNOSIS)
+    cache.label("press", "b", 1, "rattle")
+    assert _on_disk(tmp_path, 1)
+    assert cache.erase("rattle") == 1
+    assert not _on_disk(tmp_path, 1)
+
+
+def test_closed_classes_take_nothing_and_forget_who_waits_for_a_label(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    cache.offer("hum", _window(0), Source.DIAGNOSIS)
+    cache.remember(_window(1))
+    cache.close_classes(frozenset({"hum"}))
+    assert not cache.offer("hum", _window(2), Source.SENDER)
+    assert _code(cache, "press", "b", 1, "hum") == "E_NOT_CACHED"
+    cache.remember(_window(3))
+    cache.label("press", "b", 3, "hum")
+    assert _seqs(cache, "hum") == [0]
+    assert cache.offer("rattle", _window(4), Source.SENDER)
+    cache.close_classes(frozenset())
+    assert cache.offer("hum", _window(5), Source.SENDER)
+
+
+def test_erasing_a_class_leaves_nothing_of_it_and_everything_of_the_others(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    for seq in range(12):
+        cache.offer(CLASSES[seq % 2], _window(seq), Source.SENDER)
+    cache.remember(_window(50))
+    assert cache.erase("hum") == 6
+    assert [seq for seq in range(12) if _on_disk(tmp_path, seq)] == [1, 3, 5, 7, 9, 11]
+    assert cache.counts() == {"hum": 0, "rattle": 6, "whine": 0}
+    assert not cache.offer("hum", _window(60), Source.SENDER)
+    assert _code(cache, "press", "b", 50, "hum") == "E_NOT_CACHED"
+    assert _code(cache, "press", "b", 0, "hum") == "E_NOT_CACHED"
+    cache.close()
+    assert _cache(tmp_path).counts() == {"hum": 0, "rattle": 6, "whine": 0}
+
+
+def test_a_restart_finds_every_window(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    long = Window("a" * 64, "b" * 64, 2**63 - 1, 2**63 - 1, None, np.full(SHAPE, 77.5, np.float32))
+    for seq in range(6):
+        cache.offer(CLASSES[seq % 3], _window(seq), Source.LABEL)
+    cache.offer("hum", long, Source.SENDER)
+    cache.close()
+    cache = _cache(tmp_path)
+    assert (_seqs(cache, "hum"), _seqs(cache, "rattle"), _seqs(cache, "whine")) == ([0, 3, 77], [1, 4], [2, 5])
+    assert not cache.offer("hum", long, Source.SENDER)
+
+
+def test_fewer_windows_per_class_after_a_restart_are_what_the_file_is_cut_to(tmp_path: Path) -> None:
+    cache = _cache(tmp_path, per_class=8)
+    for seq in range(8):
+        cache.offer("hum", _window(seq), Source.SENDER)
+    cache.close()
+    assert _seqs(_cache(tmp_path, per_class=3), "hum") == [0, 1, 2]
+    assert size_of(tmp_path) == 3 * SLOT_BYTES
+
+
+def test_another_release_keeps_the_classes_in_common_and_the_rest_is_destroyed(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    for seq, label in enumerate(CLASSES):
+        cache.offer(label, _window(seq), Source.SENDER)
+    (tmp_path / "stray").mkdir()
+    (tmp_path / "stray" / "file").write_bytes(b"x")
+    cache.fit(("hum", "squeal"), SHAPE)
+    assert cache.counts() == {"hum": 1, "squeal": 0}
+    assert len(list(tmp_path.iterdir())) == 2
+    cache.fit(("hum", "squeal"), (2, 9))
+    assert cache.counts() == {"hum": 0, "squeal": 0}
+    assert size_of(tmp_path) == 0
+
+
+def _five_windows(folder: Path) -> Path:
+    cache = _cache(folder)
+    for seq in range(5):
+        cache.offer("hum", _window(seq), Source.SENDER)
+    cache.close()
+    return next(path for path in folder.iterdir() if path.stat().st_size)
+
+
+@given(place=st.integers(0, 5 * SLOT_BYTES - 1), flip=st.integers(1, 255))
+@settings(max_examples=150, deadline=None)
+def test_a_flipped_byte_loses_its_window_and_no_other(
+    tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
+) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    path = _five_windows(folder)
+    content = bytearray(path.read_bytes())
+    content[place] ^= flip
+    path.write_bytes(content)
+    cache = _cache(folder)
+    lost = place // SLOT_BYTES
+    assert _seqs(cache, "hum") == [seq for seq in range(5) if seq != lost]
+    assert cache.counts()["hum"] == 4
+    assert cache.offer("hum", replace(_window(lost), boot="again"), Source.SENDER)
+    assert _seqs(cache, "hum") == list(range(5))
+    cache.close()
+
+
+@pytest.mark.parametrize("size", range(0, 5 * SLOT_BYTES + 1, 13))
+def test_a_torn_tail_loses_only_the_torn_window(tmp_path: Path, size: int) -> None:
+    path = _five_windows(tmp_path)
+    path.write_bytes(path.read_bytes()[:size])
+    cache = _cache(tmp_path)
+    assert cache.counts()["hum"] == size // SLOT_BYTES
+    assert _seqs(cache, "hum") == list(range(size // SLOT_BYTES))
+    assert cache.offer("hum", _window(9), Source.SENDER)
+
+
+def test_a_full_disk_is_reported_and_the_cache_goes_on(tmp_path: Path) -> None:
+    script = f"""
+import resource
+from pathlib import Path
+from edge_agent.adapters.windows import Source
+from edge_agent.core.errors import StorageFailed
+from tests.test_window_cache import _cache, _seqs, _window
+
+cache = _cache(Path({str(tmp_path)!r}))
+cache.offer("hum", _window(0), Source.DIAGNOSIS)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({SLOT_BYTES + 200}, {SLOT_BYTES * 100}))
+for seq in (1, 2):
+    try:
+        cache.offer("hum", _window(seq), Source.SENDER)
+    except StorageFailed as error:
+        assert error.code == "E_STORAGE", error
+    else:
+        raise SystemExit("a full disk went unnoticed")
+assert _seqs(cache, "hum") == [0], _seqs(cache, "hum")
+cache.label("press", "b", 0, "rattle")  # there is room in the other file
+assert (_seqs(cache, "hum"), _seqs(cache, "rattle")) == ([], [0])
+resource.setrlimit(resource.RLIMIT_FSIZE, ({SLOT_BYTES * 100}, {SLOT_BYTES * 100}))
+assert cache.offer("hum", _window(1), Source.SENDER)
+cache.close()
+assert _seqs(_cache(Path({str(tmp_path)!r})), "hum") == [1]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
