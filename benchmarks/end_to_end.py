@@ -33,7 +33,7 @@ from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, read_release
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.commands.data import load_dataset
-from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
+from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.core.metrics import class_accuracies
 from edge_agent.core.types import Dataset
 from edge_agent.schemas.messages import TERMINAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import sys
@@ -24,7 +25,10 @@ SOURCES = (
 def release(data: Dataset, width: int, seed: int) -> Release:
     """The release of these settings; progress goes to standard error."""
     settings = TrainingSettings()
-    code = hashlib.sha256(b"".join((ROOT / "edge_agent" / name).read_bytes() for name in SOURCES)).hexdigest()
+    trees = [
+        ast.dump(ast.parse((ROOT / "edge_agent" / name).read_text())) for name in SOURCES
+    ]  # no comments, no layout
+    code = hashlib.sha256("".join(trees).encode()).hexdigest()
     key = hashlib.sha256(json.dumps([data.name, width, seed, repr(settings), code]).encode()).hexdigest()[:12]
     folder = CACHE / f"{data.name}-w{width}-s{seed}-{key}"
     if not (folder / "card.json").exists():
@@ -44,7 +48,5 @@ def _train(data: Dataset, folder: Path, width: int, seed: int, settings: Trainin
             print(f"  {time.monotonic() - started_s:6.0f} s  dreaming {done}/{total}", file=sys.stderr)
 
     print(f"training {data.name}, width {width}, seed {seed}", file=sys.stderr)
-    run = train_release(
-        data, folder, width=width, seed=seed, settings=settings, on_epoch=on_epoch, on_dream=on_dream
-    )
+    run = train_release(data, folder, width=width, seed=seed, settings=settings, on_epoch=on_epoch, on_dream=on_dream)
     print(f"  train {run.train_accuracy:.2f} %, test {run.test_accuracy:.2f} %", file=sys.stderr)

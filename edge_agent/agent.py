@@ -210,7 +210,13 @@ class Agent:
 
     def _reject(self, name: str, id_: str | None, error: EdgeAgentError) -> None:
         """Tell who asked. Not retained: a refused command does not change what is known of the class."""
-        content = {"id": id_, "classes": name.split(","), "status": "rejected", "code": error.code, "reason": error.reason}
+        content = {
+            "id": id_,
+            "classes": name.split(","),
+            "status": "rejected",
+            "code": error.code,
+            "reason": error.reason,
+        }
         self._broker.publish(self._topics.unlearn_status(name), messages.dump(content))
 
     def announce(self, state: messages.JobState) -> None:

@@ -51,7 +51,9 @@ _CONFIG = click.option(
 def _broker_options(function: Any) -> Any:
     """Where the broker is: from a configuration, or by host and port."""
     for option in (
-        click.option("--config", "config_path", type=click.Path(path_type=Path), help="Broker and base of this config."),
+        click.option(
+            "--config", "config_path", type=click.Path(path_type=Path), help="Broker and base of this config."
+        ),
         click.option("--host", default="127.0.0.1", show_default=True, help="Broker, without --config."),
         click.option("--port", default=1883, show_default=True, help="Its port, without --config."),
         click.option("--base", default="edge/gateway", show_default=True, help="Base topic, without --config."),
@@ -142,9 +144,7 @@ def simulate(
     from edge_agent.commands.show import show_simulation
 
     address, base = _address(config_path, host, port, base, "simulate")
-    show_simulation(
-        address, base, asset, source, folder, only, rate=rate, count=count, labels=labels, seed=seed
-    )
+    show_simulation(address, base, asset, source, folder, only, rate=rate, count=count, labels=labels, seed=seed)
 
 
 @main.command()

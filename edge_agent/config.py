@@ -25,7 +25,9 @@ class Gateway(_Section):
     """Who this gateway is and where it keeps its state."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the gateway, part of its topics")
-    state_dir: Path = Field(Path("/var/lib/edge-agent"), description="releases, cache, journal; only this agent writes it")
+    state_dir: Path = Field(
+        Path("/var/lib/edge-agent"), description="releases, cache, journal; only this agent writes it"
+    )
     release: Path | None = Field(None, description="release to adopt when the state directory holds none")
 
 

@@ -111,7 +111,9 @@ class Forgetting:
         if command.expires_at is not None and command.expires_at < datetime.now(timezone.utc):
             raise Refused("E_EXPIRED", f"the command expired at {command.expires_at.isoformat()}")
         if unknown := [name for name in command.classes if name not in card.classes]:
-            raise Refused("E_CLASS", f"class {unknown[0]!r} is unknown; the live release knows {', '.join(card.classes)}")
+            raise Refused(
+                "E_CLASS", f"class {unknown[0]!r} is unknown; the live release knows {', '.join(card.classes)}"
+            )
         if gone := [name for name in command.classes if name in card.forgotten]:
             raise Refused("E_ALREADY_FORGOTTEN", f"class {gone[0]!r} is forgotten already")
         waiting = [state for state in self._journal.states() if not state.finished]
@@ -235,8 +237,12 @@ class Forgetting:
         elapsed_s = now_s - running.started_s
         eta_s = round(elapsed_s * (1 - report.progress) / report.progress, 1) if report.progress else None
         state = replace(
-            self._state(running.id), phase=report.phase, progress=report.progress, eta_s=eta_s, metrics=report.metrics
-        )  # type: ignore[arg-type]  # the child's phases are a subset of ours
+            self._state(running.id),
+            phase=report.phase,
+            progress=report.progress,
+            eta_s=eta_s,
+            metrics=report.metrics,
+        )
         self._announce(self._journal.note(state))
 
     def _finish(self, running: _Running) -> None:

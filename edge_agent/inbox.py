@@ -7,7 +7,6 @@ from collections import deque
 
 from edge_agent.adapters.mqtt import Connected, Disconnected, Message
 
-
 Event = Message | Connected | Disconnected
 
 

@@ -21,7 +21,17 @@ import torch
 from torch import nn
 
 from edge_agent.adapters import checkpoints, onnx_export
-from edge_agent.adapters.job_folder import RELEASE, RESULT, TRACE, Job, Progress, Reports, read_job, read_windows, write_outcome
+from edge_agent.adapters.job_folder import (
+    RELEASE,
+    RESULT,
+    TRACE,
+    Job,
+    Progress,
+    Reports,
+    read_job,
+    read_windows,
+    write_outcome,
+)
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core import dreams as dreaming
 from edge_agent.core import gate, pte
@@ -30,11 +40,17 @@ from edge_agent.core.evidence import Evidence
 from edge_agent.core.training import logits
 from edge_agent.files import sha256
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card, self_test_windows
+from edge_agent.schemas.messages import Phase
 
 REPORT_EVERY_S = 0.2
 PARITY_WINDOWS = 64
 # Where each phase begins and ends, as a share of the whole job; probing and editing take most of the time.
-SPANS = {"probing": (0.02, 0.45), "editing": (0.45, 0.85), "gating": (0.85, 0.92), "exporting": (0.92, 1.0)}
+SPANS: dict[Phase, tuple[float, float]] = {
+    "probing": (0.02, 0.45),
+    "editing": (0.45, 0.85),
+    "gating": (0.85, 0.92),
+    "exporting": (0.92, 1.0),
+}
 
 
 class Reporter:
@@ -43,7 +59,7 @@ class Reporter:
     def __init__(self, folder: Path, parent: int | None) -> None:
         self._reports, self._parent, self._last_s = Reports(folder), parent, 0.0
 
-    def say(self, phase: str, share: float, metrics: dict[str, Any] | None = None, *, always: bool = False) -> None:
+    def say(self, phase: Phase, share: float, metrics: dict[str, Any] | None = None, *, always: bool = False) -> None:
         """Report that ``share`` of a phase is done."""
         if self._parent is not None and os.getppid() != self._parent:
             sys.exit(3)  # nobody would adopt the result, and the next agent starts the job again

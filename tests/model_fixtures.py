@@ -33,7 +33,9 @@ def tensors(split: Split) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(split.windows), torch.from_numpy(split.labels)
 
 
-def untrained(width: int = 4, classes: int = CLASSES, channels: int = SHAPE[0], length: int = SHAPE[1]) -> nn.Sequential:
+def untrained(
+    width: int = 4, classes: int = CLASSES, channels: int = SHAPE[0], length: int = SHAPE[1]
+) -> nn.Sequential:
     """A network with seeded initial weights."""
     torch.manual_seed(0)
     return networks.build("resnet18_1d", channels=channels, classes=classes, width=width, length=length)

@@ -77,7 +77,9 @@ def test_no_dream_has_a_part_of_a_forget_class(gone: set[int]) -> None:
     left = without(_numbered(), tuple(gone))
     assert not gone & {*left.first.tolist(), *left.second.tolist()}
     everything = _numbered()
-    stays = [not gone & {one, two} for one, two in zip(everything.first.tolist(), everything.second.tolist(), strict=True)]
+    stays = [
+        not gone & {one, two} for one, two in zip(everything.first.tolist(), everything.second.tolist(), strict=True)
+    ]
     assert len(left) == sum(stays)
 
 

@@ -110,7 +110,9 @@ def test_an_installed_package_adds_an_architecture(tmp_path: Path, monkeypatch: 
 
 def test_windows_are_standardised_by_the_statistics_in_the_network() -> None:
     network = untrained()
-    windows = _noise(50, 3, 256) * torch.tensor([1.0, 20.0, 0.1]).view(1, 3, 1) + torch.tensor([5.0, -3.0, 0.0]).view(1, 3, 1)
+    windows = _noise(50, 3, 256) * torch.tensor([1.0, 20.0, 0.1]).view(1, 3, 1) + torch.tensor([5.0, -3.0, 0.0]).view(
+        1, 3, 1
+    )
     networks.set_statistics(network, windows.mean((0, 2)), windows.std((0, 2)))
     standard = network[0](windows)
     torch.testing.assert_close(standard.mean((0, 2)), torch.zeros(3), rtol=0, atol=1e-4)

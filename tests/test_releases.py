@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_release(folder: Path, name: str = "press", size: int = 3000) -> Path:
-    """A release folder of random bytes under a card that describes them; ``name`` decides its digest."""
+    """A release folder of any bytes under a card that describes them; ``name`` decides its digest."""
     folder.mkdir(parents=True)
     for file in (MODEL, WEIGHTS, DREAMS):
         (folder / file).write_bytes(f"{name} {file}".encode() * (size // 20))

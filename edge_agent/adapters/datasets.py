@@ -26,8 +26,15 @@ CWRU_CLASSES: Final = (
 )
 # The original files are named by number: the record of a class at motor loads 0, 1, 2, 3 hp.
 CWRU_FIRST_FILE: Final = {
-    **{"IR007": 105, "B007": 118, "OR007@6": 130, "IR014": 169, "B014": 185, "OR014@6": 197},
-    **{"IR021": 209, "B021": 222, "OR021@6": 234},
+    "IR007": 105,
+    "B007": 118,
+    "OR007@6": 130,
+    "IR014": 169,
+    "B014": 185,
+    "OR014@6": 197,
+    "IR021": 209,
+    "B021": 222,
+    "OR021@6": 234,
 }
 CWRU_NORMAL_FILE: Final = 97  # recorded at 48 kHz, load 0
 DSADS_RATE_HZ: Final = 25.0
@@ -69,9 +76,11 @@ def cwru(folder: Path) -> Dataset:
     splits = {side: _split(rows) for side, rows in columns.items()}
     missing = [name for index, name in enumerate(CWRU_CLASSES) if not len(splits["train"].of(index))]
     if missing:
-        raise Misconfigured("E_DATA", f"{folder} has no CWRU record of {', '.join(missing)}; get them from {CWRU_SOURCE}")
+        raise Misconfigured(
+            "E_DATA", f"{folder} has no CWRU record of {', '.join(missing)}; get them from {CWRU_SOURCE}"
+        )
     notes = "Normal: load 0 only, decimated from 48 kHz to 12 kHz"
-    return Dataset("cwru", CWRU_CLASSES, ("DE", "FE"), CWRU_RATE_HZ, "g", "time block", **splits, notes=notes)
+    return Dataset("cwru", CWRU_CLASSES, ("DE", "FE"), CWRU_RATE_HZ, "g", split_by="time block", notes=notes, **splits)
 
 
 def _cwru_archives(folder: Path) -> Iterator[tuple[str, Float32]]:
@@ -127,12 +136,17 @@ def dsads(folder: Path) -> Dataset:
         pairs = ((label, subject) for label in range(len(DSADS_CLASSES)) for subject in subjects)
         return _split([(windowed(signals[label, subject], stride), label) for label, subject in pairs])
 
-    splits = {
-        "train": side(DSADS_TRAIN, LENGTH // 4),
-        "validation": side(DSADS_VALIDATION, LENGTH // 2),
-        "test": side(DSADS_TEST, LENGTH // 2),
-    }
-    return Dataset("dsads", DSADS_CLASSES, DSADS_CHANNELS, DSADS_RATE_HZ, "m/s^2", "subject", **splits)
+    return Dataset(
+        "dsads",
+        DSADS_CLASSES,
+        DSADS_CHANNELS,
+        DSADS_RATE_HZ,
+        "m/s^2",
+        "subject",
+        train=side(DSADS_TRAIN, LENGTH // 4),
+        validation=side(DSADS_VALIDATION, LENGTH // 2),
+        test=side(DSADS_TEST, LENGTH // 2),
+    )
 
 
 def _dsads_archive(path: Path) -> Float32:
@@ -162,7 +176,7 @@ def _dsads_originals(folder: Path) -> Float32:
 
 
 def archive(path: Path) -> Dataset:
-    """A data set of the user's own, an ``.npz`` with the keys
+    """Read a data set of the user's own, an ``.npz`` with these keys.
 
     - ``windows``: float32 (n, channels, length), in the sensor's unit;
     - ``labels``: int (n,), indices into ``classes``; ``classes``: str (k,);
@@ -186,10 +200,9 @@ def archive(path: Path) -> Dataset:
         )
     labels = labels.astype(np.int64)
     sides = _sides_by_group(path, labels, groups, classes)
-    splits = {
-        side: Split(windows[sides == number].astype(np.float32), labels[sides == number])
-        for number, side in enumerate(("train", "validation", "test"))
-    }
+    train, validation, test = (
+        Split(windows[sides == number].astype(np.float32), labels[sides == number]) for number in range(3)
+    )
     names = values.get("channels", np.array([f"ch{index}" for index in range(windows.shape[1])]))
     unit = str(values.get("unit", "m/s^2"))
     channels = tuple(map(str, np.atleast_1d(names).tolist()))
@@ -197,7 +210,8 @@ def archive(path: Path) -> Dataset:
         raise Misconfigured("E_DATA", f"{path}: {len(channels)} channel names for {windows.shape[1]} channels")
     if values["rate_hz"].size != 1 or values["rate_hz"].dtype.kind not in "fiu":
         raise Misconfigured("E_DATA", f"{path}: rate_hz is not one number")
-    return Dataset(path.stem, classes, channels, float(values["rate_hz"].item()), unit, "group", **splits)
+    rate_hz = float(values["rate_hz"].item())
+    return Dataset(path.stem, classes, channels, rate_hz, unit, "group", train, validation, test)
 
 
 def _sides_by_group(

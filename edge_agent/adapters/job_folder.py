@@ -29,6 +29,7 @@ from edge_agent.core.errors import StorageFailed
 from edge_agent.core.types import Float32
 from edge_agent.files import remove, storage, write_atomically
 from edge_agent.schemas.card import CARD, DREAMS
+from edge_agent.schemas.messages import Phase
 
 JOB, WINDOWS, PROGRESS, TRACE, OUTCOME = (
     "job.json", "windows.safetensors", "progress.jsonl", "trace.jsonl", "outcome.json"
@@ -52,7 +53,7 @@ class Job:
 class Progress:
     """One report of the child."""
 
-    phase: str
+    phase: Phase
     progress: float  # of the whole job, in [0, 1]
     metrics: dict[str, Any] = field(default_factory=dict)
 

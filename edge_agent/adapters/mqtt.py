@@ -109,14 +109,14 @@ class BrokerAddress:
 def make_client(address: BrokerAddress, protocol: str) -> Client:
     """A paho client with credentials and TLS set, not yet connected."""
     version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
-    clean = {} if protocol == "5" else {"clean_session": address.session_expiry_s == 0}
+    clean = None if protocol == "5" else address.session_expiry_s == 0  # MQTT 5 says it on connecting
     client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=address.client_id,
+        clean_session=clean,
         protocol=version,
         manual_ack=True,
         reconnect_on_failure=False,
-        **clean,
     )
     client.username_pw_set(address.username, address.password)
     if address.ca_file is not None:
@@ -293,7 +293,7 @@ class Broker:
     def _on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
         try:
             receipt = Receipt(client, message.mid, message.qos)
-            arrived = Message(message.topic, message.payload, message.retain, time.monotonic(), receipt)
+            arrived = Message(message.topic, bytes(message.payload), message.retain, time.monotonic(), receipt)
             if not self._door.put(arrived, first=self._first(arrived.topic), timeout_s=HAND_OVER_S):
                 # Left unacknowledged it would come back only on the next connection, so that is what we ask for.
                 log.error("inbox.overflowed", capacity=self._address.in_flight, remedy="reconnecting")

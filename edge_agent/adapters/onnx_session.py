@@ -12,11 +12,12 @@ from edge_agent.core.types import Float32
 
 INPUT, OUTPUT = "windows", "logits"
 
-_RUNTIME_ERRORS = tuple(
+_RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     value
     for value in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
     if isinstance(value, type) and issubclass(value, Exception)
 )
+_RUN_ERRORS = (*_RUNTIME_ERRORS, ValueError)
 
 
 class OnnxModel:
@@ -46,6 +47,6 @@ class OnnxModel:
         """
         try:
             answer = self._session.run([OUTPUT], {INPUT: windows})[0]
-        except (*_RUNTIME_ERRORS, ValueError) as error:
+        except _RUN_ERRORS as error:
             raise BrokenRelease("E_MODEL", f"the model cannot run: {str(error)[:300]}") from error
         return np.asarray(answer, dtype=np.float32)

@@ -6,7 +6,6 @@ its digest says or it is not used.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +148,7 @@ class ReleaseStore:
                 remove(path)
 
     def _read_link(self, link: Path) -> str | None:
-        return os.path.basename(os.readlink(link)) if link.is_symlink() else None
+        return link.readlink().name if link.is_symlink() else None
 
     def _move_link(self, link: Path, name: str) -> None:
         beside = link.with_name(f".{link.name}.new")

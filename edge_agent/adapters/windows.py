@@ -160,7 +160,8 @@ class WindowCache:
         """
         one = self._classes[label]
         order = sorted(range(len(one.sources)), key=lambda slot: -one.sources[slot])
-        windows, counts = [], dict.fromkeys((source.name.lower() for source in Source if source), 0)
+        windows: list[Float32] = []
+        counts = dict.fromkeys((source.name.lower() for source in Source if source), 0)
         for slot in order:
             if one.sources[slot] is Source.EMPTY or len(windows) == most:
                 break

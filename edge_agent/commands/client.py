@@ -40,7 +40,7 @@ class ToolClient:
         """Listen to topics at QoS 1 and wait until the broker has confirmed it."""
         confirmed: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.client.on_subscribe = lambda *_: confirmed.put(True)
-        options = SubscribeOptions(qos=1) if self._protocol == "5" else 1
+        options: Any = SubscribeOptions(qos=1) if self._protocol == "5" else 1
         self.client.subscribe([(topic, options) for topic in topics])
         try:
             confirmed.get(timeout=CONNECT_S)

@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> int:
             broker.stop()
     show(result, console)
     if options.json:
-        print(json.dumps(result))  # noqa: T201: the result goes to standard output, all else to standard error
+        print(json.dumps(result))  # noqa: T201 the result goes to standard output, all else to standard error
     return 0 if result["worked"] else 1
 
 
@@ -188,7 +188,8 @@ def _last(story: Story) -> str:
 
 def numbers(story: Story, rss_mib: float, seconds: float) -> dict[str, Any]:
     """What the published diagnoses show."""
-    final = story.statuses[-1] if story.statuses else {"status": "none", "metrics": {}, "reason": "no status came"}
+    silent: dict[str, Any] = {"status": "none", "metrics": {}, "reason": "no status came"}
+    final = story.statuses[-1] if story.statuses else silent
     sides = {}
     for part in ("before", "after"):
         windows, named = story.named(part, FORGET)
@@ -197,7 +198,7 @@ def numbers(story: Story, rss_mib: float, seconds: float) -> dict[str, Any]:
     releases = set(story.releases.values())
     worked = (
         final["status"] == "successful"
-        and len(releases) == 2  # noqa: PLR2004: the old one and the new one
+        and len(releases) == 2  # the old one and the new one
         and sides["before"]["named_class"] > 0
         and sides["after"]["windows_of_class"] > 0
         and sides["after"]["named_class"] == 0

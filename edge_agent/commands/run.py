@@ -82,7 +82,7 @@ def assemble(config: Config) -> Agent:
         inbox,
         first=topics.is_command,
         will=(topics.status, will),
-        chance=random.Random(),
+        chance=random.Random(),  # noqa: S311 jitter, no secret
     )
     agent = Agent(config, session, topics, inbox, broker, store, live, cache, systemd.from_environment())
     agent.forgetting = Forgetting(

@@ -45,7 +45,7 @@ def train_release(
     width: int,
     seed: int,
     settings: training.TrainingSettings,
-    dream_settings: dreams.DreamSettings = dreams.DreamSettings(),
+    dream_settings: dreams.DreamSettings = dreams.DEFAULT,
     on_epoch: Callable[[training.Epoch], None] = lambda _: None,
     on_dream: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingRun:

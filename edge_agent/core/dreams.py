@@ -37,6 +37,9 @@ class DreamSettings:
     batch: int = 128
 
 
+DEFAULT: Final = DreamSettings()
+
+
 @dataclass(frozen=True)
 class Dreams:
     """Windows float32 (n, channels, length) in the sensor's unit, and whose they are, int64 (n,).
@@ -133,7 +136,8 @@ def _synthesise(
     distances: list[Tensor] = []
 
     def keep_distance(module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        assert isinstance(module, nn.BatchNorm1d) and module.running_mean is not None
+        assert isinstance(module, nn.BatchNorm1d)
+        assert module.running_mean is not None
         assert module.running_var is not None
         mean, variance = inputs[0].mean(dim=(0, 2)), inputs[0].var(dim=(0, 2), unbiased=False)
         distances.append((mean - module.running_mean).norm() + (variance - module.running_var).norm())

@@ -103,10 +103,14 @@ def judge(
             worst = min(rows, key=lambda row, check=check: getattr(row, check))  # type: ignore[misc]
             value = getattr(worst, check)
             reasons.append(
-                Reason(check, value, limit, value >= limit, f"{names[worst.label]}: {value:.1%} {what}, limit {limit:.0%}")
+                Reason(
+                    check, value, limit, value >= limit, f"{names[worst.label]}: {value:.1%} {what}, limit {limit:.0%}"
+                )
             )
     if not rows:
-        reasons.append(Reason("evidence", 0.0, 1.0, passed=False, words="no dreams tell what it did to the other classes"))
+        reasons.append(
+            Reason("evidence", 0.0, 1.0, passed=False, words="no dreams tell what it did to the other classes")
+        )
     moved = drift(original, edited)
     words = f"the edited weights moved by {moved:.1%}, limit {settings.max_drift:.0%}"
     reasons.append(_most("drift", moved, settings.max_drift, words))
@@ -136,6 +140,7 @@ def rounded(network: nn.Sequential, bits: int) -> nn.Sequential:
     return copied
 
 
+@torch.no_grad()
 def drift(original: nn.Module, edited: nn.Module) -> float:
     """Relative Frobenius distance of the parameters that changed; 0 if none did."""
     pairs = [

@@ -21,7 +21,7 @@ class Accuracies:
 
 
 def accuracies(logits: Float32, labels: Int64, forget: tuple[int, ...]) -> Accuracies:
-    """Accuracies of float32 logits (n, classes), split by whether the label is a forget class; NaN where there is none."""
+    """Accuracies of float32 logits (n, classes), split by whether the label is a forget class; NaN for none."""
     right = logits.argmax(axis=1) == labels
     gone = np.isin(labels, forget)
     return Accuracies(*(100.0 * float(right[side].mean()) if side.any() else float("nan") for side in (gone, ~gone)))
@@ -51,8 +51,8 @@ def membership_attack(members: Float32, strangers: Float32, forget: Float32) -> 
     windows (``strangers``) by balanced accuracy; ties go to the higher threshold. All arrays are (n,).
     """
     values = np.unique(np.concatenate([members, strangers]))
-    as_member = 1.0 - np.searchsorted(np.sort(members), values) / len(members)  # share at or above each value
-    as_stranger = np.searchsorted(np.sort(strangers), values) / len(strangers)
-    balanced = as_member + as_stranger
+    as_member = len(members) - np.searchsorted(np.sort(members), values)  # how many are at or above each value
+    as_stranger = np.searchsorted(np.sort(strangers), values)
+    balanced = as_member * len(strangers) + as_stranger * len(members)  # in whole numbers, so that ties are ties
     threshold = values[len(values) - 1 - int(balanced[::-1].argmax())]
     return 100.0 * float((forget >= threshold).mean())

@@ -1,9 +1,9 @@
 """Networks as plain sequences of named parts, and the edit scopes that cut them.
 
-A network is an ``nn.Sequential``: ``normalise -> stem -> stage1..4 -> pool -> head``. The cut between what an edit may
+A network is an ``nn.Sequential``: ``normalise, stem, stage1..4, pool, head``. The cut between what an edit may
 change and what it may not is then an index, and ``network[:cut]`` / ``network[cut:]`` are the trunk and the tail.
 
-Windows come in as float32 (batch, channels, length) in the sensor's own unit; logits go out as float32 (batch, classes).
+Windows come in as float32 (batch, channels, length) in the sensor's unit; logits go out as float32 (batch, classes).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Standardise(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Standardise float32 (batch, channels, length)."""
-        return (windows - self.mean) / self.std
+        standardised: Tensor = (windows - self.mean) / self.std
+        return standardised
 
 
 class BasicBlock(nn.Module):
@@ -60,7 +61,8 @@ class BasicBlock(nn.Module):
         """(batch, inputs, n) -> (batch, outputs, n / stride)."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + self.shortcut(x))
+        out: Tensor = self.relu(y + self.shortcut(x))
+        return out
 
 
 class MeanOverTime(nn.Module):
@@ -68,7 +70,7 @@ class MeanOverTime(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Average over the last axis."""
-        return x.mean(2)
+        return x.mean(dim=2)
 
 
 def resnet18_1d(channels: int, classes: int, width: int, length: int) -> nn.Sequential:

@@ -36,7 +36,8 @@ class Split:
 
     def of(self, label: int) -> Float32:
         """The windows of one class, (m, channels, length)."""
-        return self.windows[self.labels == label]
+        chosen: Float32 = self.windows[self.labels == label]
+        return chosen
 
 
 @dataclass(frozen=True)

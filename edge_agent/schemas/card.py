@@ -89,7 +89,7 @@ def digest(content: bytes) -> str:
 
 
 def self_test_windows(mean: Sequence[float], std: Sequence[float], length: int) -> Float32:
-    """Fixed inputs, (4, channels, length), on which runtime and training framework must agree: tones around the mean."""
+    """Fixed inputs, (4, channels, length), on which ONNX Runtime and torch must agree: tones around the mean."""
     channels = len(mean)
     number = np.arange(1, SELF_TEST_WINDOWS + 1).reshape(-1, 1, 1)
     channel = np.arange(1, channels + 1).reshape(1, -1, 1)

@@ -67,7 +67,9 @@ def parse_unlearn(classes: str, payload: bytes) -> UnlearnCommand:
     names = tuple(sorted({name.strip() for name in classes.split(",")}))
     bad = [name[:80] for name in names if not CLASS_NAME.fullmatch(name)]
     if bad or len(names) > MOST_CLASSES:
-        raise Refused("E_CLASS", f"{bad[0]!r} is no class name" if bad else f"{len(names)} classes, limit {MOST_CLASSES}")
+        raise Refused(
+            "E_CLASS", f"{bad[0]!r} is no class name" if bad else f"{len(names)} classes, limit {MOST_CLASSES}"
+        )
     content = _json(payload, "E_JSON") if payload else {}
     try:
         body = _UnlearnPayload.model_validate(content)

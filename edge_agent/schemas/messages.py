@@ -53,9 +53,7 @@ class JobState:
         return self.status in TERMINAL
 
 
-def diagnosis(
-    window: Window, answer: Answer, release: str, masked: Sequence[str], latency_ms: float
-) -> dict[str, Any]:
+def diagnosis(window: Window, answer: Answer, release: str, masked: Sequence[str], latency_ms: float) -> dict[str, Any]:
     """The diagnosis of a window; ``masked`` are the classes that the answer could not name."""
     name, confidence = answer.top[0]
     flags = [*window.flags, "unusual"] if answer.unusual else list(window.flags)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import cbor2
@@ -152,7 +152,4 @@ def _checked(window: Window, spec: WindowSpec) -> Window:
         flags.append("clipped")
     if not flags:
         return window
-    return Window(*(getattr(window, name) for name in _IDENTITY), samples=samples, flags=tuple(flags))
-
-
-_IDENTITY: Final = ("asset", "boot", "seq", "captured_ns", "label")
+    return replace(window, flags=tuple(flags))
