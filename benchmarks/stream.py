@@ -114,7 +114,6 @@ def stream(port: int, base: str, rate_hz: float, unit: str) -> Iterator[Stream]:
     """A connected stream."""
     topics = Topics(base)
     with connected(BrokerAddress("127.0.0.1", port, f"bench-{time.monotonic_ns()}")) as tool:
-        tool.client.max_queued_messages_set(0)
         made = Stream(tool.client, topics, rate_hz, unit)
         tool.client.on_message = made.on_message
         tool.subscribe([topics.diagnosis("machine"), topics.refused, f"{base}/unlearn/+/status"])

@@ -3,8 +3,33 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import structlog
+
+EVENTS: Final[dict[str, str]] = {
+    "agent.started": "The agent serves; with version, session and release.",
+    "agent.stopped": "The agent has ended cleanly; with all counters.",
+    "broker.connected": "The broker accepted the connection; protocol, session_present.",
+    "broker.disconnected": "The connection ended or could not be made; reason.",
+    "cache.failed": "A window could not be cached; serving goes on.",
+    "class.erased": "A forget command has succeeded; classes, windows erased, job_s.",
+    "command.accepted": "A forget command is recorded and its classes are masked.",
+    "command.failed": "A forget command ended without a new model; code, reason.",
+    "config.refused": "SIGHUP: the new configuration cannot be taken over; code, reason.",
+    "config.reloaded": "SIGHUP: the new configuration is in force; changed keys.",
+    "inbox.overflowed": "A message found no room for 2 s; the agent reconnects, the broker sends it again.",
+    "job.started": "The child process of a forget command runs; id, attempt, pid.",
+    "journal.damaged": "Lines of the journal were given up; they are kept in journal.damaged.",
+    "message.lost": "A message could not be handed over: a bug; with traceback.",
+    "message.refused": "A message is refused; topic, code, reason, bytes, digest.",
+    "parent.destroyed": "The probation of a parent release has ended.",
+    "publish.refused": "The broker refused a publish, by its ACL or quota; reason.",
+    "release.adopted": "Another release serves; reason is forget or operator.",
+    "release.refused": "A release cannot be used; code, reason.",
+    "release.replaced": "The current release cannot be used, another one serves.",
+    "session.damaged": "The session counter was damaged and starts anew.",
+}
 
 
 def configure(level: str, style: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edge_agent.core.errors import BrokenRelease
-from edge_agent.schemas.card import SELF_TEST_WINDOWS, Card, digest, parse_card, self_test_windows
+from edge_agent.schemas.card import SELF_TEST_WINDOWS, digest, parse_card, self_test_windows
 
 FIELDS: dict[str, Any] = {
     "format": 1,
@@ -102,7 +102,9 @@ def test_an_inconsistent_card_is_refused_with_what_is_wrong(changes: dict[str, A
     assert words in _refusal(_bytes(**changes)).reason
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"name":"' + b"9" * 9999])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"name":"' + b"9" * 9999]
+)
 def test_what_is_no_card_is_refused(content: bytes) -> None:
     assert len(_refusal(content).reason) < 400
 

@@ -170,5 +170,5 @@ def test_a_password_file_that_cannot_be_read_is_refused_by_its_key(tmp_path: Pat
     path = tmp_path / "password"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Misconfigured, match="E_CONFIG: mqtt.password_file"):
+    with pytest.raises(Misconfigured, match=r"E_CONFIG: mqtt\.password_file"):
         read_password(path)

@@ -22,7 +22,8 @@ def _message(topic: str) -> Message:
 def test_windows_come_out_in_order_and_at_most_as_many_as_asked_for() -> None:
     inbox = Inbox(10)
     sent = [_message(str(number)) for number in range(5)]
-    assert all([inbox.put(message, first=False, timeout_s=0) for message in sent])
+    for message in sent:
+        assert inbox.put(message, first=False, timeout_s=0)
     assert len(inbox) == 5
     assert inbox.take(3, 0) == ([], sent[:3])
     assert inbox.take(3, 0) == ([], sent[3:])
@@ -81,7 +82,9 @@ def test_an_empty_inbox_lets_its_taker_go_after_the_timeout() -> None:
     assert time.monotonic() - started_s >= 0.05
 
 
-@given(actions=st.lists(st.sampled_from(["window", "command", "event", "take"]), max_size=60), capacity=st.integers(1, 5))
+@given(
+    actions=st.lists(st.sampled_from(["window", "command", "event", "take"]), max_size=60), capacity=st.integers(1, 5)
+)
 @settings(max_examples=200, deadline=None)
 def test_nothing_accepted_is_lost_repeated_or_reordered(actions: list[str], capacity: int) -> None:
     inbox = Inbox(capacity)

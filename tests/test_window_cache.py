@@ -309,5 +309,7 @@ assert cache.offer("hum", _window(1), Source.SENDER)
 cache.close()
 assert _seqs(_cache(Path({str(tmp_path)!r})), "hum") == [1]
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ Rules, each from something paho or a broker does:
 from __future__ import annotations
 
 import random
+import socket
 import ssl
 import threading
 import time
@@ -118,6 +119,7 @@ def make_client(address: BrokerAddress, protocol: str) -> Client:
         manual_ack=True,
         reconnect_on_failure=False,
     )
+    client.on_socket_open = lambda _, __, connection: _send_at_once(connection)
     client.username_pw_set(address.username, address.password)
     if address.ca_file is not None:
         context = ssl.create_default_context(cafile=str(address.ca_file))
@@ -125,6 +127,11 @@ def make_client(address: BrokerAddress, protocol: str) -> Client:
             context.load_cert_chain(str(address.cert_file), str(address.key_file) if address.key_file else None)
         client.tls_set_context(context)
     return client
+
+
+def _send_at_once(connection: Any) -> None:
+    """Switch Nagle's algorithm off: with the peer's delayed acknowledgements it costs 40 ms per small message."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def connect(client: Client, address: BrokerAddress, protocol: str) -> None:

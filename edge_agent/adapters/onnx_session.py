@@ -17,7 +17,7 @@ _RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     for value in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
     if isinstance(value, type) and issubclass(value, Exception)
 )
-_RUN_ERRORS = (*_RUNTIME_ERRORS, ValueError)
+_RUN_ERRORS: tuple[type[Exception], ...] = (*_RUNTIME_ERRORS, ValueError)
 
 
 class OnnxModel:

@@ -63,7 +63,7 @@ class LocalBroker:
         program = mosquitto()
         if program is not None:
             self.name, config = "mosquitto", folder / "mosquitto.conf"
-            lines = f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n{extra}\n"
+            lines = f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\n{extra}\n"
             config.write_text(lines)
             self._command = [program, "-c", str(config)]
         else:

@@ -13,6 +13,19 @@ Status = Literal["accepted", "executing", "successful", "failed", "rejected"]
 Phase = Literal[  # one line per phase would say no more
     "accepted", "masked", "probing", "editing", "gating", "exporting", "verifying", "committing", "erasing", "done"
 ]  # fmt: skip
+COUNTERS: Final[dict[str, str]] = {
+    "windows_answered": "diagnoses handed to the broker",
+    "windows_unanswered": "diagnoses that found no connection; the broker sends their windows again",
+    "windows_gap": "windows whose sequence number left some out",
+    "windows_repeat": "windows whose sequence number had come before",
+    "labels": "labels taken",
+    "commands_accepted": "forget commands accepted, repeats included",
+    "refused_<code>": "messages refused, by code",
+    "cache_failures": "windows that could not be written to the cache",
+    "releases_refused": "releases that an operator asked for and that could not be used",
+    "connects": "connections that the broker accepted",
+    "disconnects": "connections that ended or could not be made",
+}
 TERMINAL: Final = frozenset({"successful", "failed", "rejected"})
 
 

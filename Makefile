@@ -1,0 +1,39 @@
+# The whole interface for newcomers: make demo, make test, make check, make bench.
+# Each makes .venv itself if it is missing. PYTHON=python3.12 chooses another interpreter, ARGS=... passes options on.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench format readme rig-release
+
+demo: $(VENV)/installed
+	@$(BIN)/python -m edge_agent demo $(ARGS)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.end_to_end --data rig --forget IF-1 $(ARGS)
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+
+readme: $(VENV)/installed  # write the reference tables of README.md and deploy/agent.example.toml anew
+	$(BIN)/python -m tests.reference
+
+rig-release: $(VENV)/installed  # train the release that ships with the package anew
+	rm -rf edge_agent/rig_release
+	$(BIN)/python -m edge_agent train --data rig --seed 1 --out edge_agent/rig_release
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,web,bench,dev]'
+	@touch $@

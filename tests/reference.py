@@ -1,0 +1,88 @@
+"""The reference tables of README.md and deploy/agent.example.toml, made from the code.
+
+``make readme`` writes them; tests/test_reference.py holds the files against the code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from edge_agent.cli import main
+from edge_agent.config import Config
+from edge_agent.core.errors import CODES
+from edge_agent.logs import EVENTS
+from edge_agent.schemas.messages import COUNTERS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+EXAMPLE = ROOT / "deploy" / "agent.example.toml"
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def sections() -> list[tuple[str, type[BaseModel]]]:
+    found = []
+    for name, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        found.append((name, field.annotation))
+    return found
+
+
+def default_of(value: object) -> str:
+    return "" if value is None else json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def config_table() -> str:
+    rows = []
+    for section, model in sections():
+        for key, field in model.model_fields.items():
+            default = "required" if field.is_required() else f"`{default_of(field.default)}`".replace("``", "-")
+            rows.append((f"`{section}.{key}`", default, field.description or ""))
+    return table(("key", "default", "meaning"), rows)
+
+
+def example() -> str:
+    lines = ["# Every key of the agent's configuration, with its default. Keys without one are commented out.", ""]
+    for section, model in sections():
+        lines.append(f"[{section}]  # {(model.__doc__ or '').strip().rstrip('.')}")
+        for key, field in model.model_fields.items():
+            off = field.is_required() or field.default is None
+            value = '"press-7"' if field.is_required() else default_of(field.default) or '""'
+            comment = "" if field.is_required() or not off else "# "
+            lines.append(f"{comment}{key} = {value}  # {field.description}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def tables() -> dict[str, str]:
+    commands = [(f"`edge-agent {name}`", command.get_short_help_str(200)) for name, command in main.commands.items()]
+    return {
+        "config": config_table(),
+        "commands": table(("command", "what it does"), commands),
+        "errors": table(("code", "meaning"), ((f"`{code}`", words) for code, words in CODES.items())),
+        "events": table(("event", "meaning"), ((f"`{event}`", words) for event, words in EVENTS.items())),
+        "counters": table(("counter", "counts"), ((f"`{name}`", words) for name, words in COUNTERS.items())),
+    }
+
+
+def with_tables(readme: str) -> str:
+    for name, content in tables().items():
+        block = f"<!-- {name}: written by make readme -->\n{content}\n<!-- end -->"
+        pattern = re.compile(rf"<!-- {name}: written by make readme -->.*?<!-- end -->", re.DOTALL)
+        readme, found = pattern.subn(lambda _, block=block: block, readme)
+        assert found == 1, f"README.md has {found} blocks for {name}"
+    return readme
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))
+    EXAMPLE.write_text(example())

@@ -1,0 +1,63 @@
+"""What is written for people is what the code does."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from edge_agent.config import Config
+from edge_agent.core.errors import CODES
+from edge_agent.logs import EVENTS
+from edge_agent.schemas.messages import COUNTERS
+from edge_agent.schemas.topics import Topics
+from tests import reference
+
+PACKAGE = reference.ROOT / "edge_agent"
+
+
+def source() -> str:
+    return "\n".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name not in ("errors.py", "logs.py"))
+
+
+def test_the_tables_of_the_readme_are_those_of_the_code() -> None:
+    readme = reference.README.read_text()
+    assert readme == reference.with_tables(readme), "run make readme"
+
+
+def test_the_example_configuration_has_every_key_with_its_default() -> None:
+    assert reference.EXAMPLE.read_text() == reference.example(), "run make readme"
+    config = Config.model_validate(tomllib.loads(reference.example()))
+    assert config == Config.model_validate({"gateway": {"name": "press-7"}})
+
+
+def test_every_error_code_is_used_and_every_code_used_is_known() -> None:
+    assert set(re.findall(r'"(E_[A-Z_]+)"', source())) == set(CODES)
+
+
+def test_every_log_event_is_listed_and_every_listed_one_is_written() -> None:
+    written = set(re.findall(r'log\.(?:debug|info|warning|error|exception)\(\s*"([^"]+)"', source()))
+    assert written == set(EVENTS)
+    assert all(re.fullmatch(r"[a-z]+\.[a-z]+(ed|ost)", event) for event in written)
+
+
+def test_every_counter_is_listed_and_every_listed_one_counts() -> None:
+    found = set(re.findall(r'counters\[f?"([a-z_]+(?:\{[^}]+\})?)"\]', source()))
+    names = {re.sub(r"\{error.code\}", "<code>", name) for name in found}
+    names = {one for name in names for one in (("windows_gap", "windows_repeat") if "{flag}" in name else (name,))}
+    assert names == set(COUNTERS)
+
+
+def test_every_topic_stands_in_the_readme() -> None:
+    topics, readme = Topics("{base}"), reference.README.read_text()
+    shown = [topics.diagnosis("<asset>"), topics.unlearn("<class>"), topics.unlearn_status("<class>")]
+    shown += [topics.status, topics.release, topics.refused, "{base}/windows/<asset>", "{base}/labels/<asset>"]
+    assert [topic for topic in shown if f"`{topic}`" not in readme] == []
+
+
+def test_every_decision_stands_in_its_index() -> None:
+    folder = reference.ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    pages: list[Path] = sorted(folder.glob("[0-9]*.md"))
+    assert pages
+    assert [page.name for page in pages if page.name not in index] == []
