@@ -11,6 +11,7 @@ from torch import nn
 
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.gate import GateSettings, Verdict, drift, forget_share, judge, rounded
+from edge_agent.core.networks import channel_std
 from edge_agent.core.pte import Edit
 from edge_agent.core.training import logits
 from tests import toy
@@ -131,6 +132,25 @@ def test_every_reason_is_a_sentence_with_its_value_and_its_limit() -> None:
         assert "limit " in reason.words
         limit = reason.words.split("limit ")[1]
         assert float(limit.rstrip("%")) / 100 == pytest.approx(reason.limit)
+
+
+def test_the_noisy_share_is_that_of_the_windows_in_sensor_noise() -> None:
+    done, how = _with_network(toy_network()), replace(SETTINGS, noise_std=2.0)
+    values = {reason.check: reason.value for reason in _judge(done, how).reasons}
+    noise = torch.randn(done.windows.shape, generator=seeded()) * channel_std(done.network) * 2.0
+    assert values["noisy_share"] == forget_share(done.network, done.windows + noise, (RATTLE,))
+    assert values["noisy_share"] != values["forget_share"]
+
+
+def test_a_class_that_comes_back_when_weights_are_rounded_is_refused() -> None:
+    network = good_edit().network
+    with torch.no_grad():
+        # The same large weight for all classes changes no answer, but drowns the others in 8 bits: biases decide.
+        network.get_parameter("head.weight")[:, 0] = 1e4
+        network.get_parameter("head.bias")[RATTLE] = network.get_parameter("head.bias").max() + 1e-2
+    assert forget_share(network, windows_of(RATTLE), (RATTLE,)) < 0.1
+    words = _failed(_judge(_with_network(network)))["int8_share"]
+    assert words == "rattle is still answered for 100.0% of them after rounding the weights to 8 bits, limit 1.0%"
 
 
 def test_several_forget_classes_are_named_together() -> None:

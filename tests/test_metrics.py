@@ -103,7 +103,7 @@ def test_an_attack_that_cannot_tell_them_apart_calls_hardly_anything_a_member() 
 @given(seed=st.integers(0, 999), count=st.integers(1, 30))
 def test_the_threshold_is_the_best_one_by_trying_all(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
-    members, strangers, forget = (rng.integers(0, 12, count).astype(np.float32) / 12 for _ in range(3))
+    members, strangers, forget = ((rng.integers(0, 12, count) / 12).astype(np.float32) for _ in range(3))
     scores = {float(at): np.mean(members >= at) + np.mean(strangers < at) for at in {*members, *strangers}}
     best = max(at for at, score in scores.items() if score > max(scores.values()) - 1e-9)
     assert membership_attack(members, strangers, forget) == pytest.approx(100 * np.mean(forget >= np.float32(best)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,13 @@ from edge_agent.adapters import onnx_export
 from edge_agent.adapters.onnx_session import INPUT, OUTPUT, OnnxModel
 from edge_agent.core.errors import BrokenRelease, JobFailed
 from edge_agent.core.training import logits
+from edge_agent.core.types import Float32
 from tests.model_fixtures import SHAPE, good_edit, seeded, toy_network, windows_of
 
 
 @pytest.fixture(scope="module")
-def exported() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="export-")) / "model.onnx"
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
     onnx_export.export(toy_network(), *SHAPE, path)
     return path
 
@@ -118,7 +118,7 @@ def test_a_graph_without_one_of_the_weights_is_refused_by_the_weight_s_name(expo
     (gone,) = (one for one in model.graph.initializer if one.name == "head.bias")
     model.graph.initializer.remove(gone)
     onnx.save(model, tmp_path / "parent.onnx")
-    with pytest.raises(BrokenRelease, match="no initializer head.bias") as caught:
+    with pytest.raises(BrokenRelease, match=r"no initializer head\.bias") as caught:
         onnx_export.with_weights(tmp_path / "parent.onnx", toy_network(), tmp_path / "m.onnx")
     assert caught.value.code == "E_MODEL"
     assert not (tmp_path / "m.onnx").exists()
@@ -127,7 +127,7 @@ def test_a_graph_without_one_of_the_weights_is_refused_by_the_weight_s_name(expo
 def test_a_graph_with_a_weight_of_another_shape_is_refused(exported: Path, tmp_path: Path) -> None:
     network = toy_network()
     network[-1] = nn.Linear(32, 6)
-    with pytest.raises(BrokenRelease, match=r"no initializer head.weight of shape \(6, 32\)"):
+    with pytest.raises(BrokenRelease, match=r"no initializer head\.weight of shape \(6, 32\)"):
         onnx_export.with_weights(exported, network, tmp_path / "m.onnx")
 
 
@@ -155,7 +155,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     ],
     ids=["channels", "length", "dimensions", "dtype"],
 )
-def test_windows_that_do_not_fit_the_model_are_refused(exported: Path, windows: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_windows_that_do_not_fit_the_model_are_refused(exported: Path, windows: Float32) -> None:
     with pytest.raises(BrokenRelease, match="cannot run") as caught:
         OnnxModel(exported, threads=1).logits(windows)
     assert caught.value.code == "E_MODEL"

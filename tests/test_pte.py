@@ -46,10 +46,9 @@ def test_the_pull_has_the_gradient_of_masked_distillation(
 ) -> None:
     teacher, forget = case
     output = (3 * torch.randn(teacher.shape, generator=seeded(seed))).requires_grad_()
-    pte.pull_loss(output, pte.pull_target(teacher, forget, tau), tau).backward()  # type: ignore[no-untyped-call]
-    assert output.grad is not None
+    (gradient,) = torch.autograd.grad(pte.pull_loss(output, pte.pull_target(teacher, forget, tau), tau), output)
     by_hand = _masked_distillation(output.detach(), teacher, forget, tau).float()
-    torch.testing.assert_close(output.grad, by_hand, rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradient, by_hand, rtol=0, atol=1e-6)
 
 
 def test_the_pull_at_tau_1_is_softmax_minus_target() -> None:
@@ -113,13 +112,13 @@ def test_a_flipped_probe_is_answered_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("by_sign", [True, False])
-def test_a_probe_stays_inside_the_ball_in_which_it_flipped(by_sign: bool) -> None:  # noqa: FBT001
+def test_a_probe_stays_inside_the_ball_in_which_it_flipped(by_sign: bool) -> None:
     network, windows = toy_network(), windows_of(RATTLE)[::3]
     probes = _probe(network, windows, replace(SETTINGS, probe_by_sign=by_sign))
     moved = ((probes.windows - windows) / channel_std(network)).abs().amax((1, 2))
     flipped = ~probes.epsilons.isnan()
     assert (moved[flipped] <= probes.epsilons[flipped] + 1e-5).all()
-    assert set(probes.epsilons[flipped].unique().tolist()) <= {0.0, *torch.tensor(SETTINGS.epsilons).tolist()}
+    assert set(probes.epsilons[flipped].tolist()) <= {0.0, *torch.tensor(SETTINGS.epsilons).tolist()}
 
 
 def test_the_ball_is_measured_in_each_channel_s_own_deviation() -> None:
@@ -136,7 +135,7 @@ def test_a_window_flips_at_the_smallest_radius_that_works() -> None:
     network, windows = toy_network(), windows_of(RATTLE)[:40]
     ladder = (0.02, 0.05, 0.1, 0.4)
     whole = _probe(network, windows, replace(SETTINGS, epsilons=ladder)).epsilons
-    assert len(whole.unique()) > 2
+    assert len(set(whole[~whole.isnan()].tolist())) > 2
     for rungs in range(1, len(ladder)):
         part = _probe(network, windows, replace(SETTINGS, epsilons=ladder[:rungs])).epsilons
         radii = torch.tensor(ladder[:rungs])

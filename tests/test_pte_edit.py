@@ -63,6 +63,17 @@ def test_an_edit_forgets_several_classes_at_once() -> None:
     assert accuracy(network, *_stay(*forget)) >= accuracy(before, *_stay(*forget)) - 0.05
 
 
+def test_a_class_forgotten_before_stays_forgotten_when_it_is_masked_too() -> None:
+    network, forget = good_edit().network, (0, RATTLE)
+    anchors, evidence = dreams_without(*forget)
+    # Forgetting class 0 alone brings a sixth of the rattle windows back.
+    outcome = pte.edit(network, windows_of(0), forget, SETTINGS, seeded(1), anchors=anchors, evidence=evidence)
+    assert outcome.forgotten
+    again = logits(network, windows_of(RATTLE, test=True)).argmax(1)
+    assert not torch.isin(again, torch.tensor(forget)).float().mean() > 0.05
+    assert RATTLE not in outcome.flipped_to
+
+
 def test_the_published_settings_forget_and_stop_there() -> None:
     network, outcome = _edit(pte.PUBLISHED)
     assert outcome.forgotten

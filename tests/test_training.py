@@ -91,7 +91,7 @@ def test_a_last_batch_of_one_window_is_left_out(count: int) -> None:
     assert all(value.isfinite().all() for value in network.state_dict().values())
 
 
-def test_the_weights_are_those_without_the_window_left_alone() -> None:
+def test_the_network_never_trains_on_a_single_window() -> None:
     seen = list[int]()
     network = untrained(classes=2, length=LENGTH)
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])) if module.training else None)

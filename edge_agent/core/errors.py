@@ -20,7 +20,6 @@ CODES: Final[dict[str, str]] = {
     "E_ASSET": "The asset's name is not 1 to 64 of A-Z a-z 0-9 . _ -",
     "E_TOPIC": "Nothing is expected on this topic.",
     "E_RETAINED": "The message was retained; windows, labels and commands must not be.",
-    "E_OVERLOAD": "The agent could not take the window in time; send slower or raise `mqtt.in_flight`.",
     # A label.
     "E_LABEL": "The label is not JSON with `seq` and `class`.",
     "E_NOT_CACHED": "No window with that asset and sequence number is at hand.",

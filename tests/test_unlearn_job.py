@@ -1,0 +1,149 @@
+"""The child process: what it may see, what it leaves, and that it can be repeated."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from edge_agent.adapters import job_folder
+from edge_agent.adapters.releases import read_release
+from tests import toy
+
+WHINE = toy.CLASSES.index("whine")
+# Prints every file that Python opens, then runs the job.
+AUDITED = """
+import sys
+def seen(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        print("opened", arguments[0], flush=True)
+sys.addaudithook(seen)
+from edge_agent.unlearn_job import main
+sys.exit(main(sys.argv[1:]))
+"""
+# A gate that nothing passes: a good edit cannot be made to fail it on demand.
+STRICT = """
+import sys
+from edge_agent import unlearn_job
+limits = unlearn_job.gate.GateSettings(min_agreement=1.01)
+unlearn_job.gate.GateSettings = lambda: limits
+sys.exit(unlearn_job.main(sys.argv[1:]))
+"""
+DATA_FILES = re.compile(r"\.(safetensors|onnx|onnx\.data|slots|npz|npy|pt|mat|jsonl|bin)$")
+
+
+@pytest.fixture
+def job(tmp_path: Path, toy_release: Path) -> Path:
+    """A job folder as the agent makes it, in a state directory that holds much else."""
+    state = tmp_path / "state"
+    (state / "cache").mkdir(parents=True)
+    for label, name in enumerate(toy.CLASSES):
+        windows = toy.windows(label, 40, np.random.default_rng(label))
+        (state / "cache" / f"{name}.slots").write_bytes(windows.tobytes())
+    shutil.copytree(toy_release, state / "releases" / "parent")
+    release = read_release(state / "releases" / "parent")
+    folder = state / "jobs" / "one"
+    windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(3))}
+    job_folder.prepare(folder, job_folder.Job("one", ("whine",), 7, 1, 0, {"sender": 64}), release, windows)
+    return folder
+
+
+def run(job: Path, *before: str, expected: int = 0) -> str:
+    command = [*before, sys.executable, "-c", AUDITED, str(job)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expected, done.stderr[-3000:] + done.stdout[-2000:]
+    return done.stdout + done.stderr
+
+
+def outcome(job: Path) -> dict[str, Any]:
+    content = job_folder.read_outcome(job)
+    assert content is not None
+    return content
+
+
+def test_the_job_folder_holds_no_dream_of_the_class_and_no_window_of_another(job: Path) -> None:
+    dreams = safetensors.numpy.load_file(job / "dreams.safetensors")
+    assert WHINE not in dreams["first"]
+    assert WHINE not in dreams["second"]
+    assert len(dreams["first"]) > 0
+    assert list(job_folder.read_windows(job)) == ["whine"]
+    assert not (job / "release" / "dreams.safetensors").exists()
+
+
+def test_the_child_opens_no_data_but_its_job_folder(job: Path) -> None:
+    """Python's audit hook sees what Python opens; strace, where it is installed, sees what libraries open."""
+    strace = shutil.which("strace")
+    tracer = [strace, "-f", "-e", "trace=openat,open", "-o", str(job.parent / "trace")] if strace else []
+    output = run(job, *tracer)
+    opened = set(re.findall(r"^opened (.+)$", output, re.MULTILINE))
+    if strace:
+        calls = (job.parent / "trace").read_text()
+        opened |= set(re.findall(r'open(?:at)?\((?:AT_FDCWD, )?"([^"]+)", [^)]*\) = \d+', calls))
+    data = {Path(name) for name in opened if DATA_FILES.search(name)}
+    inside = {path for path in data if path.is_relative_to(job)}
+    libraries = {path for path in data if path.is_relative_to(sys.prefix) or path.is_relative_to(sys.base_prefix)}
+    assert data - inside - libraries == set()
+    state = job.parents[1]
+    assert [name for name in opened if Path(name).is_relative_to(state) and not Path(name).is_relative_to(job)] == []
+    names = {path.relative_to(job).as_posix() for path in inside}
+    if strace:
+        assert {"windows.safetensors", "dreams.safetensors", "release/weights.safetensors"} <= names
+    assert "progress.jsonl" in names  # else the search proves nothing
+
+
+def test_the_job_leaves_a_release_that_verifies_and_a_trace_of_every_step(job: Path) -> None:
+    run(job)
+    result = read_release(job / "result")
+    assert result.card.forgotten == ("whine",)
+    assert result.card.parent == read_release(job.parents[1] / "releases" / "parent").digest
+    dreams = safetensors.numpy.load_file(job / "result" / "dreams.safetensors")
+    assert WHINE not in dreams["first"]
+    steps = [json.loads(line) for line in (job / "trace.jsonl").read_text().splitlines()]
+    assert [step["number"] for step in steps] == list(range(1, outcome(job)["metrics"]["steps"] + 1))
+    assert steps[0]["push_loss"] > 0.05
+    assert steps[-1]["forget_share"] == 0.0
+
+
+def test_the_same_job_run_twice_gives_the_same_weights(job: Path) -> None:
+    again = job.with_name("again")
+    shutil.copytree(job, again)
+    run(job)
+    run(again)
+    first, second = (safetensors.numpy.load_file(one / "result" / "weights.safetensors") for one in (job, again))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_tampered_release_ends_the_job_with_its_code(job: Path) -> None:
+    weights = job / "release" / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()  # the file is a hard link: the store's copy must stay as it is
+    weights.write_bytes(content[:-4] + b"\0\0\0\0")
+    run(job, expected=1)
+    assert outcome(job)["code"] == "E_HASH"
+    assert not (job / "result").exists()
+
+
+def test_an_edit_that_the_gate_refuses_leaves_its_numbers_but_no_release(job: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", STRICT, str(job)], check=False, timeout=300)
+    assert done.returncode == 1
+    assert outcome(job)["code"] == "E_GATE"
+    assert re.search(r"\w+: [\d.]+% of its dreams are answered as before, limit 101%", outcome(job)["reason"])
+    failed = [row["check"] for row in outcome(job)["metrics"]["gate"] if not row["passed"]]
+    assert failed == ["agreement"]
+    assert not (job / "result").exists()
+
+
+def test_the_child_ends_when_its_parent_has_gone(job: Path) -> None:
+    """An agent that was killed must not leave a child that burns the gateway's cores."""
+    command = [sys.executable, "-m", "edge_agent.unlearn_job", str(job), "--parent", "1"]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 3
+    assert job_folder.read_outcome(job) is None
