@@ -25,9 +25,7 @@ SOURCES = (
 def release(data: Dataset, width: int, seed: int) -> Release:
     """The release of these settings; progress goes to standard error."""
     settings = TrainingSettings()
-    trees = [
-        ast.dump(ast.parse((ROOT / "edge_agent" / name).read_text())) for name in SOURCES
-    ]
+    trees = [ast.dump(ast.parse((ROOT / "edge_agent" / name).read_text())) for name in SOURCES]
     code = hashlib.sha256("".join(trees).encode()).hexdigest()
     key = hashlib.sha256(json.dumps([data.name, width, seed, repr(settings), code]).encode()).hexdigest()[:12]
     folder = CACHE / f"{data.name}-w{width}-s{seed}-{key}"

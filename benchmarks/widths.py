@@ -1,6 +1,6 @@
 """Which width should a release have by default? Accuracy against windows per second on one thread.
 
-    python -m benchmarks.widths --data rig --widths 16 32
+python -m benchmarks.widths --data rig --widths 16 32
 """
 
 from __future__ import annotations

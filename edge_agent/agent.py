@@ -100,7 +100,7 @@ class Agent:
                     self._connected(event)
                 case Disconnected():
                     self.counters["disconnects"] += 1
-                    log.warning("broker.disconnected", reason=event.reason)
+                    log.warning("broker.disconnected", code="E_BROKER", reason=event.reason)
                 case Message():
                     self._command(event)
         self._serve(arrived)

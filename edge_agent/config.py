@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.core.errors import Misconfigured
 from edge_agent.schemas.commands import first_problem
@@ -77,6 +77,12 @@ class Forget(_Section):
     timeout_s: float = Field(1800, gt=0, description="a longer job is ended; the old model serves on")
     queue: int = Field(8, ge=1, le=1024, description="most commands that wait or run")
     probation_s: float = Field(0, ge=0, description="how long the parent release is kept for a rollback")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Forget:
+        if self.min_windows > self.max_windows:
+            raise ValueError(f"min_windows is {self.min_windows}, more than max_windows, {self.max_windows}")
+        return self
 
 
 class Logs(_Section):

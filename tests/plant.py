@@ -21,9 +21,7 @@ from tests import toy
 BASE = "edge/toy"
 
 
-def toy_agent(
-    folder: Path, port: int, release: Path, extra: str = "", env: dict[str, str] | None = None
-) -> LocalAgent:
+def toy_agent(folder: Path, port: int, release: Path, extra: str = "", env: dict[str, str] | None = None) -> LocalAgent:
     """A real ``edge-agent run`` with the toy release."""
     return LocalAgent(folder, "toy", port, release, extra, {"OMP_NUM_THREADS": "1", **(env or {})})
 

@@ -78,7 +78,7 @@ def with_tables(readme: str) -> str:
     for name, content in tables().items():
         block = f"<!-- {name}: written by make readme -->\n{content}\n<!-- end -->"
         pattern = re.compile(rf"<!-- {name}: written by make readme -->.*?<!-- end -->", re.DOTALL)
-        readme, found = pattern.subn(lambda _, block=block: block, readme)
+        readme, found = pattern.subn(block.replace("\\", r"\\"), readme)
         assert found == 1, f"README.md has {found} blocks for {name}"
     return readme
 

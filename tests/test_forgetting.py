@@ -39,7 +39,8 @@ def stock(plant: Plant) -> None:
 def forget(plant: Plant, classes: str = "whine", **body: Any) -> dict[str, Any]:
     """Ask, and wait for the final status."""
     plant.raw(f"unlearn/{classes}", json.dumps(body).encode() if body else b"")
-    return wait_until(lambda: final(plant, classes, **body), FORGET_S)
+    status: dict[str, Any] = wait_until(lambda: final(plant, classes, **body), FORGET_S)
+    return status
 
 
 def final(plant: Plant, classes: str = "whine", **content: Any) -> dict[str, Any] | None:
@@ -48,13 +49,18 @@ def final(plant: Plant, classes: str = "whine", **content: Any) -> dict[str, Any
     return ended[-1] if ended else None
 
 
+def current(agent: LocalAgent) -> Path:
+    """Folder of the live release."""
+    return (agent.state_dir / "current").resolve()
+
+
 def job_processes(agent: LocalAgent) -> list[int]:
     children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children").read_text()
     return [int(pid) for pid in children.split()]
 
 
 def test_a_class_is_forgotten_by_the_weights_and_the_others_are_kept(stocked: LocalAgent, plant: Plant) -> None:
-    before = stocked.state_dir / "releases" / os.readlink(stocked.state_dir / "current").rpartition("/")[2]
+    before = current(stocked)
     test = toy.dataset(seed=3).test
     kept = test.labels != WHINE
     old = OnnxModel(before / "model.onnx", 1).logits(test.windows).argmax(axis=1)
@@ -63,7 +69,7 @@ def test_a_class_is_forgotten_by_the_weights_and_the_others_are_kept(stocked: Lo
     assert status["status"] == "successful", status
     assert status["phase"] == "done"
 
-    after = read_release((stocked.state_dir / "current").resolve())
+    after = read_release(current(stocked))
     raw = OnnxModel(after.model, 1).logits(test.windows).argmax(axis=1)  # nothing masked
     assert (raw[~kept] == WHINE).mean() <= 0.02
     assert (raw == test.labels)[kept].mean() >= (old == test.labels)[kept].mean() - 0.03
@@ -75,7 +81,7 @@ def test_a_class_is_forgotten_by_the_weights_and_the_others_are_kept(stocked: Lo
 
 
 def test_nothing_of_the_class_stays_behind(stocked: LocalAgent, plant: Plant) -> None:
-    parent = os.readlink(stocked.state_dir / "current").rpartition("/")[2]
+    parent = current(stocked).name
     status = forget(plant)
     assert status["metrics"]["windows_erased"] == {"whine": 64}
     assert not (stocked.state_dir / "releases" / parent).exists()
@@ -193,7 +199,7 @@ def test_the_plant_wide_topic_reaches_the_gateway(stocked: LocalAgent, plant: Pl
 def test_several_classes_are_forgotten_in_one_run(stocked: LocalAgent, plant: Plant) -> None:
     status = forget(plant, "rattle,whine")
     assert status["status"] == "successful", status
-    assert read_release((stocked.state_dir / "current").resolve()).card.forgotten == ("rattle", "whine")
+    assert read_release(current(stocked)).card.forgotten == ("rattle", "whine")
     answers = plant.answers(plant.feed(WHINE, 10, seed=15) + plant.feed(WHINE - 1, 10, seed=16))
     assert {row["class"] for row in answers} <= {"hum", "squeal", "chirp"}
 
@@ -201,13 +207,13 @@ def test_several_classes_are_forgotten_in_one_run(stocked: LocalAgent, plant: Pl
 def test_a_killed_child_fails_the_command_and_the_old_model_names_the_class_again(
     stocked: LocalAgent, plant: Plant
 ) -> None:
-    before = os.readlink(stocked.state_dir / "current")
+    before = current(stocked)
     plant.raw("unlearn/whine", b"")
     child = wait_until(lambda: job_processes(stocked))[0]
     os.kill(child, signal.SIGKILL)
     status = wait_until(lambda: final(plant), FORGET_S)
     assert (status["status"], status["code"]) == ("failed", "E_CHILD")
-    assert os.readlink(stocked.state_dir / "current") == before
+    assert current(stocked) == before
     answers = plant.answers(plant.feed(WHINE, 10, seed=17))
     assert [row["class"] for row in answers].count("whine") >= 8
     assert list((stocked.state_dir / "jobs").iterdir()) == []
@@ -251,7 +257,7 @@ def test_the_parent_is_kept_for_its_probation_and_a_rollback_brings_the_class_ba
 ) -> None:
     agent = start_agent("[forget]\nprobation_s = 600")
     stock(plant)
-    parent = os.readlink(agent.state_dir / "current").rpartition("/")[2]
+    parent = current(agent).name
     assert forget(plant)["status"] == "successful"
     assert (agent.state_dir / "releases" / parent).exists()
     (agent.state_dir / "wanted").symlink_to(f"releases/{parent}")
@@ -264,14 +270,12 @@ def test_the_parent_is_kept_for_its_probation_and_a_rollback_brings_the_class_ba
 def test_probation_ends_with_the_parent_destroyed(start_agent: Start, plant: Plant) -> None:
     agent = start_agent("[forget]\nprobation_s = 1")
     stock(plant)
-    parent = agent.state_dir / "releases" / os.readlink(agent.state_dir / "current").rpartition("/")[2]
+    parent = current(agent)
     forget(plant)
     wait_until(lambda: not parent.exists())
 
 
-def test_a_release_that_knows_an_erased_class_is_refused(
-    stocked: LocalAgent, plant: Plant, toy_release: Path
-) -> None:
+def test_a_release_that_knows_an_erased_class_is_refused(stocked: LocalAgent, plant: Plant, toy_release: Path) -> None:
     forget(plant)
     parent = read_release(toy_release)
     target = stocked.state_dir / "releases" / parent.digest

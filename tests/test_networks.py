@@ -48,7 +48,7 @@ def test_a_single_window_is_answered_in_evaluation_mode() -> None:
 
 
 def test_a_window_shorter_than_the_five_halvings_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"31.*at least 32"):
+    with pytest.raises(BrokenRelease, match=r"E_ARCHITECTURE.*31.*at least 32"):
         untrained(length=31)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 from edge_agent.config import Config
 from edge_agent.core.errors import CODES

@@ -32,5 +32,5 @@ def split(count: int, generator: np.random.Generator) -> Split:
 def dataset(seed: int = 0) -> Dataset:
     """Training, validation and test windows, drawn independently."""
     generator = np.random.default_rng(seed)
-    sides = {"train": split(120, generator), "validation": split(30, generator), "test": split(60, generator)}
-    return Dataset("toy", CLASSES, CHANNELS, RATE_HZ, "m/s^2", "draw", **sides)
+    train, validation, test = (split(count, generator) for count in (120, 30, 60))
+    return Dataset("toy", CLASSES, CHANNELS, RATE_HZ, "m/s^2", "draw", train, validation, test)

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
-from edge_agent.core.errors import StorageFailed
+from edge_agent.core.errors import Misconfigured, StorageFailed
 from edge_agent.files import storage, write_atomically
 from edge_agent.schemas.messages import JobState
 
@@ -113,4 +113,7 @@ def _read(line: bytes) -> JobState | None:
         return None
     row: dict[str, Any] = json.loads(body)
     row["classes"] = tuple(row["classes"])
-    return JobState(**row)
+    try:
+        return JobState(**row)
+    except TypeError as error:  # a whole line, so it is no damage: it has keys that this version does not know
+        raise Misconfigured("E_STATE", "journal.jsonl was written by a newer version of the agent") from error

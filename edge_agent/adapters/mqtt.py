@@ -146,12 +146,58 @@ def connect(client: Client, address: BrokerAddress, protocol: str) -> None:
         client.connect(address.host, address.port, address.keepalive_s)
 
 
+class _Link:
+    """One connection: its paho client, and which receipt each published message answers.
+
+    The PUBACK of a message may come before ``publish()`` has returned its id. Whoever comes second finds the other's
+    entry, by ``setdefault``, which is atomic. A lock would deadlock: paho calls ``on_publish`` with the mutex held
+    that ``publish()`` takes.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.waiting: dict[int, Any] = {}  # message id -> the receipt it answers, or _ACKED
+        self.decided = threading.Event()  # the broker has accepted, refused or hung up
+        self.accepted = self.session_present = False
+        self.lost = threading.Event()
+        client.on_publish = self._on_publish
+
+    def send(self, topic: str, payload: bytes, qos: int, receipt: Receipt | None, *, retain: bool) -> bool:
+        """Publish; acknowledge ``receipt`` once the broker has acknowledged that."""
+        info = self.client.publish(topic, payload, qos, retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False
+        if qos and self.waiting.setdefault(info.mid, receipt) is _ACKED:
+            self._done(info.mid, receipt)
+        return True
+
+    def _on_publish(self, _: Client, __: Any, mid: int, reason: ReasonCode, ___: Any) -> None:
+        if reason.is_failure:
+            log.error("publish.refused", code="E_BROKER", reason=str(reason))
+            self.waiting.pop(mid, None)  # its window stays unacknowledged: no diagnosis of it is out
+            return
+        receipt = self.waiting.setdefault(mid, _ACKED)
+        if receipt is not _ACKED:
+            self._done(mid, receipt)
+
+    def _done(self, mid: int, receipt: Receipt | None) -> None:
+        del self.waiting[mid]
+        if receipt is not None:
+            receipt.acknowledge()
+
+    def close(self) -> None:
+        """Send DISCONNECT if it is still up, and end paho's thread."""
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
 class Broker:
     """Keeps a connection up, in a thread of its own, until ``stop``.
 
     Args:
         first: says of a topic whether its messages go before windows.
-        births: a new will for each connection, (topic, payload), retained.
+        will: topic and payload, which the broker publishes, retained, when the agent vanishes.
+        chance: makes the jitter of the back-off.
     """
 
     def __init__(
@@ -165,10 +211,8 @@ class Broker:
     ) -> None:
         self._address, self._subscriptions, self._door = address, subscriptions, door
         self._first, self._will, self._chance = first, will, chance
-        self._client: Client | None = None  # the connected one
-        self._waiting: dict[int, Any] = {}  # published message id -> the receipt it answers, or _ACKED
+        self._link: _Link | None = None  # the one that the broker has accepted
         self._stopping = threading.Event()
-        self._lost = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name="broker", daemon=True)
 
     def start(self) -> None:
@@ -177,125 +221,92 @@ class Broker:
 
     def stop(self, timeout_s: float) -> None:
         """Wait for the broker to acknowledge what was published, then disconnect."""
-        deadline = time.monotonic() + timeout_s
-        while self._client is not None and self._waiting and time.monotonic() < deadline:
+        deadline_s, link = time.monotonic() + timeout_s, self._link
+        while link is not None and link.waiting and not link.lost.is_set() and time.monotonic() < deadline_s:
             time.sleep(0.005)
         self._stopping.set()
-        self._lost.set()
+        if link is not None:
+            link.lost.set()
         self._thread.join(timeout_s)
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker has accepted the present connection."""
-        return self._client is not None
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Publish if connected. What matters is published again on the next connection, so nothing is queued here."""
-        return self._send(topic, payload, qos, None, retain=retain)
+        link = self._link
+        return link is not None and link.send(topic, payload, qos, None, retain=retain)
 
     def answer(self, receipt: Receipt | None, topic: str, payload: bytes) -> bool:
         """Publish at QoS 1, and acknowledge ``receipt`` once the broker has acknowledged that."""
-        return self._send(topic, payload, 1, receipt, retain=False)
-
-    def _send(self, topic: str, payload: bytes, qos: int, receipt: Receipt | None, *, retain: bool) -> bool:
-        client = self._client
-        if client is None:
-            return False
-        info = client.publish(topic, payload, qos, retain)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            return False
-        # The PUBACK may have come before this line. Whoever comes second finds the other's entry; setdefault is
-        # atomic. A lock would deadlock: paho calls _on_publish with the mutex held that publish() takes.
-        if qos and self._waiting.setdefault(info.mid, receipt) is _ACKED:
-            del self._waiting[info.mid]
-            self._done(client, receipt)
-        return True
-
-    def _on_publish(self, client: Client, _: Any, mid: int, reason: ReasonCode, __: Any) -> None:
-        if client is not self._client:
-            return
-        if reason.is_failure:
-            log.error("publish.refused", reason=str(reason))
-            self._waiting.pop(mid, None)
-            return
-        receipt = self._waiting.setdefault(mid, _ACKED)
-        if receipt is not _ACKED:
-            del self._waiting[mid]
-            self._done(client, receipt)
-
-    def _done(self, client: Client, receipt: Receipt | None) -> None:
-        if receipt is not None and receipt.client is client:
-            receipt.acknowledge()
+        link = self._link
+        return link is not None and link.send(topic, payload, 1, receipt, retain=False)
 
     def _keep_connected(self) -> None:
         wait_s = SHORTEST_WAIT_S
         protocol = "5" if self._address.protocol == "auto" else self._address.protocol
         while not self._stopping.is_set():
-            lived = self._one_connection(protocol)
-            if lived:
-                wait_s = SHORTEST_WAIT_S
-            elif self._address.protocol == "auto":
-                protocol = "3.1.1" if protocol == "5" else "5"
+            link = self._connect(protocol)
+            if link is not None:
+                self._stay(link)
+                if link.accepted:
+                    wait_s = SHORTEST_WAIT_S
+                elif self._address.protocol == "auto":  # somebody is there, but refuses or hangs up
+                    protocol = "3.1.1" if protocol == "5" else "5"
             self._stopping.wait(wait_s * self._chance.uniform(0.5, 1.5))
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
-    def _one_connection(self, protocol: str) -> bool:
-        """Connect once and stay until it ends; whether the broker accepted."""
-        accepted = threading.Event()
-        self._lost.clear()
-        if self._stopping.is_set():
-            return False
+    def _connect(self, protocol: str) -> _Link | None:
+        """Open a connection, or tell why it cannot be opened."""
         try:
-            client = self._prepare(protocol, accepted)
+            client = make_client(self._address, protocol)
+            client.will_set(self._will[0], self._will[1], qos=1, retain=True)
+            link = _Link(client)
+            self._listen(link, protocol)
             connect(client, self._address, protocol)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
-            self._door.tell(Disconnected(f"cannot connect: {error}"))
-            return False
+            self._door.tell(Disconnected(f"cannot connect to {self._address.host}:{self._address.port}: {error}"))
+            return None
         client.loop_start()
-        if not accepted.wait(CONNACK_S) and not self._lost.is_set():
+        return link
+
+    def _stay(self, link: _Link) -> None:
+        """Wait until the connection ends."""
+        if not link.decided.wait(CONNACK_S):
             self._door.tell(Disconnected(f"no CONNACK within {CONNACK_S:g} s"))
-            self._lost.set()
-        self._lost.wait()
-        self._client = None
-        client.disconnect()
-        client.loop_stop()
-        self._waiting.clear()
-        return accepted.is_set() and client_accepted(client)
+            link.lost.set()
+        while not link.lost.wait(1.0) and not self._stopping.is_set():
+            pass
+        self._link = None
+        link.close()
 
-    def _prepare(self, protocol: str, accepted: threading.Event) -> Client:
-        client = make_client(self._address, protocol)
-        client.will_set(self._will[0], self._will[1], qos=1, retain=True)
-
+    def _listen(self, link: _Link, protocol: str) -> None:
         def on_connect(client: Client, _: Any, flags: ConnectFlags, reason: ReasonCode, __: Any) -> None:
             if reason.is_failure:
                 self._door.tell(Disconnected(f"the broker refuses the connection: {reason}"))
-                self._lost.set()
+                link.lost.set()
             else:
-                client.subscribe([(topic, self._options(protocol)) for topic in self._subscriptions])
-                client.user_data_set(True)
-                self._client = client
-                self._door.tell(Connected(protocol, bool(flags.session_present)))
-            accepted.set()
+                client.subscribe([(topic, _options(protocol)) for topic in self._subscriptions])
+                self._link, link.accepted = link, True
+                link.session_present = bool(flags.session_present)
+            link.decided.set()
 
-        def on_disconnect(client: Client, _: Any, __: DisconnectFlags, reason: ReasonCode, ___: Any) -> None:
-            if client is self._client:
-                self._client = None
-            if not self._lost.is_set():
+        def on_subscribe(_: Client, __: Any, ___: int, reasons: list[ReasonCode], ____: Any) -> None:
+            if refused := [
+                topic for topic, reason in zip(self._subscriptions, reasons, strict=False) if reason.is_failure
+            ]:
+                log.error("subscription.refused", code="E_BROKER", topics=refused)
+            self._door.tell(Connected(protocol, link.session_present))
+
+        def on_disconnect(_: Client, __: Any, ___: DisconnectFlags, reason: ReasonCode, ____: Any) -> None:
+            if self._link is link:
+                self._link = None
+            if not link.lost.is_set():
                 self._door.tell(Disconnected(str(reason)))
-            accepted.set()
-            self._lost.set()
+            link.lost.set()
+            link.decided.set()
 
-        client.on_connect = on_connect
-        client.on_disconnect = on_disconnect
-        client.on_publish = self._on_publish
-        client.on_message = self._on_message
-        return client
-
-    def _options(self, protocol: str) -> Any:
-        if protocol != "5":
-            return 1
-        # retainAsPublished: a command published as retained must be seen to be so, also while we are subscribed.
-        return SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        link.client.on_connect = on_connect
+        link.client.on_disconnect = on_disconnect
+        link.client.on_subscribe = on_subscribe
+        link.client.on_message = self._on_message
 
     def _on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
         try:
@@ -309,6 +320,8 @@ class Broker:
             log.exception("message.lost", topic_bytes=len(message.payload))
 
 
-def client_accepted(client: Client) -> bool:
-    """Whether the broker ever accepted this client's connection."""
-    return client.user_data_get() is True
+def _options(protocol: str) -> Any:
+    if protocol != "5":
+        return 1
+    # retainAsPublished: a command published as retained must be seen to be so, also while we are subscribed.
+    return SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)

@@ -135,7 +135,7 @@ class WindowCache:
         """
         if label not in self._classes:
             raise Refused("E_CLASS", f"the live release does not know class {label[:80]!r}")
-        for window in self._recent:
+        for window in reversed(self._recent):  # without a boot the newest is meant: a restarted sender counts anew
             if window.asset == asset and window.seq == seq and boot in (None, window.boot):
                 self._recent.remove(window)
                 self.offer(label, window, Source.LABEL)

@@ -18,6 +18,7 @@ from edge_agent.core.errors import Misconfigured
 
 Found = TypeVar("Found")
 START_S = 20.0
+_MOSQUITTO = "allow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\n"
 _AMQTT = """
 listeners: {{default: {{type: tcp, bind: "127.0.0.1:{port}"}}}}
 plugins: {{amqtt.plugins.authentication.AnonymousAuthPlugin: {{allow_anonymous: true}}}}
@@ -63,8 +64,7 @@ class LocalBroker:
         program = mosquitto()
         if program is not None:
             self.name, config = "mosquitto", folder / "mosquitto.conf"
-            lines = f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\n{extra}\n"
-            config.write_text(lines)
+            config.write_text(f"listener {port} 127.0.0.1\n{_MOSQUITTO}{extra}\n")
             self._command = [program, "-c", str(config)]
         else:
             self.name, config = "amqtt", folder / "amqtt.yaml"

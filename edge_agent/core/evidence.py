@@ -70,8 +70,8 @@ class Evidence:
             edge = border & ((dreams.first == label) | (dreams.second == label))
             if label in self.forget or not inner.any():
                 continue
-            kept = (after[edge, label].clamp_min(1e-6) / before[edge, label].clamp_min(1e-6)).clamp_max(1.0)
-            rows.append(ClassEvidence(label, same[inner].mean().item(), kept.mean().item() if edge.any() else 1.0))
+            held = torch.minimum(after[edge, label], before[edge, label]).sum() / before[edge, label].sum()
+            rows.append(ClassEvidence(label, same[inner].mean().item(), held.item() if edge.any() else 1.0))
         return rows
 
 

@@ -79,7 +79,7 @@ def resnet18_1d(channels: int, classes: int, width: int, length: int) -> nn.Sequ
     ``length`` only has to be long enough for the five halvings: at least 32 samples.
     """
     if length < 32:
-        raise ValueError(f"window length is {length}, resnet18_1d needs at least 32")
+        raise BrokenRelease("E_ARCHITECTURE", f"window length is {length}, resnet18_1d needs at least 32")
     stem = nn.Sequential(
         nn.Conv1d(channels, width, 7, stride=2, padding=3, bias=False),
         nn.BatchNorm1d(width),

@@ -49,6 +49,8 @@ class Card(BaseModel):
             raise ValueError("classes are not distinct names of A-Z a-z 0-9 . _ @ - and space")
         if not set(self.forgotten) <= set(self.classes):
             raise ValueError("a forgotten class is not in classes")
+        if not set(self.classes) - set(self.forgotten):
+            raise ValueError("every class is forgotten")
         if not len(self.channels) == len(self.channel_mean) == len(self.channel_std):
             raise ValueError("channels, channel_mean and channel_std have different lengths")
         if [len(row) for row in self.self_test] != [len(self.classes)] * SELF_TEST_WINDOWS:

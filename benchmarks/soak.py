@@ -1,0 +1,91 @@
+"""Memory of the serving process over time: windows of the simulated rig at a steady rate.
+
+    python -m benchmarks.soak --minutes 10 --json
+
+Half of the windows carry their class, so that the cache works too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import facts
+from benchmarks.stream import Stream, paced, stream
+from edge_agent import rig
+from edge_agent.commands.demo import packaged_release
+from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+
+BASE = "edge/bench"
+POOL = 1400  # different windows, sent over and over
+SAMPLE_EVERY_S = 10.0
+WARM_UP_SHARE = 0.2  # of the time, before the slope is taken
+
+
+def soak(minutes: float, per_s: float) -> dict[str, Any]:
+    """Run for ``minutes``; memory in MiB, slope in MiB per hour by least squares after the warm-up."""
+    pairs = [pair for pair, _ in zip(rig.stream(np.random.default_rng(0)), range(POOL), strict=False)]
+    samples: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name, packaged_release() as release:
+        folder = Path(name)
+        broker = LocalBroker(folder / "broker", free_port())
+        try:
+            agent = LocalAgent(folder / "agent", "bench", broker.port, release)
+            agent.ready()
+            with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
+                _feed(link, pairs, int(minutes * 60 * per_s), per_s, agent, samples)
+                link.settle(60)
+            maps = Path(f"/proc/{agent.process.pid}/maps").read_text()
+            agent.stop()
+        finally:
+            broker.stop()
+    times, sizes = np.array(samples).T
+    settled = times >= WARM_UP_SHARE * times[-1]
+    slope = float(np.polyfit(times[settled] / 3600, sizes[settled], 1)[0]) if settled.sum() > 2 else float("nan")
+    return {
+        "minutes": minutes,
+        "rate": per_s,
+        "windows": len(link.record.sent),
+        "lost": link.record.lost(),
+        "rss_start_mib": round(sizes[0], 1),
+        "rss_end_mib": round(sizes[-1], 1),
+        "rss_max_mib": round(sizes.max(), 1),
+        "slope_mib_per_h": round(slope, 2),
+        "torch_loaded": "libtorch" in maps,
+    }
+
+
+def _feed(
+    link: Stream, pairs: list[tuple[str, Any]], count: int, per_s: float, agent: LocalAgent, samples: list[Any]
+) -> None:
+    start_s = time.monotonic()
+    for number in paced(count, per_s):
+        label, window = pairs[number % len(pairs)]
+        link.send(number, window, "soak", label if number % 2 else None)
+        elapsed_s = time.monotonic() - start_s
+        if elapsed_s >= len(samples) * SAMPLE_EVERY_S:
+            samples.append((elapsed_s, agent.rss_mib()))
+            if len(samples) % 6 == 1:
+                print(f"  {elapsed_s:6.0f} s  {samples[-1][1]:.1f} MiB", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Soak and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, default=100.0, help="windows per second")
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    options = parser.parse_args()
+    result = {**facts(), **soak(options.minutes, options.rate)}
+    print(json.dumps(result) if options.json else "\n".join(f"{key:20s} {value}" for key, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()
