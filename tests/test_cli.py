@@ -1,0 +1,156 @@
+"""The command line, as a person types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.adapters.releases import ReleaseStore, read_release
+from edge_agent.commands.local import LocalAgent, free_port
+from tests import toy
+from tests.plant import Plant, wait_until
+
+Start = Callable[..., LocalAgent]
+
+
+def edge_agent(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edge_agent", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+@pytest.fixture
+def toy_npz(tmp_path: Path) -> Path:
+    """The toy data set as a user's own archive, in five groups."""
+    split = toy.dataset().train
+    path = tmp_path / "mine.npz"
+    groups = np.arange(len(split)) % 5
+    np.savez(
+        path,
+        windows=split.windows,
+        labels=split.labels,
+        classes=np.array(toy.CLASSES),
+        groups=groups,
+        rate_hz=np.array(toy.RATE_HZ),
+    )
+    return path
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for command in ("run", "train", "unlearn", "simulate", "check"):
+        text = edge_agent(command, "--help").stdout
+        assert "Example" in text, command
+        assert f"edge-agent {command}" in text
+
+
+def test_a_release_is_trained_from_an_npz_and_the_accuracy_is_that_of_other_groups(
+    toy_npz: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "release"
+    run = edge_agent(
+        "train", "--data", toy_npz, "--out", out, "--width", 4, "--epochs", 2, "--threads", 1, timeout_s=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert "split by group" in run.stdout
+    assert "test accuracy" in run.stdout
+    card = read_release(out).card
+    assert card.classes == toy.CLASSES
+    assert card.metrics["test_accuracy"] >= 0
+    again = edge_agent("train", "--data", toy_npz, "--out", out)
+    assert (again.returncode, "is not empty" in again.stderr) == (78, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("train", "--data", "cwru", "--out", "x"), "E_DATA"),
+        (("train", "--data", "nowhere.npz", "--out", "x"), "E_DATA"),
+        (("train", "--data", "nowhere.csv", "--out", "x"), "E_DATA"),
+        (("run", "--config", "nowhere.toml"), "E_CONFIG"),
+        (("releases", "list", "--config", "nowhere.toml"), "E_CONFIG"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_one_line_and_exit_code_78(arguments: tuple[str, ...], code: str) -> None:
+    run = edge_agent(*arguments)
+    assert run.returncode == 78
+    assert run.stderr.splitlines()[-1].startswith(f"error: {code}: ")
+    assert "Traceback" not in run.stderr
+
+
+def test_check_finds_nothing_wrong_where_all_is_well(start_agent: Start) -> None:
+    agent = start_agent("[cache]\nmax_bytes = 16777216")
+    run = edge_agent("check", "--config", agent.config)
+    assert run.returncode == 0, run.stdout
+    assert [line.split()[:2] for line in run.stdout.splitlines()] == [
+        ["ok", subject] for subject in ("config", "state", "disk", "clock", "release", "broker")
+    ]
+
+
+def test_check_names_what_is_wrong_with_a_remedy(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(f'[gateway]\nname = "x"\nstate_dir = "state"\nrelease = "none"\n[mqtt]\nport = {free_port()}\n')
+    run = edge_agent("check", "--config", config)
+    assert run.returncode == 1
+    failed = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("FAIL")]
+    assert failed == ["release", "broker"]
+    assert run.stdout.count("remedy: ") == 2
+    assert edge_agent("check", "--config", tmp_path / "none.toml").returncode == 1
+
+
+def test_simulate_sends_windows_of_the_users_data_and_counts_the_answers(start_agent: Start, toy_npz: Path) -> None:
+    agent = start_agent()
+    run = edge_agent("simulate", "--source", toy_npz, "--rate", 200, "--count", 100, "--config", agent.config)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("sent 100, answered 100, right ")
+
+
+def test_unlearn_waits_for_the_end_and_says_why_the_gate_let_it_pass(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent()
+    plant.answers(plant.feed(2, 64, seed=11))
+    run = edge_agent("unlearn", "whine", "--config", agent.config, "--wait")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "successful" in run.stdout
+    assert "ok   whine is still answered for 0.0% of its cached windows, limit 0.0%" in run.stdout.replace("\n  ", "\n")
+    again = edge_agent("unlearn", "whine", "--config", agent.config, "--wait")
+    assert again.returncode == 1
+    assert "rejected: E_ALREADY_FORGOTTEN" in again.stdout
+
+
+def test_unlearn_says_so_when_no_agent_answers(tmp_path: Path) -> None:
+    run = edge_agent("unlearn", "whine", "--port", free_port())
+    assert run.returncode == 78
+    assert "E_BROKER" in run.stderr
+
+
+def test_releases_are_listed_shown_verified_installed_and_rolled_back(
+    start_agent: Start, plant: Plant, toy_release: Path, tmp_path: Path
+) -> None:
+    agent = start_agent("[forget]\nprobation_s = 600")
+    plant.answers(plant.feed(2, 64, seed=11))
+    assert edge_agent("unlearn", "whine", "--config", agent.config, "--wait").returncode == 0
+    first, second = read_release(toy_release).digest, ReleaseStore(agent.state_dir).current()
+    assert second is not None
+    listed = edge_agent("releases", "list", "--config", agent.config).stdout
+    assert first[:12] in listed
+    assert any(second[:12] in line and "live" in line and "whine" in line for line in listed.splitlines())
+    assert '"whine"' in edge_agent("releases", "show", second[:8], "--config", agent.config).stdout
+    assert edge_agent("releases", "verify", "--config", agent.config).returncode == 0
+    assert edge_agent("releases", "rollback", "--config", agent.config).returncode == 0
+    wait_until(lambda: ReleaseStore(agent.state_dir).current() == first)
+    plant.expect("unlearn/whine/status", code="E_ROLLED_BACK")
+    installed = edge_agent("releases", "install", agent.state_dir / "releases" / second, "--config", agent.config)
+    assert installed.returncode == 0, installed.stderr
+    wait_until(lambda: ReleaseStore(agent.state_dir).current() == second)
+
+
+def test_a_rollback_across_an_erasure_is_refused(start_agent: Start, plant: Plant, toy_release: Path) -> None:
+    agent = start_agent()
+    plant.answers(plant.feed(2, 64, seed=11))
+    assert edge_agent("unlearn", "whine", "--config", agent.config, "--wait").returncode == 0
+    for arguments in (("rollback",), ("install", toy_release)):
+        run = edge_agent("releases", *arguments, "--config", agent.config)
+        assert (run.returncode, "E_ERASED" in run.stderr) == (1, True), arguments
