@@ -53,8 +53,13 @@ def with_noise(data: Dataset, noise: float, seed: int) -> Dataset:
         added = generator.standard_normal(split.windows.shape, np.float32) * std * noise
         return Split(split.windows + added.astype(np.float32), split.labels)
 
-    sides = {side: noisy(getattr(data, side)) for side in ("train", "validation", "test")}
-    return dataclasses.replace(data, name=f"{data.name}-noise{noise:g}", **sides)
+    return dataclasses.replace(
+        data,
+        name=f"{data.name}-noise{noise:g}",
+        train=noisy(data.train),
+        validation=noisy(data.validation),
+        test=noisy(data.test),
+    )
 
 
 def edit_class(data: Dataset, release: Release, label: int, method: str, seed: int) -> dict[str, Any]:
