@@ -152,6 +152,9 @@ class Agent:
         answers = self._live.answer(np.stack([window.samples for _, window in batch]))
         release, masked = self._live.release.digest, self._live.masked
         for (message, window), answer in zip(batch, answers, strict=True):
+            if answer is None:
+                self._refuse(message, Refused("E_MODEL", "the model's output for this window is not finite"))
+                continue
             latency_ms = (time.monotonic() - message.received_s) * 1000
             content = messages.diagnosis(window, answer, release, masked, latency_ms)
             if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, ReleaseStore
@@ -69,10 +70,12 @@ class LiveModel:
         gone = names | set(self.card.forgotten)
         self._columns = [column for column, name in enumerate(self.card.classes) if name in gone]
 
-    def answer(self, windows: Float32) -> list[Answer]:
-        """Answer float32 windows (n, channels, length)."""
+    def answer(self, windows: Float32) -> list[Answer | None]:
+        """Answer float32 windows (n, channels, length); None where the model's output is not finite."""
         assert self._model is not None
         logits = self._model.logits(windows).astype(np.float64)
+        sound: NDArray[np.bool_] = np.isfinite(logits).all(axis=1)
+        logits[~sound] = 0.0
         logits[:, self._columns] = -np.inf
         peak = logits.max(axis=1, keepdims=True)
         energy = peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
@@ -80,8 +83,8 @@ class LiveModel:
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(self._top, len(self.card.living))]
         names, floor = self.card.classes, self.card.energy_floor
         return [
-            Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor))
-            for row, order, score in zip(probabilities, best, energy[:, 0], strict=True)
+            Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor)) if fine else None
+            for row, order, score, fine in zip(probabilities, best, energy[:, 0], sound, strict=True)
         ]
 
 
