@@ -74,13 +74,15 @@ class LiveModel:
         """Answer float32 windows (n, channels, length); None where the model's output is not finite."""
         assert self._model is not None
         logits = self._model.logits(windows).astype(np.float64)
-        sound: NDArray[np.bool_] = np.isfinite(logits).all(axis=1)
+        sound: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logits), axis=1)
         logits[~sound] = 0.0
         logits[:, self._columns] = -np.inf
         peak = logits.max(axis=1, keepdims=True)
         energy = peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
         probabilities = np.exp(logits - energy)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(self._top, len(self.card.living))]
+        best = np.argsort(-probabilities, axis=1, kind="stable")[
+            :, : min(self._top, len(self.card.classes) - len(self._columns))
+        ]
         names, floor = self.card.classes, self.card.energy_floor
         return [
             Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor)) if fine else None
