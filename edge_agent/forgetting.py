@@ -29,7 +29,7 @@ from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.config import Forget
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, Refused, StorageFailed
-from edge_agent.files import remove
+from edge_agent.files import remove, storage
 from edge_agent.live import LiveModel
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState
@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 MOST_ATTEMPTS: Final = 3
 STATUS_EVERY_S: Final = 0.25
 CHILD_STOP_S: Final = 5.0
+STORAGE_WAIT_S: Final = 5.0
 _KEPT_UNTIL: Final = "parent_kept_until_s"  # wall clock, s since 1970: it must outlive a restart
 Announce = Callable[[JobState], None]
 
@@ -79,6 +80,7 @@ class Forgetting:
         self._live, self._cache = live, cache
         self._announce, self._release_changed = announce, release_changed
         self._running: _Running | None = None
+        self._wait_until_s = float("-inf")
 
     # Commands
 
@@ -139,25 +141,38 @@ class Forgetting:
         return erased_classes(self._journal.states())
 
     def resume(self) -> None:
-        """After a start: finish commits that were begun, queue the rest again, end what has failed too often."""
+        """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""
         self._apply()
-        for state in self._unfinished():
-            if state.phase in ("committing", "erasing"):
-                self._commit(state)
-            elif state.attempts >= MOST_ATTEMPTS:
-                self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
-        for folder in self._jobs_dir.glob("*"):
-            remove(folder)
+        self._clear_jobs()
 
     def poll(self) -> None:
-        """One turn: start a waiting job, report on the running one, finish it, destroy what is due."""
-        if self._running is None:
-            waiting = self._unfinished()
-            if waiting:
-                self._start(waiting[0])
-            self._end_probations()
+        """One turn: start or go on with a command, report on the running job, destroy what is due.
+
+        A disk that cannot be written stops no answer: the turn is tried again after some seconds.
+        """
+        now_s = time.monotonic()
+        if now_s < self._wait_until_s:
             return
-        running = self._running
+        try:
+            if self._running is not None:
+                self._follow(self._running)
+            elif waiting := self._unfinished():
+                self._go_on(waiting[0])
+            else:
+                self._end_probations()
+        except StorageFailed as error:
+            self._wait_until_s = now_s + STORAGE_WAIT_S
+            log.error("storage.failed", code=error.code, reason=error.reason, next_try_s=STORAGE_WAIT_S)
+
+    def _go_on(self, state: JobState) -> None:
+        if state.phase in ("committing", "erasing"):
+            self._commit(state)
+        elif state.attempts >= MOST_ATTEMPTS:
+            self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
+        else:
+            self._start(state)
+
+    def _follow(self, running: _Running) -> None:
         if running.child.poll() is not None:
             self._running = None
             self._finish(running)
@@ -285,8 +300,7 @@ class Forgetting:
 
     def _erase(self, state: JobState, before: str) -> None:
         erased = {name: self._cache.erase(name) for name in state.classes}
-        for folder in self._jobs_dir.glob("*"):
-            remove(folder)
+        self._clear_jobs()
         metrics: dict[str, Any] = {**state.metrics, "windows_erased": erased}
         if self.settings.probation_s > 0:
             metrics[_KEPT_UNTIL] = time.time() + self.settings.probation_s
@@ -303,8 +317,12 @@ class Forgetting:
         failed = replace(state, status="failed", code=error.code, reason=error.reason, eta_s=None)
         self._announce(self._journal.write(failed))
         self._apply()
-        for folder in self._jobs_dir.glob("*"):
-            remove(folder)
+        self._clear_jobs()
+
+    def _clear_jobs(self) -> None:
+        with storage("a job folder cannot be removed"):
+            for folder in self._jobs_dir.glob("*"):
+                remove(folder)
 
     def _end_probations(self) -> None:
         for state in self._journal.states():

@@ -28,6 +28,7 @@ EVENTS: Final[dict[str, str]] = {
     "release.adopted": "Another release serves; reason is forget or operator.",
     "release.refused": "A release cannot be used; code, reason.",
     "release.replaced": "The current release cannot be used, another one serves.",
+    "storage.failed": "A write failed (disk full, read-only); serving goes on, the write is tried again.",
     "subscription.refused": "The broker's ACL does not let the agent listen to these topics.",
     "session.damaged": "The session counter was damaged and starts anew.",
 }

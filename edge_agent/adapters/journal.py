@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -30,9 +31,12 @@ class Journal:
         self._states: dict[str, JobState] = {}
         self.damaged_lines = 0
         with storage("the journal cannot be opened"):
-            if path.exists():
-                self._load(path.read_bytes())
-            write_atomically(path, b"".join(map(_line, self._states.values())))
+            trusted = self._load(path.read_bytes()) if path.exists() else 0
+            try:
+                write_atomically(path, b"".join(map(_line, self._states.values())))
+            except OSError:  # a full disk must not keep the agent from serving: only cut off what is not trusted
+                path.touch()
+                os.truncate(path, trusted)
             self._file: IO[bytes] = path.open("ab", buffering=0)
 
     def states(self) -> list[JobState]:
@@ -74,17 +78,20 @@ class Journal:
         """Close the file; every line is on disk already."""
         self._file.close()
 
-    def _load(self, content: bytes) -> None:
-        lines = content.split(b"\n")
-        for number, line in enumerate(lines):
-            state = _read(line)
-            if state is not None:
-                self._states[state.id] = state
-            elif line:
-                rest = b"\n".join(lines[number:])
-                self.damaged_lines = len(lines) - number - 1 or 1
-                write_atomically(self._path.with_name("journal.damaged"), rest)
-                return
+    def _load(self, content: bytes) -> int:
+        """Take over the states of whole lines; returns how many bytes can be trusted."""
+        trusted = 0
+        for line in content.splitlines(keepends=True):
+            state = _read(line[:-1]) if line.endswith(b"\n") else None
+            if state is None:
+                rest = content[trusted:]
+                self.damaged_lines = len(rest.splitlines())
+                with suppress(OSError):  # to keep it is a service, no promise
+                    write_atomically(self._path.with_name("journal.damaged"), rest)
+                break
+            self._states[state.id] = state
+            trusted += len(line)
+        return trusted
 
 
 def read_states(path: Path) -> list[JobState]:

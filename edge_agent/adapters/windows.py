@@ -181,6 +181,8 @@ class WindowCache:
         Raises:
             StorageFailed: the file could not be removed.
         """
+        if label not in self._classes:  # of a release that is not live any more; `fit` has removed its file
+            return 0
         one = self._classes.pop(label)
         self._recent.clear()
         self._where = {key: place for key, place in self._where.items() if place[0] != label}

@@ -21,7 +21,7 @@ from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.agent import Agent
 from edge_agent.config import Config, read_config, read_password
-from edge_agent.core.errors import BrokenRelease, Misconfigured
+from edge_agent.core.errors import BrokenRelease, Misconfigured, StorageFailed
 from edge_agent.files import storage, write_atomically
 from edge_agent.forgetting import Forgetting, erased_classes
 from edge_agent.inbox import Inbox
@@ -164,6 +164,9 @@ def _next_session(path: Path) -> int:
     except ValueError:
         session = int(path.stat().st_mtime)
         log.error("session.damaged", path=str(path), session=session)
-    with storage("the session number cannot be stored"):
-        write_atomically(path, str(session).encode())
+    try:
+        with storage("the session number cannot be stored"):
+            write_atomically(path, str(session).encode())
+    except StorageFailed as error:  # a full disk must not keep the agent from serving
+        log.error("storage.failed", code=error.code, reason=error.reason)
     return session
