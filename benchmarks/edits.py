@@ -70,11 +70,12 @@ def edit_class(data: Dataset, release: Release, label: int, method: str, seed: i
     sides = dreaming.anchors_and_evidence(without(checkpoints.load_dreams(release.folder / DREAMS), (label,)))
     anchors, proof = (dreaming.joined((side, dreaming.noisy(side, original, generator))) for side in sides)
     evidence = Evidence(proof, (label,))
-    windows = torch.from_numpy(data.train.of(label)[:MOST_WINDOWS])
+    stock = data.train.of(label)
+    windows = torch.from_numpy(stock[np.linspace(0, len(stock) - 1, min(MOST_WINDOWS, len(stock))).astype(int)])
     started_s = time.monotonic()
     outcome = pte.edit(edited, windows, (label,), METHODS[method], generator, anchors.windows, evidence)
     seconds = time.monotonic() - started_s
-    verdict = gate.judge(original, edited, outcome, windows, data.classes, evidence, gate.GateSettings(), generator)
+    verdict = gate.judge(original, edited, windows, data.classes, evidence, gate.GateSettings(), generator)
     before, after = (_measure(one, data, label) for one in (original, edited))
     changes = {name: after["by_class"][name] - before["by_class"][name] for name in data.classes}
     del changes[data.classes[label]]

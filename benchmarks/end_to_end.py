@@ -10,7 +10,8 @@ Keys of the JSON object: windows, lost, repeated, mismatched (published class di
 same window, release and mask), named_after (answers that name the class after it was accepted), acc_ft_unmasked (raw
 logits of the new release on test windows of the class, nothing masked), acc_retained_before and _after,
 worst_class_drop (points, the retained class that lost most), forget_s, swap_gap_ms (longest silence between the last
-answer of the old release and the first of the new one), latencies in ms, cached_after, rss_mib.
+answer of the old release and the first of the new one), latencies in ms, cached_after (forget windows whose samples
+stand in any file of the state directory), rss_mib.
 """
 
 from __future__ import annotations
@@ -31,11 +32,10 @@ from benchmarks.machine import DATA, facts
 from benchmarks.stream import Answer, Record, Sent, Stream, paced, stream
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, read_release
-from edge_agent.adapters.windows import WindowCache
 from edge_agent.commands.data import load_dataset
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.core.metrics import class_accuracies
-from edge_agent.core.types import Dataset
+from edge_agent.core.types import Dataset, Float32
 from edge_agent.schemas.messages import TERMINAL
 
 CACHED = 512  # forget windows sent at most, as many as the agent keeps by default
@@ -50,8 +50,8 @@ def measure(data: Dataset, release: Release, forget: str, per_s: float) -> dict[
     with tempfile.TemporaryDirectory(prefix="edge-agent-bench-") as name:
         folder = Path(name)
         broker = LocalBroker(folder / "broker", free_port())
+        agent = LocalAgent(folder / "agent", "bench", broker.port, release.folder)
         try:
-            agent = LocalAgent(folder / "agent", "bench", broker.port, release.folder)
             agent.ready()
             with stream(broker.port, BASE, data.rate_hz, data.unit) as link:
                 asked_s = _story(link, data, label, per_s)
@@ -62,20 +62,19 @@ def measure(data: Dataset, release: Release, forget: str, per_s: float) -> dict[
                 "torch_loaded": torch_loaded,
             }
         finally:
+            agent.kill()
             broker.stop()
 
 
 def _story(link: Stream, data: Dataset, label: int, per_s: float) -> float:
     """Fill the cache, stream, forget, stream; returns when forgetting was asked for."""
     forget, test = data.classes[label], data.test.windows
-    stock = data.train.of(label)
-    stock = stock[np.linspace(0, len(stock) - 1, min(CACHED, len(stock))).astype(int)]
+    stock = _stock(data, label)
     for number in paced(len(stock), PRELOAD_PER_S):
         link.send(number, stock[number], "stock", forget)
     link.settle(60)
     for number in paced(len(test), per_s):
         link.send(number, test[number], "before")
-    link.settle(60)
     asked_s = link.command(f"{BASE}/unlearn/{forget}", b"")
     deadline_s = time.monotonic() + FORGET_LIMIT_S
     while not _ended(link.record) and time.monotonic() < deadline_s:
@@ -90,6 +89,13 @@ def _story(link: Stream, data: Dataset, label: int, per_s: float) -> float:
     return asked_s
 
 
+def _stock(data: Dataset, label: int) -> Float32:
+    """The labelled windows that fill the cache: of the training part, evenly drawn."""
+    windows = data.train.of(label)
+    chosen: Float32 = windows[np.linspace(0, len(windows) - 1, min(CACHED, len(windows))).astype(int)]
+    return chosen
+
+
 def _ended(record: Record) -> bool:
     return bool(record.statuses) and record.statuses[-1][2]["status"] in TERMINAL
 
@@ -98,6 +104,8 @@ def _numbers(
     data: Dataset, before: Release, agent: LocalAgent, record: Record, label: int, asked_s: float
 ) -> dict[str, Any]:
     forget, test = data.classes[label], data.test
+    if not record.statuses:
+        raise TimeoutError(f"the agent said nothing about the command; see {agent.log_path}")
     final = record.statuses[-1][2]
     releases = {before.digest: before}
     after = read_release((agent.state_dir / "current").resolve())
@@ -132,11 +140,11 @@ def _numbers(
         "worst_class_drop": round(drops[worst], 3),
         "worst_class": worst,
         "forget_s": round(record.statuses[-1][0] - asked_s, 3),
-        "swap_gap_ms": round(_swap_gap_ms(answered_s, after.digest), 2),
+        "swap_gap_ms": _swap_gap_ms(answered_s, after.digest),
         "p50_ms": _latency_ms(record.of("before"), 50),
         "p99_ms": _latency_ms(record.of("before"), 99),
         "p99_ms_during_forget": _latency_ms(record.of("during"), 99),
-        "cached_after": _cached(agent.state_dir, after, forget),
+        "cached_after": _left_behind(agent.state_dir, _stock(data, label)),
         "steps": final["metrics"].get("steps"),
         "forget_windows": final["metrics"].get("windows"),
         "child_s": final["metrics"].get("child_s"),
@@ -177,18 +185,17 @@ def _latency_ms(pairs: Sequence[tuple[Sent, Answer]], percentile: float) -> floa
     return round(float(np.percentile([1000 * (answer.heard_s - sent.sent_s) for sent, answer in pairs], percentile)), 2)
 
 
-def _swap_gap_ms(answered_s: list[tuple[float, str]], after: str) -> float:
+def _swap_gap_ms(answered_s: list[tuple[float, str]], after: str) -> float | None:
     first = next((index for index, (_, release) in enumerate(answered_s) if release == after), None)
     if not first:
-        return float("nan")
-    return 1000 * (answered_s[first][0] - answered_s[first - 1][0])
+        return None
+    return round(1000 * (answered_s[first][0] - answered_s[first - 1][0]), 2)
 
 
-def _cached(state_dir: Path, release: Release, forget: str) -> int:
-    card = release.card
-    shape = len(card.channels), card.length
-    cache = WindowCache(state_dir / "cache", card.classes, shape, 1 << 16, 1 << 40, 0, np.random.default_rng(0))
-    return cache.counts()[forget]
+def _left_behind(state_dir: Path, stock: Float32) -> int:
+    """Forget windows whose samples stand in any file of the state directory."""
+    content = b"".join(path.read_bytes() for path in state_dir.rglob("*") if path.is_file())
+    return sum(window[0, :64].tobytes() in content for window in stock)
 
 
 def main() -> None:

@@ -36,19 +36,19 @@ def soak(minutes: float, per_s: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name, packaged_release() as release:
         folder = Path(name)
         broker = LocalBroker(folder / "broker", free_port())
+        agent = LocalAgent(folder / "agent", "bench", broker.port, release)
         try:
-            agent = LocalAgent(folder / "agent", "bench", broker.port, release)
             agent.ready()
             with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
                 _feed(link, pairs, int(minutes * 60 * per_s), per_s, agent, samples)
                 link.settle(60)
             maps = Path(f"/proc/{agent.process.pid}/maps").read_text()
-            agent.stop()
         finally:
+            agent.kill()
             broker.stop()
     times, sizes = np.array(samples).T
     settled = times >= WARM_UP_SHARE * times[-1]
-    slope = float(np.polyfit(times[settled] / 3600, sizes[settled], 1)[0]) if settled.sum() > 2 else float("nan")
+    slope = float(np.polyfit(times[settled] / 3600, sizes[settled], 1)[0]) if settled.sum() > 2 else None
     return {
         "minutes": minutes,
         "rate": per_s,
@@ -57,7 +57,7 @@ def soak(minutes: float, per_s: float) -> dict[str, Any]:
         "rss_start_mib": round(sizes[0], 1),
         "rss_end_mib": round(sizes[-1], 1),
         "rss_max_mib": round(sizes.max(), 1),
-        "slope_mib_per_h": round(slope, 2),
+        "slope_mib_per_h": slope and round(slope, 2),
         "torch_loaded": "libtorch" in maps,
     }
 

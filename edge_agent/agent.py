@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 import structlog
 
-from edge_agent import __version__
-from edge_agent.adapters.mqtt import Broker, Connected, Disconnected, Message
+from edge_agent import __version__, logs
+from edge_agent.adapters.mqtt import Broker, Connected, Disconnected, Dropped, Message, PublishRefused
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.adapters.windows import Source, WindowCache
@@ -29,7 +29,7 @@ from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.live import LiveModel
 from edge_agent.schemas import messages
-from edge_agent.schemas.commands import parse_label, parse_unlearn
+from edge_agent.schemas.commands import id_of, parse_label, parse_unlearn
 from edge_agent.schemas.topics import Topics
 from edge_agent.schemas.windows import decode
 
@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 TURN_S: Final = 0.1  # longest wait for a message
 STATUS_EVERY_S: Final = 10.0
 REFUSALS_SHOWN_PER_S: Final = 10
+FAILURES_PER_LINE: Final = 600
 MOST_ASSETS: Final = 4096  # whose sequence numbers are followed; the longest silent one is dropped
 
 
@@ -101,6 +102,10 @@ class Agent:
                 case Disconnected():
                     self.counters["disconnects"] += 1
                     log.warning("broker.disconnected", code="E_BROKER", reason=event.reason)
+                case Dropped():
+                    self.counters["messages_dropped"] += 1
+                case PublishRefused():
+                    self._count_failure("publishes_refused", "publish.refused", "E_BROKER", event.reason)
                 case Message():
                     self._command(event)
         self._serve(arrived)
@@ -161,54 +166,57 @@ class Agent:
                 self.counters["windows_answered"] += 1
             else:
                 self.counters["windows_unanswered"] += 1  # not acknowledged, so the broker sends it again
-            self._keep(window, answer)
+            self._keep(message, window, answer)
 
-    def _keep(self, window: Window, answer: messages.Answer) -> None:
+    def _keep(self, message: Message, window: Window, answer: messages.Answer) -> None:
         """Cache a window whose class is known; remember one whose label may come."""
         settings = self._config.cache
         name, confidence = answer.top[0]
         sure = settings.from_diagnosis and confidence >= settings.min_confidence and not answer.unusual
+        known = window.label in self._live.card.classes
+        if window.label is not None and not known:
+            words = f"the window's label {window.label[:64]!r} is no class of the live release; it was answered"
+            self._show(message, Refused("E_CLASS", words))
         try:
-            if window.label is not None:
+            if window.label is not None and known:
                 self._cache.offer(window.label, window, Source.SENDER)
             elif not (sure and self._cache.offer(name, window, Source.DIAGNOSIS)):
                 self._cache.remember(window)
         except StorageFailed as error:
-            self._cache_failed(error)
+            self._count_failure("cache_failures", "cache.failed", error.code, error.reason)
 
     def _label(self, asset: str, message: Message) -> None:
         label = parse_label(message.payload)
         try:
             self._cache.label(asset, label.boot, label.seq, label.label)
         except StorageFailed as error:
-            self._cache_failed(error)
+            self._count_failure("cache_failures", "cache.failed", error.code, error.reason)
         self.counters["labels"] += 1
         self._acknowledge(message)
 
-    def _cache_failed(self, error: StorageFailed) -> None:
-        """Serving goes on without the cache; one line per minute is enough to say so."""
-        if self.counters["cache_failures"] % 600 == 0:
-            log.error("cache.failed", code=error.code, reason=error.reason)
-        self.counters["cache_failures"] += 1
+    def _count_failure(self, counter: str, event: str, code: str, reason: str) -> None:
+        """Serving goes on; one log line for the first and then for every 600th says enough."""
+        if self.counters[counter] % FAILURES_PER_LINE == 0:
+            log.error(event, code=code, reason=reason, count=self.counters[counter] + 1)
+        self.counters[counter] += 1
 
     # Commands
 
     def _command(self, message: Message) -> None:
+        name = id_ = None
         try:
+            _, name = self._topics.parse(message.topic)
             if message.retained:
                 raise Refused("E_RETAINED", "the command is retained; it would run again after every reconnect")
-            _, classes = self._topics.parse(message.topic)
-            command = parse_unlearn(classes, message.payload)
-        except Refused as error:
-            self._refuse(message, error)
-            return
-        try:
+            command = parse_unlearn(name, message.payload)
+            name, id_ = command.name, command.id
             self.announce(self.forgetting.accept(command))
-            self.counters["commands_accepted"] += 1
         except (Refused, StorageFailed) as error:
             self._refuse(message, error)
-            self._reject(command.name, command.id, error)
+            if name is not None:
+                self._reject(name, id_ or id_of(message.payload), error)
             return
+        self.counters["commands_accepted"] += 1
         self._acknowledge(message)
 
     def _reject(self, name: str, id_: str | None, error: EdgeAgentError) -> None:
@@ -232,6 +240,10 @@ class Agent:
 
     def _refuse(self, message: Message, error: EdgeAgentError) -> None:
         """Acknowledge, count, show: a message never acknowledged would stall the stream."""
+        self._show(message, error)
+        self._acknowledge(message)
+
+    def _show(self, message: Message, error: EdgeAgentError) -> None:
         self.counters[f"refused_{error.code}"] += 1
         if self._shown < REFUSALS_SHOWN_PER_S:
             self._shown += 1
@@ -244,7 +256,6 @@ class Agent:
             }
             self._broker.publish(self._topics.refused, messages.dump(line), qos=0)
             log.warning("message.refused", **line)
-        self._acknowledge(message)
 
     def _acknowledge(self, message: Message) -> None:
         if message.receipt is not None:
@@ -294,20 +305,23 @@ class Agent:
             self._reload(read)
 
     def _adopt_wanted(self, wanted: str) -> None:
-        """Adopt the release that ``edge-agent releases`` asked for, unless a forget job runs on the present one."""
+        """Adopt the release that ``edge-agent releases`` asked for, once no command works on the present one."""
         if self.forgetting.busy:
             return
         try:
             self._live.adopt(self._store.get(wanted), self.forgetting.erased())
+            log.info("release.adopted", release=wanted[:12], reason="operator")
+            self.publish_release()
+            self.forgetting.release_adopted(self._live.card)
         except (BrokenRelease, StorageFailed) as error:
             self.counters["releases_refused"] += 1
             log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
-        else:
-            log.info("release.adopted", release=wanted[:12], reason="operator")
-            self._cache.fit(self._live.card.classes, (self._live.spec.channels, self._live.spec.length))
-            self.forgetting.rolled_back(wanted)
-            self.publish_release()
-        self._store.forget_wish()
+        try:
+            self._store.forget_wish()
+            fit_cache(self._cache, self._live)
+            self.forgetting.resume()
+        except StorageFailed as error:
+            self._count_failure("cache_failures", "storage.failed", error.code, error.reason)
 
     def _reload(self, read: Callable[[], Config]) -> None:
         try:
@@ -321,4 +335,16 @@ class Agent:
             return
         self._config, self.forgetting.settings = config, config.forget
         self._live.max_abs = config.serving.max_abs
+        logs.configure(config.logs.level, config.logs.format)
         log.info("config.reloaded", changed=keys)
+
+
+def fit_cache(cache: WindowCache, live: LiveModel) -> None:
+    """Give the cache the classes and the window shape of the live release.
+
+    Raises:
+        StorageFailed: some classes are not cached until the next start.
+    """
+    dropped = cache.fit(live.card.classes, (live.spec.channels, live.spec.length))
+    if dropped:
+        log.warning("cache.dropped", files=dropped, reason="of classes or a window shape that the release has not")

@@ -10,20 +10,19 @@ Before ``committing`` is written, a crash starts the job again from its beginnin
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
+from edge_agent import acceptance
 from edge_agent.adapters import job_folder
+from edge_agent.adapters.child import Child
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.windows import WindowCache
@@ -31,6 +30,7 @@ from edge_agent.config import Forget
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, Refused, StorageFailed
 from edge_agent.files import remove, storage
 from edge_agent.live import LiveModel
+from edge_agent.schemas.card import Card
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState
 
@@ -38,9 +38,7 @@ log = structlog.get_logger(__name__)
 
 MOST_ATTEMPTS: Final = 3
 STATUS_EVERY_S: Final = 0.25
-CHILD_STOP_S: Final = 5.0
 STORAGE_WAIT_S: Final = 5.0
-_KEPT_UNTIL: Final = "parent_kept_until_s"  # wall clock, s since 1970: it must outlive a restart
 Announce = Callable[[JobState], None]
 
 
@@ -49,11 +47,11 @@ class _Running:
     """The one job that runs: its child, its folder, its reports."""
 
     id: str
-    child: subprocess.Popen[bytes]
+    child: Child
     folder: Path
     reports: job_folder.Reports
     started_s: float
-    announced_s: float = 0.0
+    announced_s: float = float("-inf")
 
 
 class Forgetting:
@@ -82,8 +80,6 @@ class Forgetting:
         self._running: _Running | None = None
         self._wait_until_s = float("-inf")
 
-    # Commands
-
     def accept(self, command: UnlearnCommand) -> JobState:
         """Record a command durably and mask its classes; a command seen before only returns its state.
 
@@ -94,10 +90,11 @@ class Forgetting:
         id_ = command.id or self._anonymous_id(command.name)
         known = self._journal.get(id_)
         if known is not None:
-            if known.digest != command.digest:
+            if command.id is not None and known.digest != command.digest:
                 raise Refused("E_SAME_ID", f"id {id_!r} belongs to another command, for {known.name}")
             return known
-        self._check(command)
+        now = datetime.now(timezone.utc)
+        acceptance.check(command, self._live.card, self._unfinished(), self._cache.counts(), self.settings, now)
         state = self._journal.write(JobState(id_, command.classes, command.digest, "accepted", "masked"))
         self._apply()
         log.info("command.accepted", id=id_, classes=command.classes, reason=command.reason)
@@ -108,42 +105,22 @@ class Forgetting:
         failed = [one for one in self._journal.states() if one.name == name and one.status == "failed"]
         return f"anonymous:{name}:{len(failed) + 1}"
 
-    def _check(self, command: UnlearnCommand) -> None:
-        card = self._live.card
-        if command.expires_at is not None and command.expires_at < datetime.now(timezone.utc):
-            raise Refused("E_EXPIRED", f"the command expired at {command.expires_at.isoformat()}")
-        if unknown := [name for name in command.classes if name not in card.classes]:
-            raise Refused(
-                "E_CLASS", f"class {unknown[0]!r} is unknown; the live release knows {', '.join(card.classes)}"
-            )
-        if gone := [name for name in command.classes if name in card.forgotten]:
-            raise Refused("E_ALREADY_FORGOTTEN", f"class {gone[0]!r} is forgotten already")
-        waiting = [state for state in self._journal.states() if not state.finished]
-        if busy := [state for state in waiting if set(state.classes) & set(command.classes)]:
-            raise Refused("E_QUEUE_FULL", f"command {busy[0].id!r} is already forgetting {busy[0].name}")
-        if len(waiting) >= self.settings.queue:
-            raise Refused("E_QUEUE_FULL", f"{len(waiting)} commands wait or run, limit {self.settings.queue}")
-        stay = set(card.living) - set(command.classes) - {name for state in waiting for name in state.classes}
-        if len(stay) < 2:
-            raise Refused("E_LAST_CLASS", f"{len(stay)} classes would stay, at least 2 must")
-        counts = self._cache.counts()
-        for name in command.classes:
-            if counts[name] < self.settings.min_windows:
-                raise Refused(
-                    "E_TOO_FEW_WINDOWS",
-                    f"{counts[name]} windows of {name} are cached, at least {self.settings.min_windows} are needed",
-                )
-
-    # Life of a command
-
     def erased(self) -> frozenset[str]:
         """Classes that no release may bring back."""
         return erased_classes(self._journal.states())
 
+    @property
+    def busy(self) -> bool:
+        """Whether a command is not finished: until then no other release may be adopted."""
+        return bool(self._unfinished())
+
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""
         self._apply()
-        self._clear_jobs()
+        try:
+            self._clear_jobs()
+        except StorageFailed as error:
+            log.error("storage.failed", code=error.code, reason=error.reason)
 
     def poll(self) -> None:
         """One turn: start or go on with a command, report on the running job, destroy what is due.
@@ -164,35 +141,10 @@ class Forgetting:
             self._wait_until_s = now_s + STORAGE_WAIT_S
             log.error("storage.failed", code=error.code, reason=error.reason, next_try_s=STORAGE_WAIT_S)
 
-    def _go_on(self, state: JobState) -> None:
-        if state.phase in ("committing", "erasing"):
-            self._commit(state)
-        elif state.attempts >= MOST_ATTEMPTS:
-            self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
-        else:
-            self._start(state)
-
-    def _follow(self, running: _Running) -> None:
-        if running.child.poll() is not None:
-            self._running = None
-            self._finish(running)
-        elif time.monotonic() > running.started_s + self.settings.timeout_s:
-            self._running = None
-            _end(running.child)
-            state = self._state(running.id)
-            self._fail(state, JobFailed("E_TIMEOUT", f"the job took longer than {self.settings.timeout_s:g} s"))
-        else:
-            self._report(running)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a job runs."""
-        return self._running is not None
-
     def stop(self) -> None:
         """End the child; its command starts again with the next agent."""
         if self._running is not None:
-            _end(self._running.child)
+            self._running.child.end()
             self._running = None
 
     def republish(self) -> None:
@@ -201,28 +153,40 @@ class Forgetting:
         for state in newest.values():
             self._announce(state)
 
-    def rolled_back(self, release: str) -> None:
-        """The operator went back to ``release``: commands whose parent it is, on probation, are undone."""
+    def release_adopted(self, card: Card) -> None:
+        """Another release went live by an operator's wish: what it brings back, within its probation, is undone."""
         for state in self._journal.states():
-            if _KEPT_UNTIL in state.metrics and state.metrics["release_before"] == release:
-                reason = f"an operator went back to release {release[:12]} during its probation"
-                metrics = {key: value for key, value in state.metrics.items() if key != _KEPT_UNTIL}
-                undone = replace(state, status="failed", code="E_ROLLED_BACK", reason=reason, metrics=metrics)
+            if state.kept_until_s is not None and set(state.classes) & set(card.living):
+                reason = "an operator went back to a release that knows the class, during its probation"
+                undone = replace(state, status="failed", code="E_ROLLED_BACK", reason=reason, kept_until_s=None)
                 self._announce(self._journal.write(undone))
         self._apply()
 
+    # Life of a command
+
+    def _go_on(self, state: JobState) -> None:
+        if state.phase in ("committing", "erasing"):
+            self._commit(state)
+        elif set(state.classes) <= set(
+            self._live.card.forgotten
+        ):  # its last rows were damaged: what is left is to erase
+            after, before = self._live.release.digest, self._live.card.parent
+            self._erase(replace(state, release_before=before, release_after=after))
+        elif state.attempts >= MOST_ATTEMPTS:
+            self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
+        else:
+            self._start(state)
+
     def _start(self, state: JobState) -> None:
-        folder = self._jobs_dir / f"{zlib.crc32(state.id.encode()):08x}-{state.attempts}"
+        self._clear_jobs()
+        folder = self._jobs_dir / f"{zlib.crc32(state.id.encode()):08x}"
         try:
+            acceptance.check_classes(state.classes, self._live.card)  # another release may have come since
             state = self._journal.write(
                 replace(state, status="executing", phase="probing", attempts=state.attempts + 1)
             )
             self._prepare(state, folder)
-            with (folder / job_folder.LOG).open("wb") as output:
-                command = [sys.executable, "-m", "edge_agent.unlearn_job", str(folder)]
-                child = subprocess.Popen(
-                    [*command, "--parent", str(os.getpid())], stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                )
+            child = Child(folder, folder / job_folder.LOG)
         except (OSError, EdgeAgentError) as error:
             failure = error if isinstance(error, EdgeAgentError) else JobFailed("E_CHILD", f"cannot start: {error}")
             self._fail(state, failure)
@@ -238,46 +202,50 @@ class Forgetting:
             sources = {source: sources.get(source, 0) + count for source, count in counts.items()}
         seed = zlib.crc32(state.id.encode())
         job = job_folder.Job(state.id, state.classes, seed, self.settings.threads, self.settings.nice, sources)
-        self._jobs_dir.mkdir(exist_ok=True)
-        job_folder.prepare(folder, job, self._live.release, windows)
+        release = self._live.release
+        job_folder.prepare(folder, job, release.folder, release.card, windows)
+
+    def _follow(self, running: _Running) -> None:
+        code = running.child.ended()
+        if code is not None:
+            self._running = None
+            self._finish(running, code)
+        elif time.monotonic() > running.started_s + self.settings.timeout_s:
+            self._running = None
+            running.child.end()
+            failure = JobFailed("E_TIMEOUT", f"the job took longer than {self.settings.timeout_s:g} s")
+            self._fail(self._state(running.id), failure)
+        else:
+            self._report(running)
 
     def _report(self, running: _Running) -> None:
         now_s = time.monotonic()
-        if now_s < running.announced_s + STATUS_EVERY_S:
-            return
-        report = running.reports.latest()
-        if report is None:
+        if now_s < running.announced_s + STATUS_EVERY_S or (report := running.reports.latest()) is None:
             return
         running.announced_s = now_s
-        elapsed_s = now_s - running.started_s
-        eta_s = round(elapsed_s * (1 - report.progress) / report.progress, 1) if report.progress else None
-        state = replace(
-            self._state(running.id),
-            phase=report.phase,
-            progress=report.progress,
-            eta_s=eta_s,
-            metrics=report.metrics,
-        )
-        self._announce(self._journal.note(state))
-
-    def _finish(self, running: _Running) -> None:
+        share, elapsed_s = report.progress, now_s - running.started_s
+        eta_s = round(elapsed_s * (1 - share) / share, 1) if share else None
         state = self._state(running.id)
+        news = replace(state, phase=report.phase, progress=share, eta_s=eta_s, metrics=report.metrics)
+        self._announce(self._journal.note(news))
+
+    def _finish(self, running: _Running, code: int) -> None:
+        state = replace(self._state(running.id), eta_s=None)
         outcome = job_folder.read_outcome(running.folder)
         if outcome is None:
-            code = running.child.returncode
-            self._fail(state, JobFailed("E_CHILD", f"the job's process ended with code {code} and no result"))
+            words = f"the job's process ended with code {code} and no result; {running.child.last_words()}"
+            self._fail(state, JobFailed("E_CHILD", words.rstrip("; ")))
             return
-        state = replace(state, metrics=outcome["metrics"])
+        state = replace(state, metrics={**outcome["metrics"], "job_s": round(time.monotonic() - running.started_s, 3)})
         if outcome["code"] is not None:
             self._fail(state, JobFailed(outcome["code"], outcome["reason"]))
             return
         try:
-            self._announce(self._journal.note(replace(state, phase="verifying", progress=0.97, eta_s=None)))
-            candidate = self._store.add(running.folder / job_folder.RESULT)
+            self._announce(self._journal.note(replace(state, phase="verifying", progress=0.97)))
+            after = self._store.add(running.folder / job_folder.RESULT).digest
             before = self._live.release.digest
-            total_s = round(time.monotonic() - running.started_s, 3)
-            metrics = {**state.metrics, "release_before": before, "release_after": candidate.digest, "job_s": total_s}
-            state = self._journal.write(replace(state, phase="committing", progress=0.98, eta_s=None, metrics=metrics))
+            state = replace(state, phase="committing", progress=0.98, release_before=before, release_after=after)
+            state = self._journal.write(state)
         except (BrokenRelease, StorageFailed) as error:
             self._fail(state, error)
             return
@@ -285,32 +253,47 @@ class Forgetting:
 
     def _commit(self, state: JobState) -> None:
         """From here on the command ends well, also after a crash: swap, then destroy."""
-        before, after = state.metrics["release_before"], state.metrics["release_after"]
+        assert state.release_before is not None
+        assert state.release_after is not None
         if state.phase == "committing":
             try:
-                self._live.adopt(self._store.get(after), self.erased())
-            except (BrokenRelease, StorageFailed) as error:
-                self._store.remove(after)
+                self._live.adopt(self._store.get(state.release_after), self.erased())
+            except BrokenRelease as error:
+                self._store.remove(state.release_after)
                 self._fail(state, error)
                 return
+            before, after = state.release_before[:12], state.release_after[:12]
+            log.info("release.adopted", release=after, before=before, reason="forget", id=state.id)
             self._release_changed()
-            log.info("release.adopted", release=after[:12], before=before[:12], reason="forget", id=state.id)
             state = self._journal.write(replace(state, phase="erasing", progress=0.99))
-        self._erase(state, before)
+        self._erase(state)
 
-    def _erase(self, state: JobState, before: str) -> None:
+    def _erase(self, state: JobState) -> None:
         erased = {name: self._cache.erase(name) for name in state.classes}
         self._clear_jobs()
-        metrics: dict[str, Any] = {**state.metrics, "windows_erased": erased}
+        kept_until_s = None
         if self.settings.probation_s > 0:
-            metrics[_KEPT_UNTIL] = time.time() + self.settings.probation_s
+            kept_until_s = time.time() + self.settings.probation_s
         else:
-            self._store.remove(before)
+            self._destroy_releases(state.classes)
+        metrics = {**state.metrics, "windows_erased": erased}
         final = replace(state, status="successful", phase="done", progress=1.0, metrics=metrics)
-        final = self._journal.write(final)
+        final = self._journal.write(replace(final, kept_until_s=kept_until_s))
         self._apply()
-        log.info("class.erased", id=state.id, classes=state.classes, windows=erased, job_s=metrics.get("job_s"))
+        log.info("class.erased", id=state.id, classes=state.classes, windows=erased)
         self._announce(final)
+
+    def _destroy_releases(self, classes: tuple[str, ...]) -> None:
+        """Destroy every release that knows one of the classes, not only the parent; and those nobody can read."""
+        live = self._live.release.digest
+        for digest in [one for one in self._store.digests() if one != live]:
+            try:
+                knows = set(self._store.get(digest).card.living) & set(classes)
+            except BrokenRelease:
+                knows = set(classes)
+            if knows:
+                self._store.remove(digest)
+                log.info("release.destroyed", release=digest[:12], classes=sorted(knows))
 
     def _fail(self, state: JobState, error: EdgeAgentError) -> None:
         log.warning("command.failed", id=state.id, classes=state.classes, code=error.code, reason=error.reason)
@@ -326,18 +309,16 @@ class Forgetting:
 
     def _end_probations(self) -> None:
         for state in self._journal.states():
-            until_s = state.metrics.get(_KEPT_UNTIL)
-            if state.status == "successful" and until_s is not None and time.time() >= until_s:
-                self._store.remove(state.metrics["release_before"])
-                metrics = {key: value for key, value in state.metrics.items() if key != _KEPT_UNTIL}
-                self._announce(self._journal.write(replace(state, metrics=metrics)))
-                log.info("parent.destroyed", id=state.id, release=state.metrics["release_before"][:12])
+            if state.kept_until_s is not None and time.time() >= state.kept_until_s:
+                self._destroy_releases(state.classes)
+                self._announce(self._journal.write(replace(state, kept_until_s=None)))
+                self._apply()
 
     def _apply(self) -> None:
         """Make masks and cache follow the journal."""
-        going = frozenset(name for state in self._unfinished() for name in state.classes)
-        self._live.hide(going | self.erased())
-        self._cache.close_classes(going | self.erased() | frozenset(self._live.card.forgotten))
+        hidden = self.erased() | {name for state in self._unfinished() for name in state.classes}
+        self._live.hide(hidden)
+        self._cache.close_classes(hidden | set(self._live.card.forgotten))
 
     def _unfinished(self) -> list[JobState]:
         return [state for state in self._journal.states() if not state.finished]
@@ -350,15 +331,5 @@ class Forgetting:
 
 def erased_classes(states: Iterable[JobState]) -> frozenset[str]:
     """Classes that have been erased on this gateway, and whose parent release is no longer on probation."""
-    done = [state for state in states if state.status == "successful"]
-    return frozenset(name for state in done if _KEPT_UNTIL not in state.metrics for name in state.classes)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Terminate a child, and kill it if it does not follow."""
-    child.terminate()
-    try:
-        child.wait(CHILD_STOP_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+    done = [state for state in states if state.status == "successful" and state.kept_until_s is None]
+    return frozenset(name for state in done for name in state.classes)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from edge_agent.adapters.mqtt import Connected, Disconnected, Message
+from edge_agent.adapters import mqtt
+from edge_agent.adapters.mqtt import Message
 
-Event = Message | Connected | Disconnected
+Event = Message | mqtt.Event
 
 
 class Inbox:
@@ -31,8 +32,8 @@ class Inbox:
             self._changed.notify_all()
             return True
 
-    def tell(self, event: Connected | Disconnected) -> None:
-        """Hand over an event about the connection, or wake the main thread."""
+    def tell(self, event: mqtt.Event) -> None:
+        """Hand over an event about the connection."""
         with self._changed:
             self._first.append(event)
             self._changed.notify_all()

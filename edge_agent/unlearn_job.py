@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from edge_agent.adapters.job_folder import (
     read_windows,
     write_outcome,
 )
+from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core import dreams as dreaming
 from edge_agent.core import gate, pte
@@ -44,6 +46,7 @@ from edge_agent.schemas.messages import Phase
 
 REPORT_EVERY_S = 0.2
 PARITY_WINDOWS = 64
+OOM_SCORE = "500"  # when memory is short this process goes first, never the serving one
 # Where each phase begins and ends, as a share of the whole job; probing and editing take most of the time.
 SPANS: dict[Phase, tuple[float, float]] = {
     "probing": (0.02, 0.45),
@@ -88,7 +91,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     anchors, evidence = _dreams(folder, original, forget, generator)
     windows = torch.cat([torch.from_numpy(part) for part in read_windows(folder).values()])
 
-    settings = pte.EditSettings()
+    settings, limits = pte.EditSettings(), gate.GateSettings()
     reporter.say("probing", 0.0, {"windows": len(windows)}, always=True)
     with (folder / TRACE).open("w") as trace:
 
@@ -104,9 +107,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
             on_step=on_step,
         )  # fmt: skip
     reporter.say("gating", 0.0, {"steps": outcome.steps, "flip_rate": outcome.flip_rate}, always=True)
-    verdict = gate.judge(
-        original, edited, outcome, windows, parent.card.classes, evidence, gate.GateSettings(), generator
-    )
+    verdict = gate.judge(original, edited, windows, parent.card.classes, evidence, limits, generator)
     numbers = {
         "windows": len(windows),
         "windows_by_source": job.windows,
@@ -116,6 +117,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
         "flipped_to": {parent.card.classes[label]: count for label, count in outcome.flipped_to.items()},
         "gate": [asdict(reason) for reason in verdict.reasons],
         "gate_classes": {parent.card.classes[row.label]: [row.agreement, row.border_kept] for row in verdict.classes},
+        "settings": {**asdict(settings), **asdict(limits)},
         "edit_s": round(time.monotonic() - started_s, 3),
     }
     if not verdict.accepted:
@@ -157,13 +159,14 @@ def _write_result(folder: Path, parent: Release, edited: nn.Sequential, job: Job
     checkpoints.save_weights(edited, result / WEIGHTS)
     onnx_export.with_weights(parent.model, edited, result / MODEL)
     (folder / DREAMS).rename(result / DREAMS)
-    parity = onnx_export.check_parity(edited, result / MODEL, windows, job.threads)
+    answers = OnnxModel(result / MODEL, job.threads).logits(windows.numpy())
+    parity = onnx_export.check_parity(edited, windows, answers)
     test_windows = self_test_windows(card.channel_mean, card.channel_std, card.length)
-    answers = logits(edited, torch.from_numpy(test_windows)).tolist()
+    expected = logits(edited, torch.from_numpy(test_windows)).tolist()
     changes = {
         "forgotten": tuple(sorted({*card.forgotten, *job.classes})),
         "parent": parent.digest,
-        "self_test": tuple(map(tuple, answers)),
+        "self_test": tuple(map(tuple, expected)),
         "files": {name: sha256(result / name) for name in (MODEL, WEIGHTS, DREAMS)},
         "metrics": {},  # the parent's were measured on data that the gateway does not have
         "versions": {**card.versions, "torch": torch.__version__},
@@ -180,6 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     job = read_job(options.folder)
     os.nice(job.nice)
+    with suppress(OSError):  # no such file outside Linux
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     torch.set_num_threads(job.threads)
     try:
         numbers = run(options.folder, Reporter(options.folder, options.parent))

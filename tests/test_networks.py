@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_agent.core import networks
-from edge_agent.core.errors import BrokenRelease
+from edge_agent.core.errors import BrokenRelease, Misconfigured
 from edge_agent.core.networks import EditScope
 from edge_agent.core.training import logits
 from tests.model_fixtures import seeded, untrained
@@ -123,7 +123,7 @@ def test_windows_are_standardised_by_the_statistics_in_the_network() -> None:
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf"), -1.0])
 def test_a_channel_that_cannot_be_standardised_is_refused_by_its_index(bad: float) -> None:
     network = untrained()
-    with pytest.raises(ValueError, match=r"channels \[1\]"):
+    with pytest.raises(Misconfigured, match=r"channels \[1\]"):
         networks.set_statistics(network, torch.zeros(3), torch.tensor([1.0, bad, 2.0]))
     assert torch.equal(networks.channel_std(network).flatten(), torch.ones(3))
 

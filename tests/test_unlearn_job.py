@@ -53,7 +53,9 @@ def job(tmp_path: Path, toy_release: Path) -> Path:
     release = read_release(state / "releases" / "parent")
     folder = state / "jobs" / "one"
     windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(3))}
-    job_folder.prepare(folder, job_folder.Job("one", ("whine",), 7, 1, 0, {"sender": 64}), release, windows)
+    job_folder.prepare(
+        folder, job_folder.Job("one", ("whine",), 7, 1, 0, {"sender": 64}), release.folder, release.card, windows
+    )
     return folder
 
 
@@ -129,7 +131,9 @@ def test_a_class_forgotten_before_stays_forgotten(job: Path) -> None:
     second = job.with_name("second")
     rattle = toy.CLASSES.index("rattle")
     windows = {"rattle": toy.windows(rattle, 64, np.random.default_rng(4))}
-    job_folder.prepare(second, job_folder.Job("two", ("rattle",), 8, 1, 0, {"sender": 64}), first, windows)
+    job_folder.prepare(
+        second, job_folder.Job("two", ("rattle",), 8, 1, 0, {"sender": 64}), first.folder, first.card, windows
+    )
     run(second)
     result = read_release(second / "result")
     assert result.card.forgotten == ("rattle", "whine")

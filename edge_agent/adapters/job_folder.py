@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +25,10 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from edge_agent.adapters.releases import Release
 from edge_agent.core.errors import StorageFailed
 from edge_agent.core.types import Float32
 from edge_agent.files import remove, storage, write_atomically
-from edge_agent.schemas.card import CARD, DREAMS
+from edge_agent.schemas.card import CARD, DREAMS, Card
 from edge_agent.schemas.messages import Phase
 
 JOB, WINDOWS, PROGRESS, TRACE, OUTCOME = (
@@ -58,21 +58,21 @@ class Progress:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(folder: Path, job: Job, release: Release, windows: dict[str, Float32]) -> None:
+def prepare(folder: Path, job: Job, release: Path, card: Card, windows: dict[str, Float32]) -> None:
     """Lay out a job folder: the release without its dreams, the dreams of other classes, the forget windows.
 
     Raises:
         StorageFailed: the folder is gone again.
     """
-    forget = release.card.indices(job.classes)
+    forget = card.indices(job.classes)
     with storage("the job folder cannot be made"):
         remove(folder)
         (folder / RELEASE).mkdir(parents=True)
         try:
-            for name in {CARD, *release.card.files} - {DREAMS}:
-                os.link(release.folder / name, folder / RELEASE / name)
-            if DREAMS in release.card.files:
-                dreams = safetensors.numpy.load_file(release.folder / DREAMS)
+            for name in {CARD, *card.files} - {DREAMS}:
+                os.link(release / name, folder / RELEASE / name)
+            if DREAMS in card.files:
+                dreams = safetensors.numpy.load_file(release / DREAMS)
                 stays = ~(np.isin(dreams["first"], forget) | np.isin(dreams["second"], forget))
                 safetensors.numpy.save_file({key: value[stays] for key, value in dreams.items()}, folder / DREAMS)
             safetensors.numpy.save_file(windows, folder / WINDOWS)
@@ -103,7 +103,7 @@ class Reports:
     def add(self, report: Progress) -> None:
         """Append one report."""
         with self._path.open("ab") as file:
-            file.write(json.dumps(report.__dict__).encode() + b"\n")
+            file.write(json.dumps(_finite(report.__dict__)).encode() + b"\n")
 
     def latest(self) -> Progress | None:
         """The newest whole report that has not been read, if there is one."""
@@ -120,8 +120,19 @@ class Reports:
 
 
 def write_outcome(folder: Path, content: dict[str, Any]) -> None:
-    """Write how the job ended; the last thing a child does."""
-    write_atomically(folder / OUTCOME, json.dumps(content, indent=1).encode())
+    """Write how the job ended; the last thing a child does. What is not finite becomes null: JSON has no NaN."""
+    write_atomically(folder / OUTCOME, json.dumps(_finite(content), indent=1, allow_nan=False).encode())
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
 
 
 def read_outcome(folder: Path) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """The journal of commands: one JSON line per change of state, fsynced before anything is promised.
 
-Each line starts with the CRC-32 of the rest, so that a torn or damaged line is seen; what follows it is not trusted.
-The last line of each command is its state. The file is rewritten on opening, so it stays as long as there are commands.
+Each line starts with the CRC-32 of the rest, so that a torn or damaged line is seen, given up and kept aside; every
+other line stands for itself. The last sound line of each command is its state. The file is rewritten on opening, so
+it stays as long as there are commands.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class Journal:
         self._states: dict[str, JobState] = {}
         self.damaged_lines = 0
         with storage("the journal cannot be opened"):
-            trusted = self._load(path.read_bytes()) if path.exists() else 0
+            whole = self._load(path.read_bytes()) if path.exists() else 0
             try:
                 write_atomically(path, b"".join(map(_line, self._states.values())))
-            except OSError:  # a full disk must not keep the agent from serving: only cut off what is not trusted
+            except OSError:  # a full disk must not keep the agent from serving: only cut off a torn last line
                 path.touch()
-                os.truncate(path, trusted)
+                os.truncate(path, whole)
             self._file: IO[bytes] = path.open("ab", buffering=0)
 
     def states(self) -> list[JobState]:
@@ -70,7 +71,7 @@ class Journal:
 
     def note(self, state: JobState) -> JobState:
         """Keep progress in memory only: after a crash the command starts its phase again anyway."""
-        state = replace(state, rev=self._states[state.id].rev)
+        state = replace(state, rev=self._states[state.id].rev + 1)
         self._states[state.id] = state
         return state
 
@@ -79,19 +80,19 @@ class Journal:
         self._file.close()
 
     def _load(self, content: bytes) -> int:
-        """Take over the states of whole lines; returns how many bytes can be trusted."""
-        trusted = 0
-        for line in content.splitlines(keepends=True):
-            state = _read(line[:-1]) if line.endswith(b"\n") else None
-            if state is None:
-                rest = content[trusted:]
-                self.damaged_lines = len(rest.splitlines())
-                with suppress(OSError):  # to keep it is a service, no promise
-                    write_atomically(self._path.with_name("journal.damaged"), rest)
-                break
-            self._states[state.id] = state
-            trusted += len(line)
-        return trusted
+        """Take over the states of all sound lines; returns where the last whole line ends."""
+        damaged = []
+        for line in content.split(b"\n"):
+            state = _read(line)
+            if state is not None:
+                self._states[state.id] = state
+            elif line:
+                damaged.append(line)
+        self.damaged_lines = len(damaged)
+        if damaged:
+            with suppress(OSError):  # to keep them is a service, no promise
+                write_atomically(self._path.with_name("journal.damaged"), b"\n".join(damaged))
+        return content.rfind(b"\n") + 1
 
 
 def read_states(path: Path) -> list[JobState]:
@@ -100,12 +101,7 @@ def read_states(path: Path) -> list[JobState]:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    states = {}
-    for line in lines:
-        state = _read(line)
-        if state is None:
-            break
-        states[state.id] = state
+    states = {state.id: state for line in lines if (state := _read(line)) is not None}
     return list(states.values())
 
 

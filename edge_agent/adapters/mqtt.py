@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 HAND_OVER_S: Final = 2.0  # how long a message waits for room in the inbox
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 CONNACK_S: Final = 10.0
+LARGEST_PACKET_BYTES: Final = 4 << 20  # the broker drops larger messages, which no release has windows for
 _ACKED: Final = object()
 
 
@@ -79,13 +80,28 @@ class Disconnected:
     reason: str
 
 
+@dataclass(frozen=True)
+class PublishRefused:
+    """The broker refused a publish, by its ACL or quota."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A QoS 0 message found no room."""
+
+
+Event = Connected | Disconnected | PublishRefused | Dropped
+
+
 class Door(Protocol):
     """Where the paho thread hands over (the inbox)."""
 
     def put(self, message: Message, *, first: bool, timeout_s: float) -> bool:
         """Hand over a message; False if there was no room in time."""
 
-    def tell(self, event: Connected | Disconnected) -> None:
+    def tell(self, event: Event) -> None:
         """Hand over an event about the connection."""
 
 
@@ -139,6 +155,7 @@ def connect(client: Client, address: BrokerAddress, protocol: str) -> None:
     if protocol == "5":
         properties = Properties(PacketTypes.CONNECT)
         properties.ReceiveMaximum = address.in_flight
+        properties.MaximumPacketSize = LARGEST_PACKET_BYTES
         properties.SessionExpiryInterval = address.session_expiry_s
         clean = address.session_expiry_s == 0
         client.connect(address.host, address.port, address.keepalive_s, clean_start=clean, properties=properties)
@@ -154,11 +171,11 @@ class _Link:
     that ``publish()`` takes.
     """
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, client: Client, door: Door) -> None:
+        self.client, self._door = client, door
         self.waiting: dict[int, Any] = {}  # message id -> the receipt it answers, or _ACKED
         self.decided = threading.Event()  # the broker has accepted, refused or hung up
-        self.accepted = self.session_present = False
+        self.accepted = self.session_present = self.too_new = False
         self.lost = threading.Event()
         client.on_publish = self._on_publish
 
@@ -172,10 +189,8 @@ class _Link:
         return True
 
     def _on_publish(self, _: Client, __: Any, mid: int, reason: ReasonCode, ___: Any) -> None:
-        if reason.is_failure:
-            log.error("publish.refused", code="E_BROKER", reason=str(reason))
-            self.waiting.pop(mid, None)  # its window stays unacknowledged: no diagnosis of it is out
-            return
+        if reason.is_failure:  # the window counts as answered all the same: left open, it would block the stream
+            self._door.tell(PublishRefused(str(reason)))
         receipt = self.waiting.setdefault(mid, _ACKED)
         if receipt is not _ACKED:
             self._done(mid, receipt)
@@ -248,8 +263,8 @@ class Broker:
                 self._stay(link)
                 if link.accepted:
                     wait_s = SHORTEST_WAIT_S
-                elif self._address.protocol == "auto":  # somebody is there, but refuses or hangs up
-                    protocol = "3.1.1" if protocol == "5" else "5"
+                if self._address.protocol == "auto":  # back to 5 after each 3.1.1: it may be another broker by now
+                    protocol = "3.1.1" if protocol == "5" and link.too_new else "5"
             self._stopping.wait(wait_s * self._chance.uniform(0.5, 1.5))
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
@@ -258,7 +273,7 @@ class Broker:
         try:
             client = make_client(self._address, protocol)
             client.will_set(self._will[0], self._will[1], qos=1, retain=True)
-            link = _Link(client)
+            link = _Link(client, self._door)
             self._listen(link, protocol)
             connect(client, self._address, protocol)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
@@ -280,6 +295,7 @@ class Broker:
     def _listen(self, link: _Link, protocol: str) -> None:
         def on_connect(client: Client, _: Any, flags: ConnectFlags, reason: ReasonCode, __: Any) -> None:
             if reason.is_failure:
+                link.too_new = reason == "Unsupported protocol version"
                 self._door.tell(Disconnected(f"the broker refuses the connection: {reason}"))
                 link.lost.set()
             else:
@@ -298,6 +314,8 @@ class Broker:
         def on_disconnect(_: Client, __: Any, ___: DisconnectFlags, reason: ReasonCode, ____: Any) -> None:
             if self._link is link:
                 self._link = None
+            if not link.decided.is_set():
+                link.too_new = True  # it hung up on our CONNECT, as old brokers do with a version they do not know
             if not link.lost.is_set():
                 self._door.tell(Disconnected(str(reason)))
             link.lost.set()
@@ -312,8 +330,11 @@ class Broker:
         try:
             receipt = Receipt(client, message.mid, message.qos)
             arrived = Message(message.topic, bytes(message.payload), message.retain, time.monotonic(), receipt)
-            if not self._door.put(arrived, first=self._first(arrived.topic), timeout_s=HAND_OVER_S):
-                # Left unacknowledged it would come back only on the next connection, so that is what we ask for.
+            if self._door.put(arrived, first=self._first(arrived.topic), timeout_s=HAND_OVER_S if message.qos else 0):
+                return
+            if message.qos == 0:
+                self._door.tell(Dropped())
+            else:  # it comes back only on the next connection, so that is what we ask for
                 log.error("inbox.overflowed", capacity=self._address.in_flight, remedy="reconnecting")
                 client.disconnect()
         except Exception:  # the one place, with the top of a process: see the module's head

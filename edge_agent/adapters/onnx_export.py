@@ -18,9 +18,10 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from edge_agent.adapters.onnx_session import INPUT, OUTPUT, OnnxModel
 from edge_agent.core.errors import BrokenRelease, JobFailed
 from edge_agent.core.training import logits
+from edge_agent.core.types import Float32
+from edge_agent.schemas.card import INPUT, OUTPUT
 
 PARITY: Final = 1e-4  # largest difference of a logit between ONNX Runtime and torch
 
@@ -72,14 +73,13 @@ def with_weights(parent: Path, network: nn.Module, path: Path) -> None:
     onnx.save(model, path)
 
 
-def check_parity(network: nn.Module, path: Path, windows: Tensor, threads: int) -> float:
-    """Largest difference of a logit between torch and ONNX Runtime on float32 ``windows``.
+def check_parity(network: nn.Module, windows: Tensor, answers: Float32) -> float:
+    """Largest difference between the logits of torch and ``answers``, those of ONNX Runtime, on the same windows.
 
     Raises:
         JobFailed: ``E_PARITY``, it is above 1e-4.
     """
-    difference = np.abs(OnnxModel(path, threads).logits(windows.numpy()) - logits(network, windows).numpy())
-    largest = float(difference.max())
+    largest = float(np.abs(answers - logits(network, windows).numpy()).max())
     if not largest <= PARITY:  # also refuses NaN
         raise JobFailed("E_PARITY", f"ONNX Runtime and torch differ by {largest:.2g}, limit {PARITY:g}")
     return largest

@@ -9,8 +9,7 @@ import onnxruntime
 
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
-
-INPUT, OUTPUT = "windows", "logits"
+from edge_agent.schemas.card import INPUT, OUTPUT
 
 _RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     value

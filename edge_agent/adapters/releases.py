@@ -96,11 +96,12 @@ class ReleaseStore:
         return release
 
     def add(self, folder: Path) -> Release:
-        """Copy a release into the store; it is there whole or not at all."""
+        """Copy a release into the store; it is there whole or not at all. A damaged copy there is replaced."""
         release = read_release(folder)
         target = self.folder / release.digest
         with storage("the release cannot be stored"):
-            if not target.exists():
+            if not self._is_whole(release.digest):
+                self.remove(release.digest)
                 beside = self.folder / f".{release.digest}.new"
                 remove(beside)
                 beside.mkdir()
@@ -110,6 +111,12 @@ class ReleaseStore:
                 beside.rename(target)
                 sync_folder(self.folder)
         return self.get(release.digest)
+
+    def _is_whole(self, name: str) -> bool:
+        try:
+            return self.get(name).digest == name
+        except BrokenRelease:
+            return False
 
     def current(self) -> str | None:
         """Digest that ``current`` points to."""

@@ -15,6 +15,7 @@ import os
 import struct
 import zlib
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -63,8 +64,6 @@ class WindowCache:
 
     Args:
         folder: where the files lie; files of another window shape in it are destroyed.
-        classes: the live release's classes.
-        shape: channels and samples of a window.
         per_class: most windows of one class.
         max_bytes: most bytes of all files together; lowers ``per_class`` where it must.
         recent: how many windows without a known class wait in memory for a label message.
@@ -73,8 +72,6 @@ class WindowCache:
     def __init__(
         self,
         folder: Path,
-        classes: tuple[str, ...],
-        shape: tuple[int, int],
         per_class: int,
         max_bytes: int,
         recent: int,
@@ -84,22 +81,31 @@ class WindowCache:
         self._most_per_class, self._max_bytes = per_class, max_bytes
         self._recent: deque[Window] = deque(maxlen=recent)
         self._classes: dict[str, _Class] = {}
-        self.bytes_written = 0
-        self.fit(classes, shape)
+        self._where: dict[Key, tuple[str, int]] = {}
 
-    def fit(self, classes: tuple[str, ...], shape: tuple[int, int]) -> None:
-        """Serve another release: windows of classes that it has in common with the last one stay, if the shape does."""
+    def fit(self, classes: tuple[str, ...], shape: tuple[int, int]) -> int:
+        """Serve a release: take its classes and window shape (channels, samples).
+
+        Windows of classes that it has in common with the last one stay, if the shape does. The files of others are
+        destroyed; their number is returned.
+
+        Raises:
+            StorageFailed: the cache takes no windows of the classes whose file cannot be opened.
+        """
         self.close()
         self._recent.clear()
         self._shape, self._slot_bytes = shape, _HEADER.size + shape[0] * shape[1] * 4
         self.per_class = min(self._most_per_class, self._max_bytes // self._slot_bytes // len(classes))
-        self._where: dict[Key, tuple[str, int]] = {}
+        self._where = {}
         with storage("the window cache cannot be opened"):
             self._folder.mkdir(parents=True, exist_ok=True)
             paths = {name: self._folder / self._file_name(name) for name in classes}
-            for stray in set(self._folder.iterdir()) - set(paths.values()):
+            strays = set(self._folder.iterdir()) - set(paths.values())
+            for stray in strays:
                 remove(stray)
-            self._classes = {name: self._open(name, path) for name, path in paths.items()}
+            for name, path in paths.items():
+                self._classes[name] = self._open(name, path)
+        return len(strays)
 
     def counts(self) -> dict[str, int]:
         """Cached windows of each class."""
@@ -172,6 +178,8 @@ class WindowCache:
                 counts[one.sources[slot].name.lower()] += 1
             else:
                 self._vacate(one, slot)
+                with suppress(OSError):  # or the slot is found damaged again after the next start
+                    os.pwrite(one.descriptor, bytes(_HEADER.size), slot * self._slot_bytes)
         stacked = np.stack(windows) if windows else np.empty((0, *self._shape), np.float32)
         return stacked, counts
 
@@ -242,7 +250,6 @@ class WindowCache:
         with storage("a window cannot be cached"):
             if os.pwrite(one.descriptor, content, slot * self._slot_bytes) != len(content):
                 raise OSError(28, "the disk is full", str(one.path))
-        self.bytes_written += len(content)
         if (old := one.keys[slot]) is not None:
             del self._where[old]
         key = (window.asset, window.boot, window.seq)
@@ -256,7 +263,10 @@ class WindowCache:
         if source <= one.sources[slot] or one.closed:
             return False
         content = os.pread(one.descriptor, self._slot_bytes, slot * self._slot_bytes)
-        captured_ns = _HEADER.unpack_from(content)[4]
+        _, _, _, _, captured_ns, checksum, _, _ = _HEADER.unpack_from(content)
+        if zlib.crc32(content[_HEADER.size :]) != checksum:
+            self._vacate(one, slot)
+            return False
         samples = np.frombuffer(content[_HEADER.size :], "<f4").reshape(self._shape)
         window = Window(*key, captured_ns, label, samples)
         if label == old_label:

@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import connected
 from edge_agent.commands.run import broker_address
 from edge_agent.config import Config, read_config
-from edge_agent.core.errors import BrokenRelease, Misconfigured
+from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
+from edge_agent.files import size_of
+from edge_agent.forgetting import erased_classes
 from edge_agent.live import self_test
+from edge_agent.schemas.card import CARD
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
 SPARE_BYTES = 512 << 20
@@ -42,6 +46,7 @@ def check(config_path: Path) -> Iterator[Finding]:
     yield from _state(config)
     yield _clock()
     yield _release(config)
+    yield from _source(config)
     yield _broker(config)
 
 
@@ -51,7 +56,8 @@ def _state(config: Config) -> Iterator[Finding]:
     usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     remedy = f"create {folder} and give it to the agent's user"
     yield Finding("state", usable, f"{existing} is {'writable' if usable else 'not writable'}", remedy)
-    free, wanted = shutil.disk_usage(existing).free, config.cache.max_bytes + SPARE_BYTES
+    used = size_of(folder / "cache") if (folder / "cache").is_dir() else 0
+    free, wanted = shutil.disk_usage(existing).free, max(0, config.cache.max_bytes - used) + SPARE_BYTES
     words = f"{free / 2**20:.0f} MiB free, cache and releases may take {wanted / 2**20:.0f} MiB"
     yield Finding("disk", free >= wanted, words, "free some space or lower cache.max_bytes")
 
@@ -79,11 +85,25 @@ def _release(config: Config) -> Finding:
     return Finding("release", True, f"{release.digest[:12]} {release.card.name}{forgotten}")
 
 
+def _source(config: Config) -> Iterator[Finding]:
+    """The folder that gateway.release names may still know what was erased here; the agent cannot delete it."""
+    source = config.gateway.release
+    erased = erased_classes(read_states(config.gateway.state_dir / "journal.jsonl"))
+    if source is None or not erased or not (source / CARD).exists():
+        return
+    try:
+        back = sorted(erased & set(read_release(source).card.living))
+    except BrokenRelease:
+        return
+    words = f"{source} knows {', '.join(back)}, erased here" if back else f"{source} knows no erased class"
+    yield Finding("source", not back, words, f"delete {source} and take gateway.release out of the configuration")
+
+
 def _broker(config: Config) -> Finding:
     mqtt = config.mqtt
     remedy = "start the broker or correct the [mqtt] section"
     try:
         with connected(broker_address(config, client_id=f"edge-agent-check-{os.getpid()}")):
             return Finding("broker", True, f"{mqtt.host}:{mqtt.port} accepts the connection")
-    except Misconfigured as error:
+    except (Misconfigured, Unreachable) as error:
         return Finding("broker", False, error.reason, remedy)

@@ -14,7 +14,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_agent.adapters.mqtt import BrokerAddress, connect, make_client
-from edge_agent.core.errors import Misconfigured
+from edge_agent.core.errors import Unreachable
 
 CONNECT_S = 10.0
 
@@ -45,7 +45,7 @@ class ToolClient:
         try:
             confirmed.get(timeout=CONNECT_S)
         except queue.Empty as error:
-            raise Misconfigured("E_BROKER", "the broker does not confirm a subscription") from error
+            raise Unreachable("E_BROKER", "the broker does not confirm a subscription") from error
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish at QoS 1 and wait for the acknowledgement."""
@@ -75,7 +75,7 @@ def connected(address: BrokerAddress) -> Iterator[ToolClient]:
     """Connect with MQTT 5, or 3.1.1 where the broker speaks only that.
 
     Raises:
-        Misconfigured: ``E_BROKER`` with what the broker, or the network, said.
+        Unreachable: ``E_BROKER`` with what the broker, or the network, said.
     """
     problem = ""
     address = replace(address, session_expiry_s=0)  # a tool leaves nothing behind at the broker
@@ -89,7 +89,7 @@ def connected(address: BrokerAddress) -> Iterator[ToolClient]:
         try:
             connect(client, address, protocol)
         except OSError as error:
-            raise Misconfigured("E_BROKER", f"{address.host}:{address.port}: {error}") from error
+            raise Unreachable("E_BROKER", f"{address.host}:{address.port}: {error}") from error
         client.loop_start()
         try:
             problem = answers.get(timeout=CONNECT_S)
@@ -104,4 +104,4 @@ def connected(address: BrokerAddress) -> Iterator[ToolClient]:
             return
         client.disconnect()
         client.loop_stop()
-    raise Misconfigured("E_BROKER", f"{address.host}:{address.port}: {problem}")
+    raise Unreachable("E_BROKER", f"{address.host}:{address.port}: {problem}")

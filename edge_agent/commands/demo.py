@@ -75,10 +75,10 @@ class Story:
 class Rig:
     """Publishes windows of the simulated rig, and keeps the story."""
 
-    def __init__(self, client: ToolClient, seed: int) -> None:
+    def __init__(self, client: ToolClient, seed: int, started_s: float) -> None:
         self.client, self.story = client, Story()
         self._windows = rig.stream(np.random.default_rng(seed))
-        self._next_s = self._started_s = time.monotonic()
+        self._started_s, self._next_s = started_s, time.monotonic()
         client.subscribe([f"{BASE}/diagnosis/{ASSET}", f"{BASE}/unlearn/{FORGET}/status"])
 
     def send(self, part: str, only: str | None = None, *, labelled: bool = False) -> None:
@@ -133,7 +133,7 @@ def main(arguments: list[str]) -> int:
             agent.ready()
             console.print(f"agent: process {agent.process.pid}, log {agent.log_path}", highlight=False)
             with connected(BrokerAddress("127.0.0.1", broker.port, "demo-rig")) as client:
-                plot = Rig(client, options.seed)
+                plot = Rig(client, options.seed, started_s)
                 play(plot, console)
             result = numbers(plot.story, agent.rss_mib(), time.monotonic() - started_s)
         except (EdgeAgentError, TimeoutError) as error:

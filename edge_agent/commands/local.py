@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge_agent.core.errors import Misconfigured
+from edge_agent.core.errors import Misconfigured, Unreachable
 
 Found = TypeVar("Found")
 START_S = 20.0
@@ -55,7 +56,7 @@ class LocalBroker:
     """mosquitto on a port of loopback, or where it is not installed, amqtt from PyPI (MQTT 3.1.1 only).
 
     Raises:
-        Misconfigured: ``E_BROKER``, neither is installed, or it does not start.
+        Unreachable: ``E_BROKER``, neither is installed, or it does not start.
     """
 
     def __init__(self, folder: Path, port: int, extra: str = "") -> None:
@@ -64,14 +65,15 @@ class LocalBroker:
         program = mosquitto()
         if program is not None:
             self.name, config = "mosquitto", folder / "mosquitto.conf"
-            config.write_text(f"listener {port} 127.0.0.1\n{_MOSQUITTO}{extra}\n")
+            user = getpass.getuser()  # mosquitto gives up root for a user of its own, who cannot read the folder
+            config.write_text(f"listener {port} 127.0.0.1\nuser {user}\n{_MOSQUITTO}{extra}\n")
             self._command = [program, "-c", str(config)]
         else:
             self.name, config = "amqtt", folder / "amqtt.yaml"
             config.write_text(_AMQTT.format(port=port))
             program = shutil.which("amqtt", path=str(Path(sys.executable).parent))
             if program is None:
-                raise Misconfigured("E_BROKER", "no broker: install mosquitto, or pip install 'edge-agent[demo]'")
+                raise Unreachable("E_BROKER", "no broker: install mosquitto, or pip install 'edge-agent[demo]'")
             self._command = [program, "-c", str(config)]
         self.start()
 
@@ -83,7 +85,7 @@ class LocalBroker:
             wait_until(self._listens, f"{self.name} listens on {self.port}")
         except TimeoutError as error:
             self.stop()
-            raise Misconfigured("E_BROKER", f"{error}; see {self._log}") from error
+            raise Unreachable("E_BROKER", f"{error}; see {self._log}") from error
 
     def _listens(self) -> bool:
         with socket.socket() as probe:

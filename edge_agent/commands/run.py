@@ -17,9 +17,9 @@ from edge_agent import logs
 from edge_agent.adapters import systemd
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.mqtt import Broker, BrokerAddress
-from edge_agent.adapters.releases import ReleaseStore
+from edge_agent.adapters.releases import ReleaseStore, read_release
 from edge_agent.adapters.windows import WindowCache
-from edge_agent.agent import Agent
+from edge_agent.agent import Agent, fit_cache
 from edge_agent.config import Config, read_config, read_password
 from edge_agent.core.errors import BrokenRelease, Misconfigured, StorageFailed
 from edge_agent.files import storage, write_atomically
@@ -43,14 +43,9 @@ def run(config_path: Path) -> None:
     with _only_agent(config.gateway.state_dir):
         agent = assemble(config)
 
-        def reread() -> Config:
-            fresh = read_config(config_path)
-            logs.configure(fresh.logs.level, fresh.logs.format)
-            return fresh
-
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
-        signal.signal(signal.SIGHUP, lambda *_: agent.reload(reread))
+        signal.signal(signal.SIGHUP, lambda *_: agent.reload(lambda: read_config(config_path)))
         agent.run()
 
 
@@ -61,18 +56,14 @@ def assemble(config: Config) -> Agent:
     if journal.damaged_lines:
         log.error("journal.damaged", lines_given_up=journal.damaged_lines, kept_in="journal.damaged")
     store = ReleaseStore(state_dir)
-    store.sweep()
+    with _tolerant():
+        store.sweep()
     live = LiveModel(store, config.serving.threads, config.serving.max_abs)
     _adopt_first(config, store, live, erased_classes(journal.states()))
-    cache = WindowCache(
-        state_dir / "cache",
-        live.card.classes,
-        (live.spec.channels, live.spec.length),
-        config.cache.windows_per_class,
-        config.cache.max_bytes,
-        config.cache.recent,
-        np.random.default_rng(),
-    )
+    limits = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
+    cache = WindowCache(state_dir / "cache", *limits, np.random.default_rng())
+    with _tolerant():
+        fit_cache(cache, live)
     topics, session = Topics(config.base), _next_session(state_dir / "session")
     inbox = Inbox(config.mqtt.in_flight)
     will = dump({"state": "offline", "session": session, "gateway": config.gateway.name})
@@ -111,17 +102,14 @@ def broker_address(config: Config, client_id: str | None = None) -> BrokerAddres
 
 
 def _adopt_first(config: Config, store: ReleaseStore, live: LiveModel, erased: frozenset[str]) -> None:
-    """Adopt the current release, else the configured one, else the newest other that can be used."""
-    current = store.current()
-    problems = []
-    names = [current] if current else []
-    if config.gateway.release is not None:
-        try:
-            names.append(store.add(config.gateway.release).digest)
-        except BrokenRelease as error:
-            problems.append(error)
-    names += [name for name in reversed(store.digests()) if name not in names]
-    for name in names:
+    """Adopt the current release, else the newest in the store that can be used, else the configured one.
+
+    The configured one comes last, and is not even copied if it knows an erased class: a restart must not bring back
+    what was destroyed.
+    """
+    current, problems = store.current(), []
+    others = [name for name in reversed(store.digests()) if name != current]
+    for name in ([current] if current else []) + others:
         try:
             live.adopt(store.get(name), erased)
         except BrokenRelease as error:
@@ -131,11 +119,17 @@ def _adopt_first(config: Config, store: ReleaseStore, live: LiveModel, erased: f
             if current not in (None, name):
                 log.error("release.replaced", wanted=str(current)[:12], release=name[:12])
             return
-    if problems:
+    source = config.gateway.release
+    if source is not None:
+        if back := sorted(erased & set(read_release(source).card.living)):
+            raise BrokenRelease("E_ERASED", f"release {source} knows {', '.join(back)}, erased here")
+        live.adopt(store.add(source), erased)
+    elif problems:
         raise problems[0]
-    raise BrokenRelease(
-        "E_NO_RELEASE", f"{store.folder} is empty; train one (edge-agent train) and name it in gateway.release"
-    )
+    else:
+        raise BrokenRelease(
+            "E_NO_RELEASE", f"{store.folder} is empty; train one (edge-agent train) and name it in gateway.release"
+        )
 
 
 @contextmanager
@@ -164,9 +158,15 @@ def _next_session(path: Path) -> int:
     except ValueError:
         session = int(path.stat().st_mtime)
         log.error("session.damaged", path=str(path), session=session)
-    try:
-        with storage("the session number cannot be stored"):
-            write_atomically(path, str(session).encode())
-    except StorageFailed as error:  # a full disk must not keep the agent from serving
-        log.error("storage.failed", code=error.code, reason=error.reason)
+    with _tolerant(), storage("the session number cannot be stored"):
+        write_atomically(path, str(session).encode())
     return session
+
+
+@contextmanager
+def _tolerant() -> Iterator[None]:
+    """A disk that cannot be written must not keep the agent from serving."""
+    try:
+        yield
+    except StorageFailed as error:
+        log.error("storage.failed", code=error.code, reason=error.reason)

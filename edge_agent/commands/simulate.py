@@ -11,6 +11,7 @@ import numpy as np
 from edge_agent import rig
 from edge_agent.adapters.mqtt import BrokerAddress
 from edge_agent.commands.client import ToolClient, connected
+from edge_agent.core.errors import Misconfigured
 from edge_agent.core.types import Dataset, Float32, Window
 from edge_agent.schemas.topics import Topics
 from edge_agent.schemas.windows import encode
@@ -36,12 +37,19 @@ class Tally:
 
 def rig_source(only: str | None, generator: np.random.Generator) -> Source:
     """Windows of fresh runs of the simulated rig, of one class or of all in turn."""
+    _check_class(only, rig.CLASSES)
     pairs = (pair for pair in rig.stream(generator) if only in (None, pair[0]))
     return Source(rig.RATE_HZ, "m/s^2", pairs)
 
 
+def _check_class(name: str | None, classes: tuple[str, ...]) -> None:
+    if name is not None and name not in classes:
+        raise Misconfigured("E_DATA", f"class {name!r} is not in the data; it has {', '.join(classes)}")
+
+
 def dataset_source(data: Dataset, only: str | None, generator: np.random.Generator) -> Source:
     """The test windows of a data set, of one class or of all, in random order, over and over."""
+    _check_class(only, data.classes)
 
     def windows() -> Iterator[tuple[str, Float32]]:
         wanted = np.arange(len(data.test))

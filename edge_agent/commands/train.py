@@ -14,6 +14,7 @@ from rich.table import Table
 
 from edge_agent import __version__
 from edge_agent.adapters import checkpoints, onnx_export
+from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.commands.data import load_dataset
 from edge_agent.commands.show import bars
@@ -72,7 +73,8 @@ def train_release(
     checkpoints.save_weights(network, beside / WEIGHTS)
     checkpoints.save_dreams(made, beside / DREAMS)
     onnx_export.export(network, *shape, beside / MODEL)
-    onnx_export.check_parity(network, beside / MODEL, validation[0][:PARITY_WINDOWS], threads=1)
+    some = validation[0][:PARITY_WINDOWS]
+    onnx_export.check_parity(network, some, OnnxModel(beside / MODEL, threads=1).logits(some.numpy()))
 
     answers = training.logits(network, test[0]).argmax(1).numpy()
     train_answers = training.logits(network, train[0]).argmax(1).numpy()

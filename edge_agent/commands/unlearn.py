@@ -9,7 +9,8 @@ from typing import Any
 
 from edge_agent.adapters.mqtt import BrokerAddress
 from edge_agent.commands.client import connected
-from edge_agent.core.errors import Misconfigured
+from edge_agent.core.errors import Unreachable
+from edge_agent.schemas.commands import parse_unlearn
 from edge_agent.schemas.messages import TERMINAL, dump
 from edge_agent.schemas.topics import Topics
 
@@ -28,17 +29,21 @@ def unlearn(
     """Send the command and return its last status: the first answer, or with a timeout the final one.
 
     Raises:
-        Misconfigured: ``E_BROKER``, no answer came in time.
+        Refused: the classes, the id or the reason are malformed.
+        Unreachable: ``E_BROKER``, no answer came in time.
     """
     topics, name = Topics(base), ",".join(sorted(set(classes)))
     id_ = id_ or f"cli-{uuid.uuid4().hex[:12]}"
+    body = dump({"id": id_, "reason": reason})
+    parse_unlearn(name, body)  # what the agent would refuse unread is refused here
     with connected(address) as client:
         client.subscribe([topics.unlearn_status(name)])
-        client.publish(topics.unlearn(name), dump({"id": id_, "reason": reason}))
+        client.publish(topics.unlearn(name), body)
         status: dict[str, Any] = {}
         deadline_s = time.monotonic() + (timeout_s if timeout_s is not None else ANSWER_S)
-        silent_until_s = time.monotonic() + ANSWER_S
-        while (left_s := min(deadline_s, deadline_s if status else silent_until_s) - time.monotonic()) > 0:
+        silent_s = ANSWER_S if timeout_s is None else min(ANSWER_S, timeout_s)
+        silent_until_s = time.monotonic() + silent_s
+        while (left_s := (deadline_s if status else silent_until_s) - time.monotonic()) > 0:
             for heard in client.listen(left_s):
                 if isinstance(heard.content, dict) and heard.content.get("id") == id_:
                     status = heard.content
@@ -46,5 +51,5 @@ def unlearn(
                     if status["status"] in TERMINAL or timeout_s is None:
                         return status
     if not status:
-        raise Misconfigured("E_BROKER", f"no agent answered on {topics.unlearn_status(name)} within {ANSWER_S:g} s")
-    raise Misconfigured("E_BROKER", f"not finished after {timeout_s:g} s: {status['status']}, phase {status['phase']}")
+        raise Unreachable("E_BROKER", f"no agent answered on {topics.unlearn_status(name)} within {silent_s:g} s")
+    raise Unreachable("E_BROKER", f"not finished after {timeout_s:g} s: {status['status']}, phase {status['phase']}")

@@ -32,7 +32,8 @@ CODES: Final[dict[str, str]] = {
     "E_TOO_FEW_WINDOWS": "Fewer windows of the class are cached than `forget.min_windows`.",
     "E_EXPIRED": "The command's `expires_at` has passed.",
     "E_SAME_ID": "Another command with this id has been accepted before.",
-    "E_QUEUE_FULL": "As many commands wait as `forget.queue` allows, or the class is in one of them.",
+    "E_QUEUE_FULL": "As many commands wait or run as `forget.queue` allows.",
+    "E_BUSY": "The class is in a command that is not finished.",
     "E_ERASED": "The release knew a class that has been erased since; it cannot come back.",
     # A forget job that ended without a new model: the old one still serves.
     "E_GATE": "The gate refused the edited model; its reasons stand in the status.",
@@ -82,6 +83,10 @@ class BrokenRelease(EdgeAgentError):
 
 class Misconfigured(EdgeAgentError):
     """The configuration, the data or the machine must be changed by a person before it can go on."""
+
+
+class Unreachable(EdgeAgentError):
+    """The broker or the agent does not answer: try again later."""
 
 
 class StorageFailed(EdgeAgentError):

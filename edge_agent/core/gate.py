@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from edge_agent.core.evidence import ClassEvidence, Evidence
 from edge_agent.core.networks import channel_std
-from edge_agent.core.pte import Edit
 from edge_agent.core.training import logits
 
 
@@ -55,7 +54,6 @@ class Verdict:
 def judge(
     original: nn.Sequential,
     edited: nn.Sequential,
-    outcome: Edit,
     windows: Tensor,
     names: tuple[str, ...],
     evidence: Evidence,
@@ -90,10 +88,6 @@ def judge(
         _most(check, value, limit, f"{gone} is still answered for {value:.1%} of {what}, limit {limit:.1%}")
         for check, value, limit, what in shares
     ]
-    if not outcome.forgotten:
-        reasons.append(
-            _most("steps", outcome.steps, outcome.steps - 1, f"{gone} was not forgotten in {outcome.steps} steps")
-        )
     rows = evidence.compare(original, edited)
     for check, limit, what in (
         ("agreement", settings.min_agreement, "of its dreams are answered as before"),

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from edge_agent.core.errors import BrokenRelease
+from edge_agent.core.errors import BrokenRelease, Misconfigured
 
 EditScope = Literal["head", "last_stage", "all"]
 Builder = Callable[[int, int, int, int], nn.Sequential]
@@ -146,11 +146,11 @@ def set_statistics(network: nn.Sequential, mean: Tensor, std: Tensor) -> None:
     """Write the training set's channel mean and standard deviation, each (channels,), into the network.
 
     Raises:
-        ValueError: a channel is constant or not finite, so that it cannot be standardised.
+        Misconfigured: ``E_DATA``, a channel is constant or not finite, so that it cannot be standardised.
     """
     bad = [index for index, value in enumerate(std.tolist()) if not (math.isfinite(value) and value > 0)]
     if bad:
-        raise ValueError(f"channels {bad} have no usable standard deviation (constant or not finite)")
+        raise Misconfigured("E_DATA", f"channels {bad} have no usable standard deviation (constant or not finite)")
     part = _standardise(network)
     part.mean.copy_(mean.view(1, -1, 1))
     part.std.copy_(std.view(1, -1, 1))

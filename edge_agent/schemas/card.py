@@ -15,6 +15,7 @@ from edge_agent.schemas.commands import first_problem
 from edge_agent.schemas.topics import CLASS_NAME
 
 MODEL, WEIGHTS, DREAMS, CARD = "model.onnx", "weights.safetensors", "dreams.safetensors", "card.json"
+INPUT, OUTPUT = "windows", "logits"  # names in the ONNX graph
 SELF_TEST_WINDOWS: Final = 4
 
 

@@ -79,6 +79,16 @@ def parse_unlearn(classes: str, payload: bytes) -> UnlearnCommand:
     return UnlearnCommand(names, body.id, body.expires_at, body.reason, hashlib.sha256(canonical).hexdigest())
 
 
+def id_of(payload: bytes) -> str | None:
+    """The id of a command that could not be read otherwise, so that who sent it learns why."""
+    try:
+        content = json.loads(payload[:MOST_BYTES])
+    except (ValueError, RecursionError):
+        return None
+    id_ = content.get("id") if isinstance(content, dict) else None
+    return id_[:64] if isinstance(id_, str) else None
+
+
 def parse_label(payload: bytes) -> Label:
     """Read a label: JSON ``{seq, class, boot?}``.
 

@@ -21,6 +21,8 @@ COUNTERS: Final[dict[str, str]] = {
     "labels": "labels taken",
     "commands_accepted": "forget commands accepted, repeats included",
     "refused_<code>": "messages refused, by code",
+    "publishes_refused": "publishes that the broker refused, by its ACL or quota",
+    "messages_dropped": "QoS 0 messages that found no room; the broker does not send them again",
     "cache_failures": "windows that could not be written to the cache",
     "releases_refused": "releases that an operator asked for and that could not be used",
     "connects": "connections that the broker accepted",
@@ -53,6 +55,9 @@ class JobState:
     code: str | None = None
     reason: str | None = None
     attempts: int = 0
+    release_before: str | None = None  # digests, once there is a release to commit
+    release_after: str | None = None
+    kept_until_s: float | None = None  # the parent's probation; wall clock, s since 1970: it must outlive a restart
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,0 +1,61 @@
+"""May this command be accepted? Each reason to refuse has a code and a sentence with value and limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+from edge_agent.config import Forget
+from edge_agent.core.errors import Refused
+from edge_agent.schemas.card import Card
+from edge_agent.schemas.commands import UnlearnCommand
+from edge_agent.schemas.messages import JobState
+
+LEAST_CLASSES: Final = 2  # that must stay: a model with one answer diagnoses nothing
+
+
+def check(
+    command: UnlearnCommand,
+    card: Card,
+    unfinished: Iterable[JobState],
+    cached: Mapping[str, int],
+    settings: Forget,
+    now: datetime,
+) -> None:
+    """Check a command that has not been seen before against the live release, the queue and the cache.
+
+    Raises:
+        Refused: with the first reason.
+    """
+    if command.expires_at is not None and command.expires_at < now:
+        raise Refused("E_EXPIRED", f"the command expired at {command.expires_at.isoformat()}")
+    check_classes(command.classes, card)
+    waiting = list(unfinished)
+    if busy := [state for state in waiting if set(state.classes) & set(command.classes)]:
+        raise Refused("E_BUSY", f"command {busy[0].id!r} is already forgetting {busy[0].name}")
+    if len(waiting) >= settings.queue:
+        raise Refused("E_QUEUE_FULL", f"{len(waiting)} commands wait or run, limit {settings.queue}")
+    going = {name for state in waiting for name in state.classes}
+    stay = set(card.living) - set(command.classes) - going
+    if len(stay) < LEAST_CLASSES:
+        raise Refused("E_LAST_CLASS", f"{len(stay)} classes would stay, at least {LEAST_CLASSES} must")
+    for name in command.classes:
+        if cached.get(name, 0) < settings.min_windows:
+            raise Refused(
+                "E_TOO_FEW_WINDOWS",
+                f"{cached.get(name, 0)} windows of {name} are cached, at least {settings.min_windows} are needed",
+            )
+
+
+def check_classes(names: Iterable[str], card: Card) -> None:
+    """Check that the release knows all classes and has forgotten none.
+
+    Raises:
+        Refused: ``E_CLASS`` or ``E_ALREADY_FORGOTTEN``.
+    """
+    for name in names:
+        if name not in card.classes:
+            raise Refused("E_CLASS", f"class {name!r} is unknown; the live release knows {', '.join(card.classes)}")
+        if name in card.forgotten:
+            raise Refused("E_ALREADY_FORGOTTEN", f"class {name!r} is forgotten already")

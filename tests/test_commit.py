@@ -1,0 +1,171 @@
+"""The most delicate moments of forgetting: crashes after the point of no return, rollbacks, other releases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_agent.adapters import job_folder
+from edge_agent.adapters.journal import Journal, read_states
+from edge_agent.adapters.releases import Release, ReleaseStore, read_release
+from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.commands.local import LocalAgent, LocalBroker
+from edge_agent.core.types import Window
+from edge_agent.schemas.messages import JobState, Phase
+from tests import toy
+from tests.plant import Plant, plant_at, toy_agent, wait_until
+
+Start = Callable[..., LocalAgent]
+WHINE, RATTLE = toy.CLASSES.index("whine"), toy.CLASSES.index("rattle")
+FORGET_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory, toy_release: Path) -> Path:
+    """The release that forgetting "whine" leads to, made by the real child."""
+    folder = tmp_path_factory.mktemp("edited") / "job"
+    release = read_release(toy_release)
+    windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(11))}
+    job_folder.prepare(folder, job_folder.Job("id", ("whine",), 1, 1, 0, {}), release.folder, release.card, windows)
+    subprocess.run([sys.executable, "-m", "edge_agent.unlearn_job", str(folder)], check=True, timeout=120)
+    return folder / "result"
+
+
+def crashed_state(folder: Path, parent: Path, edited: Path, phase: Phase) -> tuple[Release, Release]:
+    """A state directory as a crash in ``phase`` leaves it; the releases before and after."""
+    state_dir = folder / "state"
+    store = ReleaseStore(state_dir)
+    before, after = store.add(parent), store.add(edited)
+    store.set_current(before.digest if phase == "committing" else after.digest)
+    cache = WindowCache(state_dir / "cache", 512, 1 << 30, 16, np.random.default_rng(0))
+    cache.fit(toy.CLASSES, (3, 256))
+    for seq, samples in enumerate(toy.windows(WHINE, 40, np.random.default_rng(5))):
+        cache.offer("whine", Window("m1", "b", seq, 0, "whine", samples), Source.SENDER)
+    cache.close()
+    (state_dir / "jobs" / "left-over").mkdir(parents=True)
+    (state_dir / "jobs" / "left-over" / "windows.safetensors").write_bytes(b"windows of the class")
+    journal = Journal(state_dir / "journal.jsonl")
+    digests = {"release_before": before.digest, "release_after": after.digest}
+    journal.write(JobState("crashed", ("whine",), "d", "executing", phase, **digests))  # type: ignore[arg-type]
+    journal.close()
+    return before, after
+
+
+@pytest.mark.parametrize("phase", ["committing", "erasing"])
+def test_a_crash_after_the_point_of_no_return_ends_in_success(
+    tmp_path: Path, broker: LocalBroker, plant: Plant, toy_release: Path, edited: Path, phase: Phase
+) -> None:
+    before, after = crashed_state(tmp_path / "agent", toy_release, edited, phase)
+    agent = toy_agent(tmp_path / "agent", broker.port, toy_release)
+    try:
+        agent.ready()
+        plant.expect("unlearn/whine/status", status="successful", id="crashed")
+        store = ReleaseStore(agent.state_dir)
+        assert store.current() == after.digest
+        assert store.digests() == [after.digest]
+        assert before.digest not in store.digests()
+        assert list((agent.state_dir / "jobs").iterdir()) == []
+        answers = plant.answers(plant.feed(WHINE, 10, seed=3))
+        assert all(row["class"] != "whine" for row in answers)
+        agent.stop()
+        assert plant.expect("status", state="offline")["cached"]["whine"] == 0
+    finally:
+        agent.kill()
+
+
+def test_a_damaged_candidate_fails_the_commit_and_the_parent_serves(
+    tmp_path: Path, broker: LocalBroker, plant: Plant, toy_release: Path, edited: Path
+) -> None:
+    before, after = crashed_state(tmp_path / "agent", toy_release, edited, "committing")
+    model = tmp_path / "agent" / "state" / "releases" / after.digest / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    agent = toy_agent(tmp_path / "agent", broker.port, toy_release)
+    try:
+        agent.ready()
+        assert plant.expect("unlearn/whine/status", status="failed")["code"] == "E_HASH"
+        assert ReleaseStore(agent.state_dir).current() == before.digest
+        answers = plant.answers(plant.feed(WHINE, 10, seed=3))
+        assert [row["class"] for row in answers].count("whine") >= 8
+    finally:
+        agent.kill()
+
+
+def stock(plant: Plant, *labels: int) -> None:
+    for label in labels:
+        plant.answers(plant.feed(label, 64, seed=label))
+
+
+def forget(plant: Plant, name: str) -> dict[str, Any]:
+    plant.raw(f"unlearn/{name}", b"")
+    rows: dict[str, Any] = wait_until(lambda: _final(plant, name), FORGET_S)
+    return rows
+
+
+def _final(plant: Plant, name: str) -> dict[str, Any] | None:
+    ended = [row for row in plant.find(f"unlearn/{name}/status") if row["status"] in ("successful", "failed")]
+    return ended[-1] if ended else None
+
+
+def test_a_rollback_over_two_probations_undoes_both(start_agent: Start, plant: Plant, toy_release: Path) -> None:
+    """Going back two releases left the second class unmasked in the model and forgotten in the journal."""
+    agent = start_agent("[forget]\nprobation_s = 600")
+    stock(plant, WHINE, RATTLE)
+    assert forget(plant, "whine")["status"] == "successful"
+    assert forget(plant, "rattle")["status"] == "successful"
+    ReleaseStore(agent.state_dir).want(read_release(toy_release).digest)
+    for name in ("whine", "rattle"):
+        plant.expect(f"unlearn/{name}/status", code="E_ROLLED_BACK")
+    states = read_states(agent.state_dir / "journal.jsonl")
+    assert [state.status for state in states] == ["failed", "failed"]
+
+
+def test_another_release_is_adopted_only_when_no_command_is_unfinished(
+    start_agent: Start, plant: Plant, toy_release: Path
+) -> None:
+    """A release that came between two queued commands made the second crash the agent."""
+    agent = start_agent("[forget]\nprobation_s = 600")
+    stock(plant, WHINE, RATTLE)
+    plant.raw("unlearn/whine", b"")
+    plant.raw("unlearn/rattle", b"")
+    plant.expect("unlearn/rattle/status", status="accepted")
+    ReleaseStore(agent.state_dir).want(read_release(toy_release).digest)
+    ended = wait_until(lambda: [row for name in ("whine", "rattle") if (row := _final(plant, name))][1:], FORGET_S)
+    assert ended[0]["status"] == "successful"
+    wait_until(lambda: ReleaseStore(agent.state_dir).wanted() is None)
+    assert agent.process.poll() is None
+
+
+def test_a_broker_that_refuses_diagnoses_does_not_make_the_agent_deaf(
+    tmp_path: Path, broker: LocalBroker, start_agent: Start
+) -> None:
+    """Refused by the ACL, a diagnosis left its window unacknowledged, and after in_flight of them nothing came in."""
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite #\ntopic deny edge/toy/diagnosis/#\n")
+    broker.stop()
+    with (tmp_path / "broker" / "mosquitto.conf").open("a") as config:
+        config.write(f"acl_file {acl}\n")
+    broker.start()
+    agent = start_agent("in_flight = 8")
+    with plant_at(broker.port) as plant:
+        for row in toy.windows(0, 40, np.random.default_rng(0)):
+            plant.send(row)
+        wait_until(lambda: agent.events("publish.refused"))
+        plant.raw("unlearn/growl", b"")
+        plant.expect("refused", code="E_CLASS")
+    agent.stop()
+    assert agent.events("agent.stopped")[0]["publishes_refused"] == 40
+
+
+def test_a_label_that_the_release_does_not_know_is_shown_and_its_window_answered(
+    start_agent: Start, plant: Plant
+) -> None:
+    start_agent()
+    seq = plant.send(toy.windows(0, 1, np.random.default_rng(0))[0], "hmu")
+    plant.answers([seq])
+    assert "'hmu' is no class" in plant.expect("refused", code="E_CLASS")["reason"]
