@@ -12,9 +12,9 @@ from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage
 
-from edge_agent.adapters.mqtt import BrokerAddress
 from edge_agent.commands.client import connected
 from edge_agent.core.types import Float32, Window
+from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.topics import Topics
 from edge_agent.schemas.windows import encode
 

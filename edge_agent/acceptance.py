@@ -8,7 +8,7 @@ from typing import Final
 
 from edge_agent.config import Forget
 from edge_agent.core.errors import Refused
-from edge_agent.schemas.card import Card
+from edge_agent.schemas.card import DREAMS, Card
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState
 
@@ -31,6 +31,8 @@ def check(
     if command.expires_at is not None and command.expires_at < now:
         raise Refused("E_EXPIRED", f"the command expired at {command.expires_at.isoformat()}")
     check_classes(command.classes, card)
+    if DREAMS not in card.files:
+        raise Refused("E_DREAMS", "the live release has no dreams; without them harm to other classes cannot be judged")
     waiting = list(unfinished)
     if busy := [state for state in waiting if set(state.classes) & set(command.classes)]:
         raise Refused("E_BUSY", f"command {busy[0].id!r} is already forgetting {busy[0].name}")

@@ -154,7 +154,12 @@ class Agent:
     def _answer(self, batch: list[tuple[Message, Window]]) -> None:
         if not batch:
             return
-        answers = self._live.answer(np.stack([window.samples for _, window in batch]))
+        try:
+            answers = self._live.answer(np.stack([window.samples for _, window in batch]))
+        except BrokenRelease as error:
+            for message, _ in batch:
+                self._refuse(message, error)
+            return
         release, masked = self._live.release.digest, self._live.masked
         for (message, window), answer in zip(batch, answers, strict=True):
             if answer is None:

@@ -13,7 +13,7 @@ from edge_agent import __version__
 from edge_agent.core.errors import EdgeAgentError, Misconfigured
 
 if TYPE_CHECKING:
-    from edge_agent.adapters.mqtt import BrokerAddress
+    from edge_agent.mqtt_client import BrokerAddress
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart will not help
 
@@ -238,9 +238,9 @@ def releases_rollback(digest: str | None, config_path: Path) -> None:
 
 
 def _address(config_path: Path | None, host: str, port: int, base: str, tool: str) -> tuple[BrokerAddress, str]:
-    from edge_agent.adapters.mqtt import BrokerAddress
     from edge_agent.commands.run import broker_address
     from edge_agent.config import read_config
+    from edge_agent.mqtt_client import BrokerAddress
 
     client_id = f"edge-agent-{tool}-{uuid.uuid4().hex[:8]}"
     if config_path is None:

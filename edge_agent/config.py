@@ -118,7 +118,7 @@ def read_config(path: Path) -> Config:
         content = tomllib.loads(path.read_text())
     except OSError as error:
         raise Misconfigured("E_CONFIG", f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Misconfigured("E_CONFIG", f"{path} is not TOML: {error}") from error
     try:
         config = Config.model_validate(content)

@@ -103,11 +103,11 @@ class Forgetting:
     def _anonymous_id(self, name: str) -> str:
         """A command without id means "see to it that this is forgotten": it is new only after a failure."""
         failed = [one for one in self._journal.states() if one.name == name and one.status == "failed"]
-        return f"anonymous:{name}:{len(failed) + 1}"
+        return f"anonymous/{name}/{len(failed) + 1}"  # with a character that no sender's id may have
 
     def erased(self) -> frozenset[str]:
         """Classes that no release may bring back."""
-        return erased_classes(self._journal.states())
+        return erased_classes(self._journal.states(), self._live.card)
 
     @property
     def busy(self) -> bool:
@@ -199,6 +199,9 @@ class Forgetting:
         windows, sources = {}, dict[str, int]()
         for name in state.classes:
             windows[name], counts = self._cache.load(name, self.settings.max_windows)
+            if len(windows[name]) < self.settings.min_windows:  # some were damaged on the disk
+                words = f"only {len(windows[name])} windows of {name} are sound, {self.settings.min_windows} are needed"
+                raise JobFailed("E_TOO_FEW_WINDOWS", words)
             sources = {source: sources.get(source, 0) + count for source, count in counts.items()}
         seed = zlib.crc32(state.id.encode())
         job = job_folder.Job(state.id, state.classes, seed, self.settings.threads, self.settings.nice, sources)
@@ -255,7 +258,7 @@ class Forgetting:
         """From here on the command ends well, also after a crash: swap, then destroy."""
         assert state.release_before is not None
         assert state.release_after is not None
-        if state.phase == "committing":
+        if self._live.release.digest != state.release_after:
             try:
                 self._live.adopt(self._store.get(state.release_after), self.erased())
             except BrokenRelease as error:
@@ -265,6 +268,7 @@ class Forgetting:
             before, after = state.release_before[:12], state.release_after[:12]
             log.info("release.adopted", release=after, before=before, reason="forget", id=state.id)
             self._release_changed()
+        if state.phase == "committing":
             state = self._journal.write(replace(state, phase="erasing", progress=0.99))
         self._erase(state)
 
@@ -329,7 +333,11 @@ class Forgetting:
         return state
 
 
-def erased_classes(states: Iterable[JobState]) -> frozenset[str]:
-    """Classes that have been erased on this gateway, and whose parent release is no longer on probation."""
-    done = [state for state in states if state.status == "successful" and state.kept_until_s is None]
-    return frozenset(name for state in done for name in state.classes)
+def erased_classes(states: Iterable[JobState], live: Card | None = None) -> frozenset[str]:
+    """Classes that have been erased on this gateway, and whose parent release is not on probation any more.
+
+    What the live release has forgotten counts too: a damaged journal must not bring a class back.
+    """
+    done = [state for state in states if state.status == "successful"]
+    names = {name for state in done for name in state.classes} | set(live.forgotten if live else ())
+    return frozenset(names - {name for state in done if state.kept_until_s is not None for name in state.classes})

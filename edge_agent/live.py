@@ -98,9 +98,11 @@ def self_test(model: OnnxModel, release: Release) -> None:
     """
     card = release.card
     expected = np.array(card.self_test, np.float32)
-    got = model.logits(self_test_windows(card.channel_mean, card.channel_std, card.length))
+    windows = self_test_windows(card.channel_mean, card.channel_std, card.length)
+    got = model.logits(windows)
     if got.shape != expected.shape:
         raise BrokenRelease("E_MODEL", f"the model answers with shape {got.shape}, expected {expected.shape}")
-    worst = float(np.abs(got - expected).max())
+    alone = model.logits(windows[:1])  # a graph with a fixed batch fails here
+    worst = float(np.abs(np.concatenate([got - expected, alone - expected[:1]])).max())
     if not worst <= SELF_TEST_TOLERANCE:
         raise BrokenRelease("E_MODEL", f"self-test: logits differ by {worst:.2g}, limit {SELF_TEST_TOLERANCE:g}")

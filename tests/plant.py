@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.adapters.mqtt import BrokerAddress
 from edge_agent.commands import local
 from edge_agent.commands.client import Heard, ToolClient, connected
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.types import Float32, Window
+from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.windows import encode
 from tests import toy
 

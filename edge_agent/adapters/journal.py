@@ -114,8 +114,11 @@ def _read(line: bytes) -> JobState | None:
     checksum, _, body = line.partition(b" ")
     if not body or checksum != b"%08x" % zlib.crc32(body):
         return None
-    row: dict[str, Any] = json.loads(body)
-    row["classes"] = tuple(row["classes"])
+    try:
+        row: dict[str, Any] = json.loads(body)
+        row["classes"] = tuple(row["classes"])
+    except (ValueError, KeyError, TypeError):
+        return None
     try:
         return JobState(**row)
     except TypeError as error:  # a whole line, so it is no damage: it has keys that this version does not know

@@ -14,30 +14,27 @@ Rules, each from something paho or a broker does:
 from __future__ import annotations
 
 import random
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edge_agent.mqtt_client import BrokerAddress, connect, make_client
 
 log = structlog.get_logger(__name__)
 
 HAND_OVER_S: Final = 2.0  # how long a message waits for room in the inbox
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 CONNACK_S: Final = 10.0
-LARGEST_PACKET_BYTES: Final = 4 << 20  # the broker drops larger messages, which no release has windows for
-_ACKED: Final = object()
+SHORT_LIFE_S: Final = 5.0  # a connection that ends sooner does not reset the back-off
+REFUSED_S, MOST_REFUSED = 60.0, 4096
 
 
 @dataclass(frozen=True)
@@ -106,61 +103,11 @@ class Door(Protocol):
 
 
 @dataclass(frozen=True)
-class BrokerAddress:
-    """How to reach the broker and who we are there."""
+class _Sent:
+    """A publish that the broker has not acknowledged yet."""
 
-    host: str
-    port: int
-    client_id: str
-    protocol: str = "auto"  # "auto", "5", "3.1.1"
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    keepalive_s: int = 20
-    in_flight: int = 256
-    session_expiry_s: int = 604_800
-
-
-def make_client(address: BrokerAddress, protocol: str) -> Client:
-    """A paho client with credentials and TLS set, not yet connected."""
-    version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
-    clean = None if protocol == "5" else address.session_expiry_s == 0  # MQTT 5 says it on connecting
-    client = Client(
-        CallbackAPIVersion.VERSION2,
-        client_id=address.client_id,
-        clean_session=clean,
-        protocol=version,
-        manual_ack=True,
-        reconnect_on_failure=False,
-    )
-    client.on_socket_open = lambda _, __, connection: _send_at_once(connection)
-    client.username_pw_set(address.username, address.password)
-    if address.ca_file is not None:
-        context = ssl.create_default_context(cafile=str(address.ca_file))
-        if address.cert_file is not None:
-            context.load_cert_chain(str(address.cert_file), str(address.key_file) if address.key_file else None)
-        client.tls_set_context(context)
-    return client
-
-
-def _send_at_once(connection: Any) -> None:
-    """Switch Nagle's algorithm off: with the peer's delayed acknowledgements it costs 40 ms per small message."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def connect(client: Client, address: BrokerAddress, protocol: str) -> None:
-    """Open the connection; raises ``OSError`` if nobody listens."""
-    if protocol == "5":
-        properties = Properties(PacketTypes.CONNECT)
-        properties.ReceiveMaximum = address.in_flight
-        properties.MaximumPacketSize = LARGEST_PACKET_BYTES
-        properties.SessionExpiryInterval = address.session_expiry_s
-        clean = address.session_expiry_s == 0
-        client.connect(address.host, address.port, address.keepalive_s, clean_start=clean, properties=properties)
-    else:
-        client.connect(address.host, address.port, address.keepalive_s)
+    topic: str
+    receipt: Receipt | None
 
 
 class _Link:
@@ -171,9 +118,9 @@ class _Link:
     that ``publish()`` takes.
     """
 
-    def __init__(self, client: Client, door: Door) -> None:
-        self.client, self._door = client, door
-        self.waiting: dict[int, Any] = {}  # message id -> the receipt it answers, or _ACKED
+    def __init__(self, client: Client, refused: Callable[[str, str], None]) -> None:
+        self.client, self._refused = client, refused
+        self.waiting: dict[int, _Sent | ReasonCode] = {}  # by message id
         self.decided = threading.Event()  # the broker has accepted, refused or hung up
         self.accepted = self.session_present = self.too_new = False
         self.lost = threading.Event()
@@ -184,21 +131,24 @@ class _Link:
         info = self.client.publish(topic, payload, qos, retain)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
-        if qos and self.waiting.setdefault(info.mid, receipt) is _ACKED:
-            self._done(info.mid, receipt)
+        if qos:
+            sent = _Sent(topic, receipt)
+            reason = self.waiting.setdefault(info.mid, sent)
+            if isinstance(reason, ReasonCode):
+                self._done(info.mid, sent, reason)
         return True
 
     def _on_publish(self, _: Client, __: Any, mid: int, reason: ReasonCode, ___: Any) -> None:
-        if reason.is_failure:  # the window counts as answered all the same: left open, it would block the stream
-            self._door.tell(PublishRefused(str(reason)))
-        receipt = self.waiting.setdefault(mid, _ACKED)
-        if receipt is not _ACKED:
-            self._done(mid, receipt)
+        sent = self.waiting.setdefault(mid, reason)
+        if isinstance(sent, _Sent):
+            self._done(mid, sent, reason)
 
-    def _done(self, mid: int, receipt: Receipt | None) -> None:
+    def _done(self, mid: int, sent: _Sent, reason: ReasonCode) -> None:
         del self.waiting[mid]
-        if receipt is not None:
-            receipt.acknowledge()
+        if reason.is_failure:
+            self._refused(sent.topic, str(reason))
+        if sent.receipt is not None:  # also of a refused diagnosis: left open, its window would block the stream
+            sent.receipt.acknowledge()
 
     def close(self) -> None:
         """Send DISCONNECT if it is still up, and end paho's thread."""
@@ -227,6 +177,7 @@ class Broker:
         self._address, self._subscriptions, self._door = address, subscriptions, door
         self._first, self._will, self._chance = first, will, chance
         self._link: _Link | None = None  # the one that the broker has accepted
+        self._refused_until_s: dict[str, float] = {}  # topics that the broker's ACL forbids
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name="broker", daemon=True)
 
@@ -252,7 +203,21 @@ class Broker:
     def answer(self, receipt: Receipt | None, topic: str, payload: bytes) -> bool:
         """Publish at QoS 1, and acknowledge ``receipt`` once the broker has acknowledged that."""
         link = self._link
-        return link is not None and link.send(topic, payload, 1, receipt, retain=False)
+        if link is None:
+            return False
+        if self._refused_until_s.get(topic, 0.0) > time.monotonic():
+            self._door.tell(PublishRefused(f"{topic}: refused before"))
+            if receipt is not None:
+                receipt.acknowledge()
+            return True
+        return link.send(topic, payload, 1, receipt, retain=False)
+
+    def _remember_refused(self, topic: str, reason: str) -> None:
+        """Some brokers cut the connection after a publish that their ACL forbids, so it is not repeated for a while."""
+        if len(self._refused_until_s) >= MOST_REFUSED:
+            self._refused_until_s.clear()
+        self._refused_until_s[topic] = time.monotonic() + REFUSED_S
+        self._door.tell(PublishRefused(f"{topic}: {reason}"))
 
     def _keep_connected(self) -> None:
         wait_s = SHORTEST_WAIT_S
@@ -260,8 +225,9 @@ class Broker:
         while not self._stopping.is_set():
             link = self._connect(protocol)
             if link is not None:
+                started_s = time.monotonic()
                 self._stay(link)
-                if link.accepted:
+                if link.accepted and time.monotonic() > started_s + SHORT_LIFE_S:
                     wait_s = SHORTEST_WAIT_S
                 if self._address.protocol == "auto":  # back to 5 after each 3.1.1: it may be another broker by now
                     protocol = "3.1.1" if protocol == "5" and link.too_new else "5"
@@ -273,7 +239,7 @@ class Broker:
         try:
             client = make_client(self._address, protocol)
             client.will_set(self._will[0], self._will[1], qos=1, retain=True)
-            link = _Link(client, self._door)
+            link = _Link(client, self._remember_refused)
             self._listen(link, protocol)
             connect(client, self._address, protocol)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded

@@ -141,9 +141,10 @@ class WindowCache:
         """
         if label not in self._classes:
             raise Refused("E_CLASS", f"the live release does not know class {label[:80]!r}")
-        for window in reversed(self._recent):  # without a boot the newest is meant: a restarted sender counts anew
+        # Without a boot the newest is meant: a restarted sender counts anew.
+        for place, window in reversed(list(enumerate(self._recent))):
             if window.asset == asset and window.seq == seq and boot in (None, window.boot):
-                self._recent.remove(window)
+                del self._recent[place]
                 self.offer(label, window, Source.LABEL)
                 return
         for key in self._where:
@@ -173,7 +174,7 @@ class WindowCache:
                 break
             content = os.pread(one.descriptor, self._slot_bytes, slot * self._slot_bytes)
             samples = content[_HEADER.size :]
-            if zlib.crc32(samples) == _HEADER.unpack_from(content)[5]:
+            if self._is_sound(content):
                 windows.append(np.frombuffer(samples, "<f4").reshape(self._shape))
                 counts[one.sources[slot].name.lower()] += 1
             else:
@@ -263,10 +264,10 @@ class WindowCache:
         if source <= one.sources[slot] or one.closed:
             return False
         content = os.pread(one.descriptor, self._slot_bytes, slot * self._slot_bytes)
-        _, _, _, _, captured_ns, checksum, _, _ = _HEADER.unpack_from(content)
-        if zlib.crc32(content[_HEADER.size :]) != checksum:
+        if not self._is_sound(content):
             self._vacate(one, slot)
             return False
+        captured_ns = _HEADER.unpack_from(content)[4]
         samples = np.frombuffer(content[_HEADER.size :], "<f4").reshape(self._shape)
         window = Window(*key, captured_ns, label, samples)
         if label == old_label:
@@ -277,6 +278,12 @@ class WindowCache:
             os.pwrite(one.descriptor, bytes(self._slot_bytes), slot * self._slot_bytes)
         self._vacate(one, slot)
         return self.offer(label, window, source)
+
+    def _is_sound(self, content: bytes) -> bool:
+        """Whether a slot is whole and its samples are those that were written."""
+        if len(content) != self._slot_bytes:
+            return False
+        return bool(_HEADER.unpack_from(content)[5] == zlib.crc32(content[_HEADER.size :]))
 
     def _vacate(self, one: _Class, slot: int) -> None:
         """The slot holds no window any more."""

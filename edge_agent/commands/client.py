@@ -13,8 +13,8 @@ from typing import Any
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edge_agent.adapters.mqtt import BrokerAddress, connect, make_client
 from edge_agent.core.errors import Unreachable
+from edge_agent.mqtt_client import BrokerAddress, connect, make_client
 
 CONNECT_S = 10.0
 

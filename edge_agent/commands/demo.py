@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent import rig
-from edge_agent.adapters.mqtt import BrokerAddress
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.commands.show import bars
 from edge_agent.core.errors import EdgeAgentError
 from edge_agent.core.types import Float32, Window
+from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import TERMINAL
 from edge_agent.schemas.topics import Topics
 from edge_agent.schemas.windows import encode

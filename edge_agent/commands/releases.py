@@ -66,4 +66,6 @@ def parent_of_live(store: ReleaseStore) -> Release:
 
 
 def _erased(state_dir: Path) -> frozenset[str]:
-    return erased_classes(read_states(state_dir / "journal.jsonl"))
+    store = ReleaseStore(state_dir)
+    current = store.current()
+    return erased_classes(read_states(state_dir / "journal.jsonl"), store.get(current).card if current else None)

@@ -16,7 +16,7 @@ import structlog
 from edge_agent import logs
 from edge_agent.adapters import systemd
 from edge_agent.adapters.journal import Journal
-from edge_agent.adapters.mqtt import Broker, BrokerAddress
+from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import ReleaseStore, read_release
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.agent import Agent, fit_cache
@@ -26,6 +26,7 @@ from edge_agent.files import storage, write_atomically
 from edge_agent.forgetting import Forgetting, erased_classes
 from edge_agent.inbox import Inbox
 from edge_agent.live import LiveModel
+from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import Topics
 
@@ -155,7 +156,7 @@ def _next_session(path: Path) -> int:
         session = int(path.read_text()) + 1
     except FileNotFoundError:
         session = 1
-    except ValueError:
+    except (ValueError, OSError):
         session = int(path.stat().st_mtime)
         log.error("session.damaged", path=str(path), session=session)
     with _tolerant(), storage("the session number cannot be stored"):

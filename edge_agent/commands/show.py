@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from edge_agent.adapters.mqtt import BrokerAddress
+from edge_agent.mqtt_client import BrokerAddress
 
 Show = Callable[[str, float, float, str], None]
 

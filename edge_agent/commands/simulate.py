@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent import rig
-from edge_agent.adapters.mqtt import BrokerAddress
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.core.errors import Misconfigured
 from edge_agent.core.types import Dataset, Float32, Window
+from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.topics import Topics
 from edge_agent.schemas.windows import encode
 

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from edge_agent.adapters.mqtt import BrokerAddress
 from edge_agent.commands.client import connected
 from edge_agent.core.errors import Unreachable
+from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.commands import parse_unlearn
 from edge_agent.schemas.messages import TERMINAL, dump
 from edge_agent.schemas.topics import Topics

@@ -30,6 +30,7 @@ CODES: Final[dict[str, str]] = {
     "E_ALREADY_FORGOTTEN": "The class is forgotten already.",
     "E_LAST_CLASS": "At least two classes must stay after forgetting.",
     "E_TOO_FEW_WINDOWS": "Fewer windows of the class are cached than `forget.min_windows`.",
+    "E_DREAMS": "The live release has no dreams, from which the gate judges harm to other classes.",
     "E_EXPIRED": "The command's `expires_at` has passed.",
     "E_SAME_ID": "Another command with this id has been accepted before.",
     "E_QUEUE_FULL": "As many commands wait or run as `forget.queue` allows.",

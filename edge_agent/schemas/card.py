@@ -26,14 +26,14 @@ class Card(BaseModel):
 
     format: Literal[1] = 1
     name: str = Field(max_length=100)
-    classes: tuple[str, ...] = Field(min_length=2, description="in the order of the model's outputs")
+    classes: tuple[str, ...] = Field(min_length=2, max_length=1024, description="in the order of the model's outputs")
     forgotten: tuple[str, ...] = Field((), description="classes that the weights have been made to forget")
-    channels: tuple[str, ...] = Field(min_length=1)
-    length: int = Field(ge=1, description="samples per channel and window")
+    channels: tuple[str, ...] = Field(min_length=1, max_length=1024)
+    length: int = Field(ge=1, le=1 << 20, description="samples per channel and window")
     rate_hz: float = Field(gt=0)
     unit: str
     architecture: str
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=4096)
     parent: str | None = Field(None, description="digest of the release this one was edited from")
     channel_mean: tuple[float, ...] = Field(description="of the training windows, in the unit")
     channel_std: tuple[float, ...] = Field(description="of the training windows, in the unit")

@@ -6,9 +6,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edge_agent.core.errors import Refused
 from edge_agent.schemas.topics import CLASS_NAME
@@ -17,11 +17,18 @@ MOST_BYTES: Final = 16 * 1024
 MOST_CLASSES: Final = 32
 
 
+def _iso_text(value: Any) -> Any:
+    """Numbers are refused: pydantic would guess between seconds and milliseconds."""
+    if not isinstance(value, str):
+        raise ValueError("not ISO 8601 text with a time zone")  # noqa: TRY004 pydantic takes no TypeError
+    return value
+
+
 class _UnlearnPayload(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     id: str | None = Field(None, pattern=r"^[A-Za-z0-9._:-]{1,64}$")
-    expires_at: AwareDatetime | None = Field(None, strict=False)
+    expires_at: Annotated[AwareDatetime, BeforeValidator(_iso_text), Field(strict=False)] | None = None
     reason: str = Field("", max_length=500)
 
 

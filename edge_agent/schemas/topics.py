@@ -10,7 +10,7 @@ from edge_agent.core.errors import Refused
 
 ASSET: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # A class name is a topic level, so it holds none of / + # and no comma, which separates several classes.
-CLASS_NAME: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9._@ -]{0,63}")
+CLASS_NAME: Final = re.compile(r"[A-Za-z0-9_@](?:[A-Za-z0-9._@ -]{0,62}[A-Za-z0-9._@-])?")
 PLANT_WIDE_UNLEARN: Final = "unlearn"
 
 Kind = Literal["window", "label", "unlearn"]
