@@ -79,10 +79,12 @@ def test_a_crash_after_the_point_of_no_return_ends_in_success(
         agent.kill()
 
 
+@pytest.mark.parametrize("phase", ["committing", "erasing"])
 def test_a_damaged_candidate_fails_the_commit_and_the_parent_serves(
-    tmp_path: Path, broker: LocalBroker, plant: Plant, toy_release: Path, edited: Path
+    tmp_path: Path, broker: LocalBroker, plant: Plant, toy_release: Path, edited: Path, phase: Phase
 ) -> None:
-    before, after = crashed_state(tmp_path / "agent", toy_release, edited, "committing")
+    """In ``erasing`` it reported success, and destroyed the parent, which served."""
+    before, after = crashed_state(tmp_path / "agent", toy_release, edited, phase)
     model = tmp_path / "agent" / "state" / "releases" / after.digest / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
     agent = toy_agent(tmp_path / "agent", broker.port, toy_release)
@@ -160,6 +162,21 @@ def test_a_broker_that_refuses_diagnoses_does_not_make_the_agent_deaf(
         plant.expect("refused", code="E_CLASS")
     agent.stop()
     assert agent.events("agent.stopped")[0]["publishes_refused"] >= 40  # some twice: this broker cuts the connection
+
+
+def test_windows_that_were_damaged_on_the_disk_do_not_reach_the_job(start_agent: Start, plant: Plant) -> None:
+    """A job without windows ended with a Python error for a reason."""
+    agent = start_agent()
+    stock(plant, WHINE)
+    path = max((agent.state_dir / "cache").iterdir(), key=lambda path: path.stat().st_size)
+    slot = path.stat().st_size // 64
+    content = bytearray(path.read_bytes())
+    for number in range(64):
+        content[number * slot + slot - 1] ^= 1
+    path.write_bytes(content)
+    status = forget(plant, "whine")
+    assert (status["status"], status["code"]) == ("failed", "E_TOO_FEW_WINDOWS")
+    assert "only 0 windows of whine are sound, 32 are needed" in status["reason"]
 
 
 def test_a_label_that_the_release_does_not_know_is_shown_and_its_window_answered(

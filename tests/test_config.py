@@ -172,3 +172,11 @@ def test_a_password_file_that_cannot_be_read_is_refused_by_its_key(tmp_path: Pat
         path.write_bytes(content)
     with pytest.raises(Misconfigured, match=r"E_CONFIG: mqtt\.password_file"):
         read_password(path)
+
+
+def test_a_file_that_nests_too_deeply_is_refused(tmp_path: Path) -> None:
+    """Read again on SIGHUP, it ended the service."""
+    path = tmp_path / "agent.toml"
+    path.write_text('[gateway]\nname = "x"\ny = ' + "[" * 20_000)
+    with pytest.raises(Misconfigured, match="E_CONFIG"):
+        read_config(path)

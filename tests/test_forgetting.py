@@ -152,6 +152,15 @@ def test_the_same_id_runs_once_and_another_body_with_it_is_refused(stocked: Loca
     assert len(stocked.events("job.started")) == 1
 
 
+def test_a_command_without_id_is_the_same_command_until_it_has_failed(stocked: LocalAgent, plant: Plant) -> None:
+    done = forget(plant)
+    plant.raw("unlearn/whine", b'{"reason": "again"}')
+    wait_until(lambda: plant.find("unlearn/whine/status", status="successful", id=done["id"])[1:])
+    assert not plant.find("unlearn/whine/status", status="rejected")
+    plant.raw("unlearn/rattle", json.dumps({"id": done["id"]}).encode())  # nobody can take such an id
+    assert plant.expect("refused", code="E_JSON")
+
+
 @pytest.mark.parametrize(
     ("classes", "payload", "code", "words"),
     [

@@ -20,7 +20,7 @@ CLASSES = ("a", "b", "c")
 Make = Callable[..., Release]
 
 
-def graph(path: Path, function: str, outputs: int) -> None:
+def graph(path: Path, function: str, outputs: int, batch: str | int) -> None:
     """``logits = [f(mean), 0, ... ]`` over each window, f being Log or Identity."""
     zeros = helper.make_tensor("zeros", TensorProto.FLOAT, [outputs - 1], [0.0] * (outputs - 1))
     nodes = [
@@ -31,8 +31,8 @@ def graph(path: Path, function: str, outputs: int) -> None:
         helper.make_node("Concat", ["column", "rest"], ["logits"], axis=1),
     ]
     one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
-    windows = helper.make_tensor_value_info("windows", TensorProto.FLOAT, ["n", 2, 64])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", outputs])
+    windows = helper.make_tensor_value_info("windows", TensorProto.FLOAT, [batch, 2, 64])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, outputs])
     made = helper.make_graph(nodes, "g", [windows], [logits], [zeros, one])
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
 
@@ -41,10 +41,12 @@ def graph(path: Path, function: str, outputs: int) -> None:
 def make(tmp_path: Path) -> Make:
     """Makes a release in the store of ``tmp_path/state``."""
 
-    def release(function: str = "Identity", outputs: int = 3, off: float = 0.0, **card: object) -> Release:
-        folder = tmp_path / f"release-{function}-{outputs}-{off}-{len(card)}"
+    def release(
+        function: str = "Identity", outputs: int = 3, off: float = 0.0, batch: str | int = "n", **card: object
+    ) -> Release:
+        folder = tmp_path / f"release-{function}-{outputs}-{off}-{batch}-{len(card)}"
         folder.mkdir()
-        graph(folder / MODEL, function, outputs)
+        graph(folder / MODEL, function, outputs, batch)
         (folder / WEIGHTS).write_bytes(b"none")
         means = self_test_windows((5.0, 5.0), (1.0, 1.0), 64).mean(axis=(1, 2))
         first = np.log(means) if function == "Log" else means
@@ -81,7 +83,9 @@ def test_a_release_is_adopted_and_current_points_to_it(live: LiveModel, make: Ma
     assert (live.spec.channels, live.spec.length, live.spec.max_abs) == (2, 64, 100.0)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"outputs": 4}, "shape"), ({"off": 0.01}, "differ by 0.01")])
+@pytest.mark.parametrize(
+    ("options", "words"), [({"outputs": 4}, "shape"), ({"off": 0.01}, "differ by 0.01"), ({"batch": 4}, "cannot run")]
+)
 def test_a_model_that_fails_its_self_test_is_refused_and_the_old_one_stays(
     live: LiveModel, make: Make, tmp_path: Path, options: dict[str, float], words: str
 ) -> None:

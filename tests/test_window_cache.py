@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -312,3 +313,23 @@ assert _seqs(_cache(Path({str(tmp_path)!r})), "hum") == [1]
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_label_finds_one_of_two_windows_with_the_same_number(tmp_path: Path) -> None:
+    """A redelivered window and its label ended the agent: the windows were compared sample by sample."""
+    cache = _cache(tmp_path)
+    cache.remember(_window(7))
+    cache.remember(_window(7))
+    cache.label("press", "b", 7, "hum")
+    assert _seqs(cache, "hum") == [7]
+    cache.close()
+
+
+def test_a_file_cut_short_while_it_is_open_costs_only_the_windows_that_are_gone(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    for seq in range(8):
+        cache.offer("hum", _window(seq), Source.SENDER)
+    path = max(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    os.truncate(path, 3 * SLOT_BYTES + 50)
+    assert _seqs(cache, "hum") == [0, 1, 2]
+    cache.close()
