@@ -263,18 +263,32 @@ def test_a_broken_config_ends_with_the_key_and_exit_code_78(tmp_path: Path) -> N
     assert "mqtt.port" in run.stderr
 
 
-def test_a_tampered_release_is_not_served_and_the_last_good_one_is(
+def test_a_tampered_release_is_replaced_from_the_folder_that_the_configuration_names(
     start_agent: Start, plant: Plant, toy_release: Path
 ) -> None:
     agent = start_agent()
     agent.stop()
-    digest = read_release(toy_release).digest
-    model = agent.state_dir / "releases" / digest / "model.onnx"
-    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    tamper(agent, toy_release)
+    agent.start()
+    agent.ready(times=2)
+    assert agent.events("release.refused")[0]["code"] == "E_HASH"
+    assert plant.answers(plant.feed(0, 1))[0]["release"] == read_release(toy_release).digest
+
+
+def test_a_tampered_release_is_never_served(start_agent: Start, plant: Plant, toy_release: Path) -> None:
+    agent = start_agent()
+    agent.stop()
+    tamper(agent, toy_release)
+    lines = [line for line in agent.config.read_text().splitlines() if not line.startswith("release")]
+    agent.config.write_text("\n".join(lines))
     agent.start()
     assert agent.process.wait(20) == 1
     assert "E_HASH" in agent.log_path.read_text()
-    assert not plant.find("diagnosis/m1")
+
+
+def tamper(agent: LocalAgent, release: Path) -> None:
+    model = agent.state_dir / "releases" / read_release(release).digest / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
 
 
 def test_the_serving_process_never_loads_torch(start_agent: Start, plant: Plant) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_agent.adapters.releases import ReleaseStore, read_release
-from edge_agent.commands.local import LocalAgent, free_port
+from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from tests import toy
 from tests.plant import Plant, wait_until
 
@@ -120,10 +120,19 @@ def test_unlearn_waits_for_the_end_and_says_why_the_gate_let_it_pass(start_agent
     assert "rejected: E_ALREADY_FORGOTTEN" in again.stdout
 
 
-def test_unlearn_says_so_when_no_agent_answers(tmp_path: Path) -> None:
+def test_unlearn_says_so_when_nobody_answers(broker: LocalBroker) -> None:
     run = edge_agent("unlearn", "whine", "--port", free_port())
-    assert run.returncode == 78
-    assert "E_BROKER" in run.stderr
+    assert (run.returncode, "error: E_BROKER: 127.0.0.1:" in run.stderr) == (1, True)
+    run = edge_agent("unlearn", "whine", "--port", broker.port, "--wait", "--timeout", 1)
+    assert run.returncode == 1
+    assert "no agent answered on edge/gateway/unlearn/whine/status within 1 s" in run.stderr
+
+
+def test_a_malformed_class_or_data_class_ends_with_one_line(broker: LocalBroker) -> None:
+    run = edge_agent("unlearn", "IF+1", "--port", broker.port)
+    assert (run.returncode, "E_CLASS" in run.stderr) == (1, True)
+    run = edge_agent("simulate", "--class", "IF-9", "--port", broker.port)
+    assert (run.returncode, "E_DATA: class 'IF-9' is not in the data" in run.stderr) == (78, True)
 
 
 def test_releases_are_listed_shown_verified_installed_and_rolled_back(

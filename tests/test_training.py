@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge_agent.core.errors import Misconfigured
 from edge_agent.core.networks import channel_std
 from edge_agent.core.training import Epoch, TrainingSettings, _shift, fit, logits
 from tests.model_fixtures import CLASSES, accuracy, seeded, tensors, toy_data, toy_history, toy_network, untrained
@@ -44,7 +45,7 @@ def test_the_network_holds_the_statistics_of_its_training_windows() -> None:
 def test_a_constant_channel_is_refused(value: float) -> None:
     windows, labels = _some(20)
     windows[:, 2] = value
-    with pytest.raises(ValueError, match=r"channels \[2\]"):
+    with pytest.raises(Misconfigured, match=r"channels \[2\]"):
         fit(untrained(classes=2, length=LENGTH), (windows, labels), _some(4), SHORT, seeded())
 
 
