@@ -39,6 +39,7 @@ TURN_S: Final = 0.1  # longest wait for a message
 STATUS_EVERY_S: Final = 10.0
 REFUSALS_SHOWN_PER_S: Final = 10
 FAILURES_PER_LINE: Final = 600
+LONGEST_NAME: Final = 4096  # of a class list that is answered: a topic has at most 65,535 bytes
 MOST_ASSETS: Final = 4096  # whose sequence numbers are followed; the longest silent one is dropped
 
 
@@ -218,7 +219,7 @@ class Agent:
             self.announce(self.forgetting.accept(command))
         except (Refused, StorageFailed) as error:
             self._refuse(message, error)
-            if name is not None:
+            if name is not None and len(name) <= LONGEST_NAME:
                 self._reject(name, id_ or id_of(message.payload), error)
             return
         self.counters["commands_accepted"] += 1
@@ -314,19 +315,19 @@ class Agent:
         if self.forgetting.busy:
             return
         try:
+            self._store.forget_wish()  # first: a release that ended the process would do so at every start
             self._live.adopt(self._store.get(wanted), self.forgetting.erased())
-            log.info("release.adopted", release=wanted[:12], reason="operator")
-            self.publish_release()
-            self.forgetting.release_adopted(self._live.card)
         except (BrokenRelease, StorageFailed) as error:
             self.counters["releases_refused"] += 1
             log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
+            return
+        log.info("release.adopted", release=wanted[:12], reason="operator")
         try:
-            self._store.forget_wish()
             fit_cache(self._cache, self._live)
-            self.forgetting.resume()
+            self.forgetting.release_adopted(self._live.card)
         except StorageFailed as error:
             self._count_failure("cache_failures", "storage.failed", error.code, error.reason)
+        self.publish_release()
 
     def _reload(self, read: Callable[[], Config]) -> None:
         try:
