@@ -30,6 +30,7 @@ from edge_agent.adapters.releases import Release
 from edge_agent.commands.data import load_dataset
 from edge_agent.core import dreams as dreaming
 from edge_agent.core import gate, pte
+from edge_agent.core.edit_settings import PUBLISHED, EditSettings
 from edge_agent.core.evidence import Evidence, without
 from edge_agent.core.metrics import accuracies, class_accuracies
 from edge_agent.core.training import logits
@@ -37,9 +38,9 @@ from edge_agent.core.types import Dataset, Split
 from edge_agent.schemas.card import DREAMS
 
 METHODS = {
-    "shipped": pte.EditSettings(),
-    "no-anchors": pte.EditSettings(anchor_weight=0.0),
-    "published": dataclasses.replace(pte.PUBLISHED, consolidation_steps=40),
+    "shipped": EditSettings(),
+    "no-anchors": EditSettings(anchor_weight=0.0),
+    "published": dataclasses.replace(PUBLISHED, consolidation_steps=40),
 }
 MOST_WINDOWS = 512
 

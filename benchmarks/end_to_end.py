@@ -70,12 +70,15 @@ def _story(link: Stream, data: Dataset, label: int, per_s: float) -> float:
     """Fill the cache, stream, forget, stream; returns when forgetting was asked for."""
     forget, test = data.classes[label], data.test.windows
     stock = _stock(data, label)
+    _say(f"{forget}: {len(stock)} labelled training windows fill the cache")
     for number in paced(len(stock), PRELOAD_PER_S):
         link.send(number, stock[number], "stock", forget)
     link.settle(60)
+    _say(f"{forget}: {len(test)} test windows before")
     for number in paced(len(test), per_s):
         link.send(number, test[number], "before")
     asked_s = link.command(f"{BASE}/unlearn/{forget}", b"")
+    _say(f"{forget}: forgetting, test windows go on")
     deadline_s = time.monotonic() + FORGET_LIMIT_S
     while not _ended(link.record) and time.monotonic() < deadline_s:
         for number in paced(len(test), per_s):
@@ -83,10 +86,15 @@ def _story(link: Stream, data: Dataset, label: int, per_s: float) -> float:
             if _ended(link.record):
                 break
     link.settle(60)
+    _say(f"{forget}: {len(test)} test windows after")
     for number in paced(len(test), per_s):
         link.send(number, test[number], "after")
     link.settle(60)
     return asked_s
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _stock(data: Dataset, label: int) -> Float32:

@@ -37,6 +37,7 @@ from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core import dreams as dreaming
 from edge_agent.core import gate, pte
+from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.errors import EdgeAgentError, JobFailed
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.training import logits
@@ -91,7 +92,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     anchors, evidence = _dreams(folder, original, forget, generator)
     windows = torch.cat([torch.from_numpy(part) for part in read_windows(folder).values()])
 
-    settings, limits = pte.EditSettings(), gate.GateSettings()
+    settings, limits = EditSettings(), gate.GateSettings()
     reporter.say("probing", 0.0, {"windows": len(windows)}, always=True)
     with (folder / TRACE).open("w") as trace:
 

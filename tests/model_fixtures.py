@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edge_agent.core import networks, pte
 from edge_agent.core.dreams import Dreams, DreamSettings, anchors_and_evidence, dream, joined, noisy
+from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.evidence import Evidence, without
 from edge_agent.core.training import Epoch, TrainingSettings, fit, logits
 from edge_agent.core.types import Dataset, Split
@@ -100,7 +101,7 @@ class Edited:
 def _good_edit() -> Edited:
     network, windows = toy_network(), windows_of(RATTLE)
     anchors, evidence = dreams_without(RATTLE)
-    outcome = pte.edit(network, windows, (RATTLE,), pte.EditSettings(), seeded(1), anchors=anchors, evidence=evidence)
+    outcome = pte.edit(network, windows, (RATTLE,), EditSettings(), seeded(1), anchors=anchors, evidence=evidence)
     return Edited(network, outcome, windows, evidence)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -164,6 +165,22 @@ def test_confident_diagnoses_are_cached_only_if_configured(start_agent: Start, p
     plant.answers(plant.feed(2, 10, labelled=False))
     agent.stop()
     assert plant.expect("status", state="offline")["cached"]["whine"] >= 8
+
+
+def test_a_cache_that_cannot_be_written_stops_no_answer(start_agent: Start, plant: Plant) -> None:
+    """A limit on the size of files stands in for a full disk: both make the write fail."""
+    agent = start_agent()
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (60_000, most))
+    plant.answers(plant.feed(0, 64))
+    assert agent.events("cache.failed")[0]["code"] == "E_STORAGE"
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (most, most))
+    plant.answers(plant.feed(1, 40))
+    agent.stop()
+    status = plant.expect("status", state="offline")
+    assert status["cached"]["hum"] < 64
+    assert status["cached"]["rattle"] == 40
+    assert status["counters"]["cache_failures"] == 64 - status["cached"]["hum"]
 
 
 def test_windows_sent_while_the_agent_is_away_are_answered_when_it_returns(start_agent: Start, plant: Plant) -> None:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edge_agent.core import pte
+from edge_agent.core import probing, pte
+from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.networks import channel_std
 from edge_agent.core.training import logits
 from tests.model_fixtures import CLASSES, RATTLE, seeded, toy_network, windows_of
 
-SETTINGS = pte.EditSettings()
+SETTINGS = EditSettings()
 TINY = replace(SETTINGS, epsilons=(1e-6, 2e-6))
 
 
@@ -90,14 +91,14 @@ def test_the_pull_is_finite_and_has_a_gradient_when_both_sides_are_sure_of_the_c
 
 
 def _probe(
-    network: nn.Sequential, windows: Tensor, how: pte.EditSettings, forget: tuple[int, ...] = (RATTLE,), seed: int = 0
-) -> pte.Probes:
-    return pte.probe(network, windows, forget, how, seeded(seed))
+    network: nn.Sequential, windows: Tensor, how: EditSettings, forget: tuple[int, ...] = (RATTLE,), seed: int = 0
+) -> probing.Probes:
+    return probing.probe(network, windows, forget, how, seeded(seed))
 
 
 @pytest.mark.parametrize("forget", [(0,), (1, 3), (0, 2, 4)])
 @pytest.mark.parametrize("how", [SETTINGS, TINY, replace(SETTINGS, probe_by_sign=False, epsilons=(0.2,))])
-def test_no_instruction_is_a_forget_class(forget: tuple[int, ...], how: pte.EditSettings) -> None:
+def test_no_instruction_is_a_forget_class(forget: tuple[int, ...], how: EditSettings) -> None:
     probes = _probe(toy_network(), windows_of(*forget)[::8], how, forget)
     assert not torch.isin(probes.answers, torch.tensor(forget)).any()
     assert ((probes.answers >= 0) & (probes.answers < CLASSES)).all()
@@ -207,7 +208,7 @@ def test_the_raw_gradient_of_the_paper_moves_nothing_there() -> None:
 def test_probing_reports_its_batches_and_leaves_the_network_alone() -> None:
     network, before, seen = toy_network(), toy_network(), list[tuple[int, int]]()
     how = replace(SETTINGS, batch=50)
-    pte.probe(network, windows_of(RATTLE), (RATTLE,), how, seeded(), lambda done, total: seen.append((done, total)))
+    probing.probe(network, windows_of(RATTLE), (RATTLE,), how, seeded(), lambda done, total: seen.append((done, total)))
     assert seen == [(50, 120), (100, 120), (120, 120)]
     after = network.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.state_dict().items())

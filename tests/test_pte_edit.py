@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_agent.core import pte
+from edge_agent.core.edit_settings import PUBLISHED, EditSettings
 from edge_agent.core.networks import EditScope
 from edge_agent.core.training import logits
 from tests.model_fixtures import (
@@ -23,7 +24,7 @@ from tests.model_fixtures import (
     windows_of,
 )
 
-SETTINGS = pte.EditSettings()
+SETTINGS = EditSettings()
 BARE = replace(SETTINGS, anchor_weight=0.0, consolidation_steps=0)
 PARTS = {
     "head": {"head"},
@@ -36,7 +37,7 @@ def _stay(*forget: int) -> list[int]:
     return [label for label in range(CLASSES) if label not in forget]
 
 
-def _edit(how: pte.EditSettings, forget: tuple[int, ...] = (RATTLE,), seed: int = 0) -> tuple[nn.Sequential, pte.Edit]:
+def _edit(how: EditSettings, forget: tuple[int, ...] = (RATTLE,), seed: int = 0) -> tuple[nn.Sequential, pte.Edit]:
     network = toy_network()
     return network, pte.edit(network, windows_of(*forget), forget, how, seeded(seed))
 
@@ -75,9 +76,9 @@ def test_a_class_forgotten_before_stays_forgotten_when_it_is_masked_too() -> Non
 
 
 def test_the_published_settings_forget_and_stop_there() -> None:
-    network, outcome = _edit(pte.PUBLISHED)
+    network, outcome = _edit(PUBLISHED)
     assert outcome.forgotten
-    assert outcome.steps == outcome.chosen_step < pte.PUBLISHED.max_steps
+    assert outcome.steps == outcome.chosen_step < PUBLISHED.max_steps
     assert accuracy(network, RATTLE) <= 0.1
     assert all(step.anchor_loss == 0.0 for step in outcome.trace)
 

@@ -1,0 +1,32 @@
+"""How to probe and edit: the defaults are the method that ships, ``PUBLISHED`` is the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edge_agent.core.networks import EditScope
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """How to edit. The defaults are the method that ships; ``PUBLISHED`` is the paper's."""
+
+    scope: EditScope = "last_stage"
+    tau: float = 1.0  # distillation temperature
+    epsilons: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)  # radii of the probing ball, in channel standard deviations
+    probe_steps: int = 10  # ascent steps per radius
+    probe_by_sign: bool = True  # False: the raw gradient of eq. 4
+    batch: int = 64  # windows per mini-batch
+    push_rate: float = 3e-4
+    pull_rate: float = 3e-4
+    momentum: float = 0.9
+    anchor_weight: float = 5.0  # weight of the dreams in the pull; 0 switches them off
+    anchor_batch: int = 128  # dreams per pull step
+    holdout: float = 0.1  # share of the forget windows that only watches
+    consolidation_steps: int = 40  # steps after the class is gone
+    max_steps: int = 240
+    check_every: int = 4  # steps between looks at the evidence
+
+
+PUBLISHED: Final = EditSettings(scope="all", anchor_weight=0.0, consolidation_steps=0)
