@@ -7,40 +7,33 @@ refused message is acknowledged, counted and shown.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
-import numpy as np
 import structlog
 
 from edge_agent import __version__, logs
 from edge_agent.adapters.mqtt import Broker, Connected, Disconnected, Dropped, Message, PublishRefused
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.systemd import Notifier
-from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.adapters.windows import WindowCache
 from edge_agent.config import Config, changed_keys, needs_restart
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Refused, StorageFailed
-from edge_agent.core.types import Window
 from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.live import LiveModel
 from edge_agent.schemas import messages
-from edge_agent.schemas.commands import id_of, parse_label, parse_unlearn
+from edge_agent.schemas.commands import id_of, parse_unlearn
 from edge_agent.schemas.topics import Topics
-from edge_agent.schemas.windows import decode
+from edge_agent.serving import Serving
+from edge_agent.tally import Tally, acknowledge
 
 log = structlog.get_logger(__name__)
 
 TURN_S: Final = 0.1  # longest wait for a message
 STATUS_EVERY_S: Final = 10.0
-REFUSALS_SHOWN_PER_S: Final = 10
-FAILURES_PER_LINE: Final = 600
 LONGEST_NAME: Final = 4096  # of a class list that is answered: a topic has at most 65,535 bytes
-MOST_ASSETS: Final = 4096  # whose sequence numbers are followed; the longest silent one is dropped
 
 
 class Agent:
@@ -57,15 +50,14 @@ class Agent:
         live: LiveModel,
         cache: WindowCache,
         notifier: Notifier,
+        tally: Tally,
+        serving: Serving,
     ) -> None:
         self._config, self._session, self._topics = config, session, topics
         self._inbox, self._broker, self._store = inbox, broker, store
         self._live, self._cache, self._notifier = live, cache, notifier
         self.forgetting: Forgetting  # set by the composition root: it announces through this object
-        self.counters: Counter[str] = Counter()
-        self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
-        self._raw_seq = 0
-        self._shown = 0
+        self._tally, self._counters, self._serving = tally, tally.counters, serving
         self._housekeeping_s = self._status_s = float("-inf")
         self._stopping = False
         self._new_config: Callable[[], Config] | None = None
@@ -83,7 +75,7 @@ class Agent:
         self._broker.publish(self._topics.status, messages.dump(self._birth("offline")), retain=True)
         self._broker.stop(timeout_s=5.0)
         self._cache.close()
-        log.info("agent.stopped", session=self._session, **self.counters)
+        log.info("agent.stopped", session=self._session, **self._counters)
 
     def stop(self) -> None:
         """End after the present turn; safe to call from a signal handler."""
@@ -101,112 +93,20 @@ class Agent:
                 case Connected():
                     self._connected(event)
                 case Disconnected():
-                    self.counters["disconnects"] += 1
+                    self._counters["disconnects"] += 1
                     log.warning("broker.disconnected", code="E_BROKER", reason=event.reason)
                 case Dropped():
-                    self.counters["messages_dropped"] += 1
+                    self._counters["messages_dropped"] += 1
                 case PublishRefused():
-                    self._count_failure("publishes_refused", "publish.refused", "E_BROKER", event.reason)
+                    self._tally.failed("publishes_refused", "publish.refused", "E_BROKER", event.reason)
                 case Message():
                     self._command(event)
-        self._serve(arrived)
+        self._serving.serve(arrived)
         self.forgetting.poll()
         now_s = time.monotonic()
         if now_s >= self._housekeeping_s + 1.0:
             self._housekeeping_s = now_s
             self._housekeep(now_s)
-
-    # Windows and labels
-
-    def _serve(self, arrived: list[Message]) -> None:
-        """Answer windows in batches; a label is looked at after the windows that came before it."""
-        batch: list[tuple[Message, Window]] = []
-        for message in arrived:
-            try:
-                if message.retained:
-                    raise Refused("E_RETAINED", "the message is retained; windows and labels must not be")
-                kind, asset = self._topics.parse(message.topic)
-                if kind == "label":
-                    self._answer(batch)
-                    batch = []
-                    self._label(asset, message)
-                else:
-                    batch.append((message, self._window(asset, message.payload)))
-            except Refused as error:
-                self._refuse(message, error)
-        self._answer(batch)
-
-    def _window(self, asset: str, payload: bytes) -> Window:
-        self._raw_seq += 1
-        raw_boot = f"raw-{self._session}"
-        window = decode(asset, payload, self._live.spec, raw_boot, self._raw_seq)
-        if window.boot == raw_boot:
-            return window  # its number is ours, one count for all assets: it says nothing of gaps and repeats
-        boot, seq = self._last_seen.pop(asset, ("", -1))
-        self._last_seen[asset] = window.boot, max(window.seq, seq) if window.boot == boot else window.seq
-        if len(self._last_seen) > MOST_ASSETS:
-            self._last_seen.popitem(last=False)
-        flag = None
-        if window.boot == boot and window.seq != seq + 1:
-            flag = "repeat" if window.seq <= seq else "gap"
-            self.counters[f"windows_{flag}"] += 1
-        return replace(window, flags=(*window.flags, flag)) if flag else window
-
-    def _answer(self, batch: list[tuple[Message, Window]]) -> None:
-        if not batch:
-            return
-        try:
-            answers = self._live.answer(np.stack([window.samples for _, window in batch]))
-        except BrokenRelease as error:
-            for message, _ in batch:
-                self._refuse(message, error)
-            return
-        release, masked = self._live.release.digest, self._live.masked
-        for (message, window), answer in zip(batch, answers, strict=True):
-            if answer is None:
-                self._refuse(message, Refused("E_MODEL", "the model's output for this window is not finite"))
-                continue
-            latency_ms = (time.monotonic() - message.received_s) * 1000
-            content = messages.diagnosis(window, answer, release, masked, latency_ms)
-            if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):
-                self.counters["windows_answered"] += 1
-            else:
-                self.counters["windows_unanswered"] += 1  # not acknowledged, so the broker sends it again
-            self._keep(message, window, answer)
-
-    def _keep(self, message: Message, window: Window, answer: messages.Answer) -> None:
-        """Cache a window whose class is known; remember one whose label may come."""
-        settings = self._config.cache
-        name, confidence = answer.top[0]
-        sure = settings.from_diagnosis and confidence >= settings.min_confidence and not answer.unusual
-        known = window.label in self._live.card.classes
-        if window.label is not None and not known:
-            words = f"the window's label {window.label[:64]!r} is no class of the live release; it was answered"
-            self._show(message, Refused("E_CLASS", words))
-        try:
-            if window.label is not None and known:
-                self._cache.offer(window.label, window, Source.SENDER)
-            elif not (sure and self._cache.offer(name, window, Source.DIAGNOSIS)):
-                self._cache.remember(window)
-        except StorageFailed as error:
-            self._count_failure("cache_failures", "cache.failed", error.code, error.reason)
-
-    def _label(self, asset: str, message: Message) -> None:
-        label = parse_label(message.payload)
-        try:
-            self._cache.label(asset, label.boot, label.seq, label.label)
-        except StorageFailed as error:
-            self._count_failure("cache_failures", "cache.failed", error.code, error.reason)
-        self.counters["labels"] += 1
-        self._acknowledge(message)
-
-    def _count_failure(self, counter: str, event: str, code: str, reason: str) -> None:
-        """Serving goes on; one log line for the first and then for every 600th says enough."""
-        if self.counters[counter] % FAILURES_PER_LINE == 0:
-            log.error(event, code=code, reason=reason, count=self.counters[counter] + 1)
-        self.counters[counter] += 1
-
-    # Commands
 
     def _command(self, message: Message) -> None:
         name = id_ = None
@@ -218,12 +118,12 @@ class Agent:
             name, id_ = command.name, command.id
             self.announce(self.forgetting.accept(command))
         except (Refused, StorageFailed) as error:
-            self._refuse(message, error)
+            self._tally.refuse(message, error)
             if name is not None and len(name) <= LONGEST_NAME:
                 self._reject(name, id_ or id_of(message.payload), error)
             return
-        self.counters["commands_accepted"] += 1
-        self._acknowledge(message)
+        self._counters["commands_accepted"] += 1
+        acknowledge(message)
 
     def _reject(self, name: str, id_: str | None, error: EdgeAgentError) -> None:
         """Tell who asked. Not retained: a refused command does not change what is known of the class."""
@@ -242,36 +142,9 @@ class Agent:
             self._topics.unlearn_status(state.name), messages.dump(messages.job_status(state)), retain=True
         )
 
-    # Refusals
-
-    def _refuse(self, message: Message, error: EdgeAgentError) -> None:
-        """Acknowledge, count, show: a message never acknowledged would stall the stream."""
-        self._show(message, error)
-        self._acknowledge(message)
-
-    def _show(self, message: Message, error: EdgeAgentError) -> None:
-        self.counters[f"refused_{error.code}"] += 1
-        if self._shown < REFUSALS_SHOWN_PER_S:
-            self._shown += 1
-            line = {
-                "topic": message.topic[:200],
-                "code": error.code,
-                "reason": error.reason,
-                "bytes": len(message.payload),
-                "digest": hashlib.sha256(message.payload).hexdigest()[:16],
-            }
-            self._broker.publish(self._topics.refused, messages.dump(line), qos=0)
-            log.warning("message.refused", **line)
-
-    def _acknowledge(self, message: Message) -> None:
-        if message.receipt is not None:
-            message.receipt.acknowledge()
-
-    # State
-
     def _connected(self, event: Connected) -> None:
         """The broker's retained topics are a projection of our state: publish all of it again."""
-        self.counters["connects"] += 1
+        self._counters["connects"] += 1
         log.info("broker.connected", protocol=event.protocol, session_present=event.session_present)
         self._publish_status()
         self.publish_release()
@@ -296,12 +169,12 @@ class Agent:
             "release": self._live.release.digest,
             "masked": self._live.masked,
             "cached": self._cache.counts(),
-            "counters": dict(self.counters),
+            "counters": dict(self._counters),
         }
 
     def _housekeep(self, now_s: float) -> None:
-        self._shown = 0
-        self._notifier.send("WATCHDOG=1", f"STATUS={self.counters['windows_answered']} windows answered")
+        self._tally.next_second()
+        self._notifier.send("WATCHDOG=1", f"STATUS={self._counters['windows_answered']} windows answered")
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status()
         if (wanted := self._store.wanted()) is not None:
@@ -318,7 +191,7 @@ class Agent:
             self._store.forget_wish()  # first: a release that ended the process would do so at every start
             self._live.adopt(self._store.get(wanted), self.forgetting.erased())
         except (BrokenRelease, StorageFailed) as error:
-            self.counters["releases_refused"] += 1
+            self._counters["releases_refused"] += 1
             log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
             return
         log.info("release.adopted", release=wanted[:12], reason="operator")
@@ -326,7 +199,7 @@ class Agent:
             fit_cache(self._cache, self._live)
             self.forgetting.release_adopted(self._live.card)
         except StorageFailed as error:
-            self._count_failure("cache_failures", "storage.failed", error.code, error.reason)
+            self._tally.failed("cache_failures", "storage.failed", error.code, error.reason)
         self.publish_release()
 
     def _reload(self, read: Callable[[], Config]) -> None:
@@ -339,7 +212,7 @@ class Agent:
         if fixed := needs_restart(keys):
             log.error("config.refused", code="E_CONFIG", reason=f"a restart is needed to change {', '.join(fixed)}")
             return
-        self._config, self.forgetting.settings = config, config.forget
+        self._config, self.forgetting.settings, self._serving.settings = config, config.forget, config.cache
         self._live.max_abs = config.serving.max_abs
         logs.configure(config.logs.level, config.logs.format)
         log.info("config.reloaded", changed=keys)

@@ -37,14 +37,14 @@ def test_every_error_code_is_used_and_every_code_used_is_known() -> None:
 
 def test_every_log_event_is_listed_and_every_listed_one_is_written() -> None:
     written = set(re.findall(r'log\.(?:debug|info|warning|error|exception)\(\s*"([^"]+)"', source()))
-    written |= set(re.findall(r'_count_failure\("[a-z_]+", "([^"]+)"', source()))
+    written |= set(re.findall(r'failed\("[a-z_]+", "([^"]+)"', source()))
     assert written == set(EVENTS)
     assert all(re.fullmatch(r"[a-z]+\.[a-z]+(ed|ost)", event) for event in written)
 
 
 def test_every_counter_is_listed_and_every_listed_one_counts() -> None:
     found = set(re.findall(r'counters\[f?"([a-z_]+(?:\{[^}]+\})?)"\]', source()))
-    found |= set(re.findall(r'_count_failure\("([a-z_]+)"', source()))
+    found |= set(re.findall(r'failed\("([a-z_]+)"', source()))
     names = {re.sub(r"\{error.code\}", "<code>", name) for name in found}
     names = {one for name in names for one in (("windows_gap", "windows_repeat") if "{flag}" in name else (name,))}
     assert names == set(COUNTERS)

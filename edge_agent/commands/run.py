@@ -29,6 +29,8 @@ from edge_agent.live import LiveModel
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import Topics
+from edge_agent.serving import Serving
+from edge_agent.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +78,10 @@ def assemble(config: Config) -> Agent:
         will=(topics.status, will),
         chance=random.Random(),  # noqa: S311 jitter, no secret
     )
-    agent = Agent(config, session, topics, inbox, broker, store, live, cache, systemd.from_environment())
+    tally = Tally(broker, topics.refused)
+    serving = Serving(config.cache, session, topics, broker, live, cache, tally)
+    notifier = systemd.from_environment()
+    agent = Agent(config, session, topics, inbox, broker, store, live, cache, notifier, tally, serving)
     agent.forgetting = Forgetting(
         config.forget, state_dir, journal, store, live, cache, agent.announce, agent.publish_release
     )

@@ -1,0 +1,130 @@
+"""Windows and labels: decode, answer in batches, cache."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from edge_agent.adapters.mqtt import Broker, Message
+from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.config import Cache
+from edge_agent.core.errors import BrokenRelease, Refused, StorageFailed
+from edge_agent.core.types import Window
+from edge_agent.live import LiveModel
+from edge_agent.schemas import messages
+from edge_agent.schemas.commands import parse_label
+from edge_agent.schemas.topics import Topics
+from edge_agent.schemas.windows import decode
+from edge_agent.tally import Tally, acknowledge
+
+MOST_ASSETS: Final = 4096  # whose sequence numbers are followed; the longest silent one is dropped
+
+
+class Serving:
+    """Answers what the inbox holds. Owner of the sequence numbers last seen.
+
+    Args:
+        session: number of this start of the agent; it names the windows that carry no number.
+    """
+
+    def __init__(
+        self,
+        settings: Cache,
+        session: int,
+        topics: Topics,
+        broker: Broker,
+        live: LiveModel,
+        cache: WindowCache,
+        tally: Tally,
+    ) -> None:
+        self.settings = settings
+        self._raw_boot, self._raw_seq = f"raw-{session}", 0
+        self._topics, self._broker = topics, broker
+        self._live, self._cache = live, cache
+        self._tally, self._counters = tally, tally.counters
+        self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
+
+    def serve(self, arrived: list[Message]) -> None:
+        """Answer windows in batches; a label is looked at after the windows that came before it."""
+        batch: list[tuple[Message, Window]] = []
+        for message in arrived:
+            try:
+                if message.retained:
+                    raise Refused("E_RETAINED", "the message is retained; windows and labels must not be")
+                kind, asset = self._topics.parse(message.topic)
+                if kind == "label":
+                    self._answer(batch)
+                    batch = []
+                    self._label(asset, message)
+                else:
+                    batch.append((message, self._window(asset, message.payload)))
+            except Refused as error:
+                self._tally.refuse(message, error)
+        self._answer(batch)
+
+    def _window(self, asset: str, payload: bytes) -> Window:
+        self._raw_seq += 1
+        window = decode(asset, payload, self._live.spec, self._raw_boot, self._raw_seq)
+        if window.boot == self._raw_boot:
+            return window  # its number is ours, one count for all assets: it says nothing of gaps and repeats
+        boot, seq = self._last_seen.pop(asset, ("", -1))
+        self._last_seen[asset] = window.boot, max(window.seq, seq) if window.boot == boot else window.seq
+        if len(self._last_seen) > MOST_ASSETS:
+            self._last_seen.popitem(last=False)
+        flag = None
+        if window.boot == boot and window.seq != seq + 1:
+            flag = "repeat" if window.seq <= seq else "gap"
+            self._counters[f"windows_{flag}"] += 1
+        return replace(window, flags=(*window.flags, flag)) if flag else window
+
+    def _answer(self, batch: list[tuple[Message, Window]]) -> None:
+        if not batch:
+            return
+        try:
+            answers = self._live.answer(np.stack([window.samples for _, window in batch]))
+        except BrokenRelease as error:
+            for message, _ in batch:
+                self._tally.refuse(message, error)
+            return
+        release, masked = self._live.release.digest, self._live.masked
+        for (message, window), answer in zip(batch, answers, strict=True):
+            if answer is None:
+                self._tally.refuse(message, Refused("E_MODEL", "the model's output for this window is not finite"))
+                continue
+            latency_ms = (time.monotonic() - message.received_s) * 1000
+            content = messages.diagnosis(window, answer, release, masked, latency_ms)
+            if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):
+                self._counters["windows_answered"] += 1
+            else:
+                self._counters["windows_unanswered"] += 1  # not acknowledged, so the broker sends it again
+            self._keep(message, window, answer)
+
+    def _keep(self, message: Message, window: Window, answer: messages.Answer) -> None:
+        """Cache a window whose class is known; remember one whose label may come."""
+        settings = self.settings
+        name, confidence = answer.top[0]
+        sure = settings.from_diagnosis and confidence >= settings.min_confidence and not answer.unusual
+        known = window.label in self._live.card.classes
+        if window.label is not None and not known:
+            words = f"the window's label {window.label[:64]!r} is no class of the live release; it was answered"
+            self._tally.show(message, Refused("E_CLASS", words))
+        try:
+            if window.label is not None and known:
+                self._cache.offer(window.label, window, Source.SENDER)
+            elif not (sure and self._cache.offer(name, window, Source.DIAGNOSIS)):
+                self._cache.remember(window)
+        except StorageFailed as error:
+            self._tally.failed("cache_failures", "cache.failed", error.code, error.reason)
+
+    def _label(self, asset: str, message: Message) -> None:
+        label = parse_label(message.payload)
+        try:
+            self._cache.label(asset, label.boot, label.seq, label.label)
+        except StorageFailed as error:
+            self._tally.failed("cache_failures", "cache.failed", error.code, error.reason)
+        self._counters["labels"] += 1
+        acknowledge(message)

@@ -1,0 +1,67 @@
+"""Counting, refusing and showing: nothing that is refused or fails goes by unseen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Final
+
+import structlog
+
+from edge_agent.adapters.mqtt import Broker, Message
+from edge_agent.core.errors import EdgeAgentError
+from edge_agent.schemas.messages import dump
+
+log = structlog.get_logger(__name__)
+
+SHOWN_PER_S: Final = 10
+FAILURES_PER_LINE: Final = 600
+
+
+class Tally:
+    """The counters of the agent, and the lines that refused messages get.
+
+    Args:
+        topic: where the lines go.
+    """
+
+    def __init__(self, broker: Broker, topic: str) -> None:
+        self._broker, self._topic = broker, topic
+        self.counters: Counter[str] = Counter()
+        self._shown = 0
+
+    def refuse(self, message: Message, error: EdgeAgentError) -> None:
+        """Acknowledge, count, show: a message never acknowledged would stall the stream."""
+        self.show(message, error)
+        acknowledge(message)
+
+    def show(self, message: Message, error: EdgeAgentError) -> None:
+        """Count what is wrong with a message, and publish a line about it, never its payload."""
+        self.counters[f"refused_{error.code}"] += 1
+        if self._shown < SHOWN_PER_S:
+            self._shown += 1
+            line = {
+                "topic": message.topic[:200],
+                "code": error.code,
+                "reason": error.reason,
+                "bytes": len(message.payload),
+                "digest": hashlib.sha256(message.payload).hexdigest()[:16],
+            }
+            self._broker.publish(self._topic, dump(line), qos=0)
+            log.warning("message.refused", **line)
+
+    def failed(self, counter: str, event: str, code: str, reason: str) -> None:
+        """Count a failure that stops nothing; one log line for the first and then for every 600th says enough."""
+        if self.counters[counter] % FAILURES_PER_LINE == 0:
+            log.error(event, code=code, reason=reason, count=self.counters[counter] + 1)
+        self.counters[counter] += 1
+
+    def next_second(self) -> None:
+        """Lines may be shown again."""
+        self._shown = 0
+
+
+def acknowledge(message: Message) -> None:
+    """Tell the broker that a message is done with."""
+    if message.receipt is not None:
+        message.receipt.acknowledge()
