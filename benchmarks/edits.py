@@ -42,7 +42,6 @@ METHODS = {
     "no-anchors": EditSettings(anchor_weight=0.0),
     "published": dataclasses.replace(PUBLISHED, consolidation_steps=40),
 }
-MOST_WINDOWS = 512
 
 
 def with_noise(data: Dataset, noise: float, seed: int) -> Dataset:
@@ -69,10 +68,9 @@ def edit_class(data: Dataset, release: Release, label: int, method: str, seed: i
     original = checkpoints.load_network(release.weights, release.card)
     edited = copy.deepcopy(original)
     sides = dreaming.anchors_and_evidence(without(checkpoints.load_dreams(release.folder / DREAMS), (label,)))
-    anchors, proof = (dreaming.joined((side, dreaming.noisy(side, original, generator))) for side in sides)
+    anchors, proof = (dreaming.with_noisy(side, original, generator) for side in sides)
     evidence = Evidence(proof, (label,))
-    stock = data.train.of(label)
-    windows = torch.from_numpy(stock[np.linspace(0, len(stock) - 1, min(MOST_WINDOWS, len(stock))).astype(int)])
+    windows = torch.from_numpy(trained.forget_windows(data, label))
     started_s = time.monotonic()
     outcome = pte.edit(edited, windows, (label,), METHODS[method], generator, anchors.windows, evidence)
     seconds = time.monotonic() - started_s

@@ -38,7 +38,6 @@ from edge_agent.core.metrics import class_accuracies
 from edge_agent.core.types import Dataset, Float32
 from edge_agent.schemas.messages import TERMINAL
 
-CACHED = 512  # forget windows sent at most, as many as the agent keeps by default
 PRELOAD_PER_S = 200.0
 FORGET_LIMIT_S = 1800.0
 BASE = "edge/bench"
@@ -69,7 +68,7 @@ def measure(data: Dataset, release: Release, forget: str, per_s: float) -> dict[
 def _story(link: Stream, data: Dataset, label: int, per_s: float) -> float:
     """Fill the cache, stream, forget, stream; returns when forgetting was asked for."""
     forget, test = data.classes[label], data.test.windows
-    stock = _stock(data, label)
+    stock = trained.forget_windows(data, label)
     _say(f"{forget}: {len(stock)} labelled training windows fill the cache")
     for number in paced(len(stock), PRELOAD_PER_S):
         link.send(number, stock[number], "stock", forget)
@@ -95,13 +94,6 @@ def _story(link: Stream, data: Dataset, label: int, per_s: float) -> float:
 
 def _say(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
-
-
-def _stock(data: Dataset, label: int) -> Float32:
-    """The labelled windows that fill the cache: of the training part, evenly drawn."""
-    windows = data.train.of(label)
-    chosen: Float32 = windows[np.linspace(0, len(windows) - 1, min(CACHED, len(windows))).astype(int)]
-    return chosen
 
 
 def _ended(record: Record) -> bool:
@@ -152,7 +144,7 @@ def _numbers(
         "p50_ms": _latency_ms(record.of("before"), 50),
         "p99_ms": _latency_ms(record.of("before"), 99),
         "p99_ms_during_forget": _latency_ms(record.of("during"), 99),
-        "cached_after": _left_behind(agent.state_dir, _stock(data, label)),
+        "cached_after": _left_behind(agent.state_dir, trained.forget_windows(data, label)),
         "steps": final["metrics"].get("steps"),
         "forget_windows": final["metrics"].get("windows"),
         "child_s": final["metrics"].get("child_s"),

@@ -80,7 +80,7 @@ class Stream:
         seq = len(self.record.sent)
         payload = encode(Window("machine", "bench", seq, 0, label, samples), self._rate_hz, self._unit)
         self.record.sent[seq] = Sent(index, time.monotonic(), part)
-        self._client.publish(f"{self._topics.base}/windows/machine", payload, qos=1)
+        self._client.publish(self._topics.windows("machine"), payload, qos=1)
 
     def command(self, topic: str, payload: bytes) -> float:
         """Publish a command; returns when."""

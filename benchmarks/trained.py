@@ -9,12 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.machine import CACHE, ROOT
 from edge_agent.adapters.releases import Release, read_release
 from edge_agent.commands.train import train_release
 from edge_agent.core.training import Epoch, TrainingSettings
-from edge_agent.core.types import Dataset
+from edge_agent.core.types import Dataset, Float32
 
+MOST_CACHED = 512  # as many windows of a class as the agent keeps by default
 # What a trained release depends on; a change of any of these trains anew.
 SOURCES = (
     *("core/networks.py", "core/training.py", "core/dreams.py", "adapters/datasets.py", "adapters/onnx_export.py"),
@@ -32,6 +35,13 @@ def release(data: Dataset, width: int, seed: int) -> Release:
     if not (folder / "card.json").exists():
         _train(data, folder, width, seed, settings)
     return read_release(folder)
+
+
+def forget_windows(data: Dataset, label: int) -> Float32:
+    """What a gateway would have cached of a class: at most 512 of its training windows, evenly drawn."""
+    windows = data.train.of(label)
+    chosen: Float32 = windows[np.linspace(0, len(windows) - 1, min(MOST_CACHED, len(windows))).astype(int)]
+    return chosen
 
 
 def _train(data: Dataset, folder: Path, width: int, seed: int, settings: TrainingSettings) -> None:

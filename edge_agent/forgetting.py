@@ -167,9 +167,8 @@ class Forgetting:
     def _go_on(self, state: JobState) -> None:
         if state.phase in ("committing", "erasing"):
             self._commit(state)
-        elif set(state.classes) <= set(
-            self._live.card.forgotten
-        ):  # its last rows were damaged: what is left is to erase
+        elif set(state.classes) <= set(self._live.card.forgotten):
+            # Committed, but the rows that say so were damaged: what is left is to erase.
             after, before = self._live.release.digest, self._live.card.parent
             self._erase(replace(state, release_before=before, release_after=after))
         elif state.attempts >= MOST_ATTEMPTS:

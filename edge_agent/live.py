@@ -55,8 +55,7 @@ class LiveModel:
             BrokenRelease: it knows a class of ``erased``, cannot run or fails its self-test; the old one stays live.
             StorageFailed: ``current`` could not be moved; the old one stays live.
         """
-        if back := sorted(erased & set(release.card.living)):
-            raise BrokenRelease("E_ERASED", f"release {release.digest[:12]} knows {', '.join(back)}, erased here")
+        refuse_erased(release, erased)
         model = OnnxModel(release.model, self._threads)
         self_test(model, release)
         if self._store.current() != release.digest:
@@ -88,6 +87,16 @@ class LiveModel:
             Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor)) if fine else None
             for row, order, score, fine in zip(probabilities, best, energy[:, 0], sound, strict=True)
         ]
+
+
+def refuse_erased(release: Release, erased: frozenset[str]) -> None:
+    """Refuse a release that would bring back a class erased on this gateway.
+
+    Raises:
+        BrokenRelease: ``E_ERASED``.
+    """
+    if back := sorted(erased & set(release.card.living)):
+        raise BrokenRelease("E_ERASED", f"release {release.digest[:12]} knows {', '.join(back)}, erased here")
 
 
 def self_test(model: OnnxModel, release: Release) -> None:

@@ -147,9 +147,7 @@ def _dreams(
 ) -> tuple[dreaming.Dreams, Evidence]:
     """Anchors and evidence, each with the noisy copies of its typical dreams."""
     sides = dreaming.anchors_and_evidence(checkpoints.load_dreams(folder / DREAMS))
-    anchors, evidence = (
-        dreaming.joined((side, dreaming.noisy(side, network, generator))) if len(side) else side for side in sides
-    )
+    anchors, evidence = (dreaming.with_noisy(side, network, generator) for side in sides)
     return anchors, Evidence(evidence, forget)
 
 

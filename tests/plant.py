@@ -59,8 +59,7 @@ class Plant:
 
     def find(self, topic: str, **content: Any) -> list[dict[str, Any]]:
         """Messages heard so far on a topic below the base, whose content has these values."""
-        while not self.client.heard.empty():
-            self.heard.append(self.client.heard.get())
+        self.heard.extend(self.client.pending())
         rows = [one.content for one in self.heard if one.topic == f"{self.base}/{topic}"]
         return [row for row in rows if all(row.get(key) == value for key, value in content.items())]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +15,9 @@ from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core.types import Float32
 from edge_agent.files import sha256
 from edge_agent.schemas.card import CARD, DREAMS, MODEL, WEIGHTS
+from tests.scripts import run_script
 from tests.test_releases import make_release
 
-ROOT = Path(__file__).parents[1]
 JOB = Job("id-1", ("IF-1",), 7, 1, 10, {"label": 3})
 FIRST, SECOND = np.array([0, 1, 2, 0, 2]), np.array([0, 1, 2, 1, 0])  # IF-1 is 1
 
@@ -79,10 +77,7 @@ except StorageFailed as error:
 else:
     raise SystemExit("a full disk went unnoticed")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(script)
     assert not (tmp_path / "jobs" / "1").exists()
 
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from edge_agent.adapters.journal import Journal, read_states
 from edge_agent.core.errors import StorageFailed
 from edge_agent.schemas.messages import JobState, Phase, Status
-
-ROOT = Path(__file__).parents[1]
+from tests.scripts import ROOT, run_script
 
 states = st.builds(
     JobState,
@@ -228,10 +227,7 @@ second = journal.write(_state(2))
 assert second.rev == 1
 assert journal.states() == read_states(path) == [first, second]
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(script)
     assert [state.id for state in _reopened(path)] == ["id-1", "id-2"]
 
 

@@ -14,8 +14,7 @@ from edge_agent.adapters.releases import ReleaseStore, read_release, write_card
 from edge_agent.core.errors import BrokenRelease, StorageFailed
 from edge_agent.files import remove, sha256, size_of, write_atomically
 from edge_agent.schemas.card import CARD, DREAMS, MODEL, WEIGHTS, Card
-
-ROOT = Path(__file__).parents[1]
+from tests.scripts import ROOT, run_script
 
 
 def make_release(folder: Path, name: str = "press", size: int = 3000) -> Path:
@@ -225,10 +224,7 @@ except StorageFailed as error:
 else:
     raise SystemExit("a full disk went unnoticed")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(script)
     assert (store.digests(), store.current()) == ([old], old)
     store.sweep()
     assert [path.name for path in store.folder.iterdir()] == [old]

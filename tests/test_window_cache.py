@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +16,10 @@ from edge_agent.adapters.windows import Source, WindowCache
 from edge_agent.core.errors import Refused
 from edge_agent.core.types import Window
 from edge_agent.files import size_of
+from tests.scripts import run_script
 
 CLASSES = ("hum", "rattle", "whine")
 SHAPE = (2, 8)
-ROOT = Path(__file__).parents[1]
 SLOT_BYTES = 157 + 64  # header and samples
 
 
@@ -309,10 +307,7 @@ assert cache.offer("hum", _window(1), Source.SENDER)
 cache.close()
 assert _seqs(_cache(Path({str(tmp_path)!r})), "hum") == [1]
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(script)
 
 
 def test_a_label_finds_one_of_two_windows_with_the_same_number(tmp_path: Path) -> None:

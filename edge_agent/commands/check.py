@@ -18,7 +18,7 @@ from edge_agent.config import Config, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
 from edge_agent.forgetting import erased_classes
-from edge_agent.live import self_test
+from edge_agent.live import refuse_erased, self_test
 from edge_agent.schemas.card import CARD
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
@@ -92,11 +92,16 @@ def _source(config: Config) -> Iterator[Finding]:
     if source is None or not erased or not (source / CARD).exists():
         return
     try:
-        back = sorted(erased & set(read_release(source).card.living))
+        release = read_release(source)
     except BrokenRelease:
-        return
-    words = f"{source} knows {', '.join(back)}, erased here" if back else f"{source} knows no erased class"
-    yield Finding("source", not back, words, f"delete {source} and take gateway.release out of the configuration")
+        return  # it can bring nothing back
+    remedy = f"delete {source} and take gateway.release out of the configuration"
+    try:
+        refuse_erased(release, erased)
+    except BrokenRelease as error:
+        yield Finding("source", False, f"{source}: {error.reason}", remedy)
+    else:
+        yield Finding("source", True, f"{source} knows no erased class")
 
 
 def _broker(config: Config) -> Finding:

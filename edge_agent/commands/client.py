@@ -51,6 +51,11 @@ class ToolClient:
         """Publish at QoS 1 and wait for the acknowledgement."""
         self.client.publish(topic, payload, qos=1).wait_for_publish(CONNECT_S)
 
+    def pending(self) -> Iterator[Heard]:
+        """What has arrived already."""
+        while not self.heard.empty():
+            yield self.heard.get()
+
     def listen(self, timeout_s: float) -> Iterator[Heard]:
         """What arrives within ``timeout_s``."""
         deadline_s = time.monotonic() + timeout_s

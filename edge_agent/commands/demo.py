@@ -93,7 +93,7 @@ class Rig:
         self.story.truth[seq], self.story.part[seq] = name, part
         window = Window(ASSET, BOOT, seq, time.time_ns(), name if labelled else None, samples)
         payload = encode(window, rig.RATE_HZ, "m/s^2")
-        self.client.client.publish(f"{BASE}/windows/{ASSET}", payload, qos=1)
+        self.client.client.publish(Topics(BASE).windows(ASSET), payload, qos=1)
 
     def listen(self, wait_s: float) -> None:
         """Take in what comes back within ``wait_s``."""

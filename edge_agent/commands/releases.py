@@ -9,6 +9,7 @@ from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.config import read_config
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.forgetting import erased_classes
+from edge_agent.live import refuse_erased
 
 
 def open_store(config_path: Path) -> ReleaseStore:
@@ -43,8 +44,9 @@ def ask(store: ReleaseStore, release: Release) -> None:
     Raises:
         BrokenRelease: ``E_ERASED``, it knows a class that was erased on this gateway.
     """
-    if back := sorted(_erased(store.state_dir) & set(release.card.living)):
-        raise BrokenRelease("E_ERASED", f"release {release.digest[:12]} knows {', '.join(back)}, erased here")
+    current = store.current()
+    live = store.get(current).card if current else None
+    refuse_erased(release, erased_classes(read_states(store.state_dir / "journal.jsonl"), live))
     store.want(release.digest)
 
 
@@ -63,9 +65,3 @@ def parent_of_live(store: ReleaseStore) -> Release:
     if parent not in store.digests():
         raise BrokenRelease("E_ERASED", f"parent {parent[:12]} was destroyed with the class it knew")
     return store.get(parent)
-
-
-def _erased(state_dir: Path) -> frozenset[str]:
-    store = ReleaseStore(state_dir)
-    current = store.current()
-    return erased_classes(read_states(state_dir / "journal.jsonl"), store.get(current).card if current else None)

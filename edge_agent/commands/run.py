@@ -25,7 +25,7 @@ from edge_agent.core.errors import BrokenRelease, Misconfigured, StorageFailed
 from edge_agent.files import storage, write_atomically
 from edge_agent.forgetting import Forgetting, erased_classes
 from edge_agent.inbox import Inbox
-from edge_agent.live import LiveModel
+from edge_agent.live import LiveModel, refuse_erased
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import Topics
@@ -127,8 +127,7 @@ def _adopt_first(config: Config, store: ReleaseStore, live: LiveModel, erased: f
             return
     source = config.gateway.release
     if source is not None:
-        if back := sorted(erased & set(read_release(source).card.living)):
-            raise BrokenRelease("E_ERASED", f"release {source} knows {', '.join(back)}, erased here")
+        refuse_erased(read_release(source), erased)
         live.adopt(store.add(source), erased)
     elif problems:
         raise problems[0]

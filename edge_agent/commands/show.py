@@ -89,14 +89,19 @@ def show_simulation(
         made = simulating.dataset_source(load_dataset(source, folder, seed), only, generator)
     with bars() as show:
 
-        def on_turn(tally: simulating.Tally) -> None:
-            right = f", right {tally.right / tally.answered:.1%}" if tally.answered else ""
-            show("windows", tally.sent, count or float("inf"), f"sent {tally.sent}, answered {tally.answered}{right}")
+        def on_turn(outcome: simulating.Outcome) -> None:
+            right = f", right {outcome.right / outcome.answered:.1%}" if outcome.answered else ""
+            show(
+                "windows",
+                outcome.sent,
+                count or float("inf"),
+                f"sent {outcome.sent}, answered {outcome.answered}{right}",
+            )
 
         try:
-            tally = simulating.simulate(
+            outcome = simulating.simulate(
                 address, base, asset, made, rate=rate, count=count, labels=labels, on_turn=on_turn
             )
         except KeyboardInterrupt:
             return
-    Console().print(f"sent {tally.sent}, answered {tally.answered}, right {tally.right}", highlight=False)
+    Console().print(f"sent {outcome.sent}, answered {outcome.answered}, right {outcome.right}", highlight=False)

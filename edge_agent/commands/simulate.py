@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_agent import rig
-from edge_agent.commands.client import ToolClient, connected
+from edge_agent.commands.client import Heard, connected
 from edge_agent.core.errors import Misconfigured
 from edge_agent.core.types import Dataset, Float32, Window
 from edge_agent.mqtt_client import BrokerAddress
@@ -27,7 +27,7 @@ class Source:
 
 
 @dataclass
-class Tally:
+class Outcome:
     """What has come back so far."""
 
     sent: int = 0
@@ -71,10 +71,10 @@ def simulate(
     rate: float,
     count: int | None,
     labels: bool,
-    on_turn: Callable[[Tally], None] = lambda _: None,
-) -> Tally:
+    on_turn: Callable[[Outcome], None] = lambda _: None,
+) -> Outcome:
     """Publish ``count`` windows (or for ever) at ``rate`` windows per second, and count what comes back."""
-    topics, tally = Topics(base), Tally()
+    topics, outcome = Topics(base), Outcome()
     boot = f"sim-{time.time_ns():x}"
     truth: dict[int, str] = {}
     with connected(address) as client:
@@ -87,23 +87,20 @@ def simulate(
                 time.sleep(min(wait_s, 0.05))
             truth[seq] = name
             window = Window(asset, boot, seq, time.time_ns(), name if labels else None, samples)
-            client.client.publish(f"{topics.base}/windows/{asset}", encode(window, source.rate_hz, source.unit), qos=1)
-            tally.sent += 1
-            _drain(client, boot, truth, tally, 0.0)
-            on_turn(tally)
+            client.client.publish(topics.windows(asset), encode(window, source.rate_hz, source.unit), qos=1)
+            outcome.sent += 1
+            _take(client.pending(), boot, truth, outcome)
+            on_turn(outcome)
         deadline_s = time.monotonic() + 5.0
         while truth and time.monotonic() < deadline_s:
-            _drain(client, boot, truth, tally, 0.1)
-    return tally
+            _take(client.listen(0.1), boot, truth, outcome)
+    return outcome
 
 
-def _drain(client: ToolClient, boot: str, truth: dict[int, str], tally: Tally, wait_s: float) -> None:
-    while not client.heard.empty() or wait_s:
-        for heard in client.listen(wait_s or 0.01):
-            content = heard.content
-            if isinstance(content, dict) and content.get("boot") == boot and content.get("seq") in truth:
-                tally.answered += 1
-                tally.right += truth.pop(content["seq"]) == content["class"]
-            if client.heard.empty():
-                break
-        wait_s = 0.0
+def _take(heard: Iterable[Heard], boot: str, truth: dict[int, str], outcome: Outcome) -> None:
+    """Count the diagnoses of our own windows, each once."""
+    for one in heard:
+        content = one.content
+        if isinstance(content, dict) and content.get("boot") == boot and content.get("seq") in truth:
+            outcome.answered += 1
+            outcome.right += truth.pop(content["seq"]) == content["class"]

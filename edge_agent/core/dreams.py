@@ -90,6 +90,11 @@ def noisy(dreams: Dreams, network: nn.Sequential, generator: torch.Generator) ->
     return Dreams(chosen.windows + noise, chosen.first, chosen.second, torch.zeros_like(chosen.typical))
 
 
+def with_noisy(dreams: Dreams, network: nn.Sequential, generator: torch.Generator) -> Dreams:
+    """The dreams and the noisy copies of the typical ones."""
+    return joined((dreams, noisy(dreams, network, generator)))
+
+
 def joined(parts: tuple[Dreams, ...]) -> Dreams:
     """Several sets as one."""
     return Dreams(

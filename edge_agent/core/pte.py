@@ -99,14 +99,14 @@ def edit(
     task = _Task(
         forget=forget,
         settings=settings,
-        clean=_features(trunk, windows),
+        clean=logits(trunk, windows),
         target=pull_target(logits(network, windows), forget, settings.tau),
-        probes=_features(trunk, probes.windows),
+        probes=logits(trunk, probes.windows),
         answers=probes.answers,
-        holdout=_features(trunk, holdout),
+        holdout=logits(trunk, holdout),
     )
     if anchors is not None and len(anchors) and settings.anchor_weight > 0:
-        task.anchors = _features(trunk, anchors)
+        task.anchors = logits(trunk, anchors)
         task.anchor_target = pull_target(logits(network, anchors), forget, settings.tau)
     watch = evidence.watch(network, trunk) if evidence is not None else None
     forgotten, chosen, trace = _run(tail.requires_grad_(True), task, watch, generator, on_step)
@@ -208,8 +208,3 @@ def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 @torch.no_grad()
 def _share(tail: nn.Module, features: Tensor, forget: tuple[int, ...]) -> float:
     return is_in(tail(features).argmax(1), forget).float().mean().item()
-
-
-@torch.no_grad()
-def _features(trunk: nn.Module, windows: Tensor, batch: int = 256) -> Tensor:
-    return torch.cat([trunk(part) for part in windows.split(batch)])

@@ -48,6 +48,10 @@ class Topics:
         """Whether a topic's messages go before windows."""
         return topic.startswith((f"{self.base}/unlearn/", f"{PLANT_WIDE_UNLEARN}/"))
 
+    def windows(self, asset: str) -> str:
+        """Where an asset's windows come in."""
+        return f"{self.base}/windows/{asset}"
+
     def diagnosis(self, asset: str) -> str:
         """Where an asset's diagnoses go."""
         return f"{self.base}/diagnosis/{asset}"

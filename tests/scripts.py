@@ -1,0 +1,17 @@
+"""Scripts in a process of their own, for what must not happen to the tests' process: limits, kills."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+
+
+def run_script(script: str) -> None:
+    """Run Python code from the project's root; it must end with exit code 0."""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
