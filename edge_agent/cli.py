@@ -79,11 +79,16 @@ def run(config_path: Path) -> None:
 @click.option("--data", required=True, help="rig, cwru, dsads, or an .npz of labelled windows.")
 @click.option("--folder", type=click.Path(path_type=Path, exists=True), help="Where the files of cwru or dsads lie.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder for the release.")
-@click.option("--width", default=16, show_default=True, help="Channels of the first stage; the paper has 64.")
+@click.option(
+    "--architecture", default="resnet18_1d", show_default=True, help="resnet18_1d, vit_1d, swin_1d or one of a plug-in."
+)
+@click.option("--width", default=16, show_default=True, help="Size of the network; the paper's is 64.")
 @click.option("--epochs", default=30, show_default=True, help="Most epochs; training stops early.")
 @click.option("--seed", default=0, show_default=True, help="Seed of weights, order, dreams and of the rig.")
 @click.option("--threads", default=0, help="torch threads; 0: all cores.")
-def train(data: str, folder: Path | None, out: Path, width: int, epochs: int, seed: int, threads: int) -> None:
+def train(
+    data: str, folder: Path | None, out: Path, architecture: str, width: int, epochs: int, seed: int, threads: int
+) -> None:
     """Train a release: model, weights, dreams and card.
 
     An .npz needs windows (n, channels, length) float32, labels (n,), classes (k,), groups (n,) and rate_hz, and may
@@ -95,7 +100,8 @@ def train(data: str, folder: Path | None, out: Path, width: int, epochs: int, se
     """
     from edge_agent.commands.train import show_training
 
-    show_training(data, folder, out, width=width, epochs=epochs, seed=seed, threads=threads)
+    size = {"width": width, "epochs": epochs, "seed": seed, "threads": threads}
+    show_training(data, folder, out, architecture=architecture, **size)
 
 
 @main.command()

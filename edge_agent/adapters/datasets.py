@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ CWRU_FIRST_FILE: Final = {
     "OR021@6": 234,
 }
 CWRU_NORMAL_FILE: Final = 97  # recorded at 48 kHz, load 0
+CWRU_TEST_LOAD: Final = 3
 DSADS_RATE_HZ: Final = 25.0
 DSADS_CHANNELS: Final = ("T_x", "T_y", "T_z", "RA_x", "RA_y", "RA_z", "RL_x", "RL_y", "RL_z")
 DSADS_COLUMNS: Final = (0, 1, 2, 9, 10, 11, 27, 28, 29)  # of 45: accelerometers of torso, right arm, right leg
@@ -55,26 +56,28 @@ CWRU_SOURCE: Final = "Case Western Reserve University Bearing Data Center (12k d
 DSADS_SOURCE: Final = "UCI Machine Learning Repository, 'Daily and Sports Activities' (folders a01 to a19)"
 
 
-def cwru(folder: Path) -> Dataset:
-    """Ten classes, two channels, 12 kHz, split by time block: of each record 65 % train, 15 % validate, 20 % test.
+def cwru(folder: Path, *, split_by: Literal["time block", "load"] = "time block", held_stride: int = LENGTH) -> Dataset:
+    """Ten classes, two channels, 12 kHz.
 
-    A window's gap lies between the blocks. Training windows overlap by half, the others not at all. ``Normal`` is
-    there at load 0 only, decimated from 48 kHz: taking the raw 48 kHz record for 12 kHz, as is common, would hand
-    the classifier a sampling-rate cue.
+    By time block, 65 % of each record train, 15 % validate and 20 % test; by load, of the records at loads 0 to 2 80 %
+    train and 20 % validate, and those at load 3 test. A window's gap lies between blocks. Training windows overlap by
+    half, the others start every ``held_stride`` samples. ``Normal`` is there at load 0 only and always split by time;
+    it is decimated from 48 kHz: taking the raw record for 12 kHz, as is common, would hand the classifier a
+    sampling-rate cue.
 
     Raises:
         Misconfigured: the folder holds neither the prepared archives nor the original files.
     """
     records = _cwru_archives(folder) if any(folder.glob("cwru_*.npz")) else _cwru_originals(folder)
     columns: dict[str, list[tuple[Float32, int]]] = {"train": [], "validation": [], "test": []}
-    for name, signal in records:
+    for name, load, signal in records:
         label, samples = CWRU_CLASSES.index(name), signal.shape[1]
-        first, second = int(0.65 * samples), int(0.80 * samples)
-        if second - first < 2 * LENGTH:
+        if 0.15 * samples < 2 * LENGTH:
             raise Misconfigured("E_DATA", f"{folder}: a record of {name} has {samples} samples, too few to split")
-        columns["train"].append((windowed(signal[:, :first], LENGTH // 2), label))
-        columns["validation"].append((windowed(signal[:, first + LENGTH : second], LENGTH), label))
-        columns["test"].append((windowed(signal[:, second + LENGTH :], LENGTH), label))
+        for side, (start, end) in _cwru_blocks(name, load, split_by).items():
+            first = int(start * samples) + (LENGTH if start else 0)
+            stride = LENGTH // 2 if side == "train" else held_stride
+            columns[side].append((windowed(signal[:, first : int(end * samples)], stride), label))
     splits = {side: _split(rows) for side, rows in columns.items()}
     missing = [name for index, name in enumerate(CWRU_CLASSES) if not len(splits["train"].of(index))]
     if missing:
@@ -82,30 +85,39 @@ def cwru(folder: Path) -> Dataset:
             "E_DATA", f"{folder} has no CWRU record of {', '.join(missing)}; get them from {CWRU_SOURCE}"
         )
     notes = "Normal: load 0 only, decimated from 48 kHz to 12 kHz"
-    return Dataset("cwru", CWRU_CLASSES, ("DE", "FE"), CWRU_RATE_HZ, "g", split_by="time block", notes=notes, **splits)
+    return Dataset("cwru", CWRU_CLASSES, ("DE", "FE"), CWRU_RATE_HZ, "g", split_by=split_by, notes=notes, **splits)
 
 
-def _cwru_archives(folder: Path) -> Iterator[tuple[str, Float32]]:
+def _cwru_blocks(name: str, load: int, split_by: str) -> dict[str, tuple[float, float]]:
+    """Which share of a record goes where, as (start, end)."""
+    if split_by == "time block" or name == "Normal":
+        return {"train": (0.0, 0.65), "validation": (0.65, 0.80), "test": (0.80, 1.0)}
+    if load == CWRU_TEST_LOAD:
+        return {"test": (0.0, 1.0)}
+    return {"train": (0.0, 0.80), "validation": (0.80, 1.0)}
+
+
+def _cwru_archives(folder: Path) -> Iterator[tuple[str, int, Float32]]:
     for path in sorted(folder.glob("cwru_*.npz")):
         content = _npz(path, {"_keys"})
         for key in content["_keys"].tolist():
-            name = key.rsplit("_", 1)[0]
-            if name not in CWRU_CLASSES or key not in content:
+            name, _, load = key.rpartition("_")
+            if name not in CWRU_CLASSES or key not in content or not load.isdecimal():
                 raise Misconfigured("E_DATA", f"{path}: {key!r} is no record of one of {', '.join(CWRU_CLASSES)}")
-            yield name, content[key]
+            yield name, int(load), content[key]
 
 
-def _cwru_originals(folder: Path) -> Iterator[tuple[str, Float32]]:
+def _cwru_originals(folder: Path) -> Iterator[tuple[str, int, Float32]]:
     if not (folder / f"{CWRU_NORMAL_FILE}.mat").exists():
         raise Misconfigured("E_DATA", f"{folder} holds no CWRU records; get them from {CWRU_SOURCE}")
     for name, first in CWRU_FIRST_FILE.items():
-        for number in range(first, first + 4):
-            path = folder / f"{number}.mat"
+        for load in range(4):
+            path = folder / f"{first + load}.mat"
             if path.exists():
-                yield name, _mat_channels(path)
+                yield name, load, _mat_channels(path)
     from scipy.signal import decimate
 
-    yield "Normal", decimate(_mat_channels(folder / f"{CWRU_NORMAL_FILE}.mat"), 4, axis=1).astype(np.float32)
+    yield "Normal", 0, decimate(_mat_channels(folder / f"{CWRU_NORMAL_FILE}.mat"), 4, axis=1).astype(np.float32)
 
 
 def _mat_channels(path: Path) -> Float32:
@@ -128,9 +140,10 @@ def _mat_channels(path: Path) -> Float32:
     return np.stack([row[: min(map(len, rows))] for row in rows]).astype(np.float32)
 
 
-def dsads(folder: Path) -> Dataset:
+def dsads(folder: Path, *, held_stride: int = LENGTH // 2) -> Dataset:
     """Nineteen activities, nine accelerometer channels, 25 Hz, split by subject: 1-5 train, 6 validates, 7-8 test.
 
+    Training windows start every quarter of a window, the others every ``held_stride`` samples.
     Human motion, not a machine: it shows that nine real channels go through the whole path.
     """
     archive = folder / "dsads_nine_accelerometers.npz"
@@ -148,8 +161,8 @@ def dsads(folder: Path) -> Dataset:
         "m/s^2",
         "subject",
         train=side(DSADS_TRAIN, LENGTH // 4),
-        validation=side(DSADS_VALIDATION, LENGTH // 2),
-        test=side(DSADS_TEST, LENGTH // 2),
+        validation=side(DSADS_VALIDATION, held_stride),
+        test=side(DSADS_TEST, held_stride),
         notes="subject 4 without rowing and jumping, which are copies of subject 8's",
     )
 

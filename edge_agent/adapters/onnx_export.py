@@ -15,10 +15,11 @@ from typing import Final
 import numpy as np
 import onnx
 import torch
-from onnxscript import optimizer
+from onnxscript import ir, optimizer
 from torch import Tensor, nn
 
 from edge_agent.core.errors import BrokenRelease, JobFailed
+from edge_agent.core.networks import graph_state
 from edge_agent.core.training import logits
 from edge_agent.core.types import Float32
 from edge_agent.schemas.card import INPUT, OUTPUT
@@ -43,7 +44,13 @@ def export(network: nn.Module, channels: int, length: int, path: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    optimizer.fold_constants(program.model)
+    names = graph_state(network).keys()
+
+    def is_of_weights(node: ir.Node) -> bool | None:
+        return False if any(value is not None and value.name in names for value in node.inputs) else None
+
+    # Folding a transposed weight would leave nothing under the weight's name. ONNX Runtime folds it when it loads.
+    optimizer.fold_constants(program.model, should_fold=is_of_weights)
     optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
     for node in model.graph.node:  # the exporter leaves source paths and stack traces in the graph
@@ -63,9 +70,7 @@ def with_weights(parent: Path, network: nn.Module, path: Path) -> None:
     """
     model = onnx.load(str(parent), load_external_data=False)
     initializers = {one.name: one for one in model.graph.initializer}
-    for name, value in network.state_dict().items():
-        if not value.is_floating_point():
-            continue  # batch norm's counter of batches
+    for name, value in graph_state(network).items():
         found = initializers.get(name)
         if found is None or tuple(found.dims) != tuple(value.shape):
             raise BrokenRelease("E_MODEL", f"{parent} has no initializer {name} of shape {tuple(value.shape)}")

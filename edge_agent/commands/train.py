@@ -46,6 +46,7 @@ def train_release(
     width: int,
     seed: int,
     settings: training.TrainingSettings,
+    architecture: str = networks.DEFAULT,
     dream_settings: dreams.DreamSettings = dreams.DEFAULT,
     on_epoch: Callable[[training.Epoch], None] = lambda _: None,
     on_dream: Callable[[int, int], None] = lambda done, total: None,
@@ -53,6 +54,7 @@ def train_release(
     """Train, dream, export and write a release into the new folder ``out``.
 
     Raises:
+        BrokenRelease: ``E_ARCHITECTURE``, nobody provides the architecture, or not in this size.
         Misconfigured: ``out`` holds something already.
         JobFailed: ``E_PARITY``, ONNX Runtime disagrees with torch.
     """
@@ -61,7 +63,7 @@ def train_release(
     torch.manual_seed(seed)  # the initial weights
     generator = torch.Generator().manual_seed(seed)
     size = {"channels": len(data.channels), "classes": len(data.classes), "width": width, "length": data.length}
-    network = networks.build("resnet18_1d", **size)
+    network = networks.build(architecture, **size)
     train, validation, test = (_tensors(split) for split in (data.train, data.validation, data.test))
     training.fit(network, train, validation, settings, generator, on_epoch)
     shape = len(data.channels), data.length
@@ -84,13 +86,13 @@ def train_release(
     energies = training.logits(network, validation[0]).logsumexp(1).numpy()
     check = torch.from_numpy(self_test_windows(mean, std, data.length))
     card = Card(
-        name=f"{data.name} resnet18_1d width {width} seed {seed}",
+        name=f"{data.name} {architecture} width {width} seed {seed}",
         classes=data.classes,
         channels=data.channels,
         length=data.length,
         rate_hz=data.rate_hz,
         unit=data.unit,
-        architecture="resnet18_1d",
+        architecture=architecture,
         width=width,
         channel_mean=mean,
         channel_std=std,
@@ -113,7 +115,7 @@ def _tensors(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def show_training(
-    source: str, folder: Path | None, out: Path, *, width: int, epochs: int, seed: int, threads: int
+    source: str, folder: Path | None, out: Path, *, architecture: str, width: int, epochs: int, seed: int, threads: int
 ) -> None:
     """Train with progress bars, and print the accuracies."""
     if threads:
@@ -127,7 +129,7 @@ def show_training(
             show("training", epoch.number, epoch.epochs, words)
 
         done = train_release(
-            data, out, width=width, seed=seed, settings=settings,
+            data, out, architecture=architecture, width=width, seed=seed, settings=settings,
             on_epoch=on_epoch, on_dream=lambda step, total: show("dreaming", step, total, ""),
         )  # fmt: skip
     table = Table("class", "test accuracy")

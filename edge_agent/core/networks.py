@@ -14,32 +14,17 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Final, Literal
 
-import torch
 from torch import Tensor, nn
 
 from edge_agent.core.errors import BrokenRelease, Misconfigured
+from edge_agent.core.parts import MeanOverTime, SpectrumRecord, Standardise
+from edge_agent.core.transformers import swin_1d, vit_1d
 
 EditScope = Literal["head", "last_stage", "all"]
 Builder = Callable[[int, int, int, int], nn.Sequential]
 
+DEFAULT: Final = "resnet18_1d"
 ENTRY_POINT_GROUP: Final = "edge_agent.networks"
-
-
-class Standardise(nn.Module):
-    """``(x - mean) / std`` per channel, with the training set's values as buffers, so that it is part of the graph."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(1, channels, 1))
-        self.register_buffer("std", torch.ones(1, channels, 1))
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """Standardise float32 (batch, channels, length)."""
-        standardised: Tensor = (windows - self.mean) / self.std
-        return standardised
 
 
 class BasicBlock(nn.Module):
@@ -63,14 +48,6 @@ class BasicBlock(nn.Module):
         y = self.bn2(self.conv2(y))
         out: Tensor = self.relu(y + self.shortcut(x))
         return out
-
-
-class MeanOverTime(nn.Module):
-    """Global average pooling: (batch, channels, n) -> (batch, channels)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Average over the last axis."""
-        return x.mean(dim=2)
 
 
 def resnet18_1d(channels: int, classes: int, width: int, length: int) -> nn.Sequential:
@@ -102,7 +79,7 @@ def resnet18_1d(channels: int, classes: int, width: int, length: int) -> nn.Sequ
     return network
 
 
-_BUILT_IN: Final[dict[str, Builder]] = {"resnet18_1d": resnet18_1d}
+_BUILT_IN: Final[dict[str, Builder]] = {"resnet18_1d": resnet18_1d, "swin_1d": swin_1d, "vit_1d": vit_1d}
 
 
 def build(architecture: str, *, channels: int, classes: int, width: int, length: int) -> nn.Sequential:
@@ -154,6 +131,13 @@ def set_statistics(network: nn.Sequential, mean: Tensor, std: Tensor) -> None:
     part = _standardise(network)
     part.mean.copy_(mean.view(1, -1, 1))
     part.std.copy_(std.view(1, -1, 1))
+
+
+def graph_state(network: nn.Module) -> dict[str, Tensor]:
+    """All state that logits depend on, by its name in the state dict: not the record of a spectrum, not counters."""
+    records = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, SpectrumRecord))
+    state = network.state_dict().items()
+    return {name: value for name, value in state if value.is_floating_point() and not name.startswith(records)}
 
 
 def _standardise(network: nn.Sequential) -> Standardise:
