@@ -21,11 +21,12 @@ class EditSettings:
     push_rate: float = 3e-4
     pull_rate: float = 3e-4
     momentum: float = 0.9
-    anchor_weight: float = 5.0  # weight of the dreams in the pull; 0 switches them off
+    anchor_weight: float = 60.0  # weight of the dreams in the pull; 0 switches them off
     anchor_batch: int = 128  # dreams per pull step
+    anchor_tau: float = 4.0  # temperature at which the dreams also hold the margins between the classes that stay
     holdout: float = 0.1  # share of the forget windows that only watches
-    consolidation_steps: int = 40  # steps after the class is gone
-    max_steps: int = 240
+    consolidation_steps: int = 200  # steps after the class is gone
+    max_steps: int = 480
     check_every: int = 4  # steps between looks at the evidence
 
 

@@ -35,7 +35,7 @@ class Step:
     push_loss: float
     pull_loss: float
     anchor_loss: float
-    forget_share: float
+    forget_share: float  # as of the last look, every ``check_every`` steps
     holdout_share: float
     worst_kept: float | None = None  # evidence: the worst retained class, where it was looked at
 
@@ -106,8 +106,7 @@ def edit(
         holdout=logits(trunk, holdout),
     )
     if anchors is not None and len(anchors) and settings.anchor_weight > 0:
-        task.anchors = logits(trunk, anchors)
-        task.anchor_target = pull_target(logits(network, anchors), forget, settings.tau)
+        task.anchors = _Anchors.of(logits(trunk, anchors), logits(network, anchors), forget, settings)
     watch = evidence.watch(network, trunk) if evidence is not None else None
     forgotten, chosen, trace = _run(tail.requires_grad_(True), task, watch, generator, on_step)
     network.requires_grad_(False)
@@ -133,8 +132,35 @@ class _Task:
     probes: Tensor
     answers: Tensor
     holdout: Tensor
-    anchors: Tensor | None = None
-    anchor_target: Tensor | None = None
+    anchors: _Anchors | None = None
+
+
+@dataclass(frozen=True)
+class _Anchors:
+    """Dreams of the classes that stay, as trunk features, and what f0 answers to them.
+
+    A dream is answered with confidence, so its answer alone holds little: its margin could melt from ten to three at
+    no cost, and measured windows near the border would flip. At a high temperature the margins count as well.
+    """
+
+    features: Tensor
+    answers: Tensor  # of f0, masked, at temperature tau: (m, K)
+    margins: Tensor  # of f0 among the classes that stay, at temperature anchor_tau: (m, classes that stay)
+    stay: list[int]
+
+    @classmethod
+    def of(cls, features: Tensor, output: Tensor, forget: tuple[int, ...], settings: EditSettings) -> _Anchors:
+        """From trunk features and the logits of f0."""
+        stay = [label for label in range(output.shape[1]) if label not in forget]
+        margins = functional.softmax(output[:, stay] / settings.anchor_tau, dim=1)
+        return cls(features, pull_target(output, forget, settings.tau), margins, stay)
+
+    def loss(self, tail: nn.Module, settings: EditSettings, generator: torch.Generator) -> Tensor:
+        """How far ``tail`` has left f0 on a random batch."""
+        pick = torch.randperm(len(self.features), generator=generator)[: settings.anchor_batch]
+        output = tail(self.features[pick])
+        margins = pull_loss(output[:, self.stay], self.margins[pick], settings.anchor_tau)
+        return pull_loss(output, self.answers[pick], settings.tau) + margins
 
 
 def _run(
@@ -146,51 +172,44 @@ def _run(
 ) -> tuple[bool, int, list[Step]]:
     """Push and pull until the class is gone, then consolidate; leave the best state in ``tail``."""
     settings = task.settings
-    push = torch.optim.SGD(tail.parameters(), settings.push_rate, settings.momentum)
-    pull = torch.optim.SGD(tail.parameters(), settings.pull_rate, settings.momentum)
-    probe_batches = _batches(len(task.probes), settings.batch, generator)
-    clean_batches = _batches(len(task.clean), settings.batch, generator)
+    steps = _steps(tail, task, generator)
     best: tuple[float, int, dict[str, Tensor]] | None = None
     trace: list[Step] = []
-    gone_at: int | None = None
-    for number in range(1, settings.max_steps + 1):
-        batch = next(probe_batches)
-        push_loss = functional.cross_entropy(tail(task.probes[batch]), task.answers[batch])
-        _descend(push, push_loss)
-        batch = next(clean_batches)
-        loss = pull_loss(tail(task.clean[batch]), task.target[batch], settings.tau)
-        anchor_loss = _anchor_loss(tail, task, generator)
-        _descend(pull, loss + settings.anchor_weight * anchor_loss)
-
-        forget_share = _share(tail, task.clean, task.forget)
-        holdout_share = _share(tail, task.holdout, task.forget)
-        gone = forget_share == 0.0 and holdout_share == 0.0
-        if gone and gone_at is None:
-            gone_at = number
-        last = number == settings.max_steps or (
-            gone_at is not None and number >= gone_at + settings.consolidation_steps
-        )
-        kept = None
-        if gone and (last or number == gone_at or number % settings.check_every == 0):
-            kept = watch(tail) if watch is not None else 0.0
-            if best is None or kept >= best[0]:
-                best = kept, number, {name: value.clone() for name, value in tail.state_dict().items()}
-        values = push_loss.item(), loss.item(), anchor_loss.item(), forget_share, holdout_share
-        trace.append(Step(number, *values, worst_kept=kept if watch is not None else None))
+    shares, end = (1.0, 1.0), settings.max_steps
+    while len(trace) < end:
+        losses, kept, number = next(steps), None, len(trace) + 1
+        if number % settings.check_every == 0 or number == end:
+            shares = _share(tail, task.clean, task.forget), _share(tail, task.holdout, task.forget)
+            if shares == (0.0, 0.0):
+                if best is None:
+                    end = min(end, number + settings.consolidation_steps)
+                kept = watch(tail) if watch is not None else 0.0
+                if best is None or kept >= best[0]:
+                    best = kept, number, {name: value.clone() for name, value in tail.state_dict().items()}
+        trace.append(Step(number, *losses, *shares, worst_kept=kept if watch is not None else None))
         on_step(trace[-1])
-        if last:
-            break
     if best is not None:
         tail.load_state_dict(best[2])
         return True, best[1], trace
     return False, len(trace), trace
 
 
-def _anchor_loss(tail: nn.Module, task: _Task, generator: torch.Generator) -> Tensor:
-    if task.anchors is None or task.anchor_target is None:
-        return torch.zeros(())
-    pick = torch.randperm(len(task.anchors), generator=generator)[: task.settings.anchor_batch]
-    return pull_loss(tail(task.anchors[pick]), task.anchor_target[pick], task.settings.tau)
+def _steps(tail: nn.Module, task: _Task, generator: torch.Generator) -> Iterator[tuple[float, float, float]]:
+    """Algorithm 1, lines 14-24: a push and a pull on each turn; the losses of push, pull and anchors before them."""
+    settings = task.settings
+    push = torch.optim.SGD(tail.parameters(), settings.push_rate, settings.momentum)
+    pull = torch.optim.SGD(tail.parameters(), settings.pull_rate, settings.momentum)
+    probes = _batches(len(task.probes), settings.batch, generator)
+    windows = _batches(len(task.clean), settings.batch, generator)
+    while True:
+        batch = next(probes)
+        push_loss = functional.cross_entropy(tail(task.probes[batch]), task.answers[batch])
+        _descend(push, push_loss)
+        batch = next(windows)
+        loss = pull_loss(tail(task.clean[batch]), task.target[batch], settings.tau)
+        anchor_loss = task.anchors.loss(tail, settings, generator) if task.anchors else torch.zeros(())
+        _descend(pull, loss + settings.anchor_weight * anchor_loss)
+        yield push_loss.item(), loss.item(), anchor_loss.item()
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
