@@ -1,0 +1,78 @@
+"""A case: one original network, the classes it is to forget, and every window on which that is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks import models
+from benchmarks.machine import DATA
+from benchmarks.settings import FORGET_WINDOWS, SETTINGS, Setting, tensors
+from benchmarks.task import Labelled
+from edge_agent.core.dreams import Dreams
+from edge_agent.core.evidence import without
+from edge_agent.core.types import Dataset
+
+
+@dataclass(frozen=True)
+class Case:
+    """One original network and its forget classes.
+
+    The forget set D_f is what a gateway would have cached: at most 512 training windows per class, evenly drawn.
+    """
+
+    setting: Setting
+    data: Dataset
+    model_seed: int
+    forget: tuple[int, ...]
+    architecture: str = models.ARCHITECTURE
+
+    @cached_property
+    def original(self) -> nn.Sequential:
+        """f0."""
+        return models.trained(self.setting, self.data, self.model_seed, architecture=self.architecture)
+
+    @cached_property
+    def retrained(self) -> nn.Sequential:
+        """The same recipe and seed without the forget classes."""
+        return models.trained(self.setting, self.data, self.model_seed, self.forget, architecture=self.architecture)
+
+    @cached_property
+    def dreams(self) -> Dreams:
+        """Those of f0 in which no forget class has a part."""
+        return without(models.dreamt(self.setting, self.data, self.original, self.model_seed), self.forget)
+
+    def side(self, name: str, *, gone: bool) -> Labelled:
+        """The windows of ``train``, ``validation`` or ``test`` that are (or are not) of a forget class."""
+        pairs = Labelled(*tensors(getattr(self.data, name)))
+        return pairs.pick(torch.isin(pairs.labels, torch.tensor(self.forget)) == gone)
+
+    @cached_property
+    def forget_set(self) -> Labelled:
+        """D_f: what a gateway would have cached."""
+        pairs = self.side("train", gone=True)
+        chosen = [(pairs.labels == label).nonzero().squeeze(1) for label in self.forget]
+        spread = [rows[np.linspace(0, len(rows) - 1, min(FORGET_WINDOWS, len(rows))).astype(int)] for rows in chosen]
+        return pairs.pick(torch.cat(spread))
+
+    @cached_property
+    def retain_set(self) -> Labelled:
+        """D_r: every training window of the other classes."""
+        return self.side("train", gone=False)
+
+
+@lru_cache(maxsize=2)
+def dataset(name: str, folder: Path = DATA) -> Dataset:
+    """The data of a setting, kept in memory."""
+    return SETTINGS[name].load(folder)
+
+
+def case(name: str, model_seed: int, forget: tuple[str, ...], architecture: str = models.ARCHITECTURE) -> Case:
+    """The case of a setting's name, a model and class names."""
+    data = dataset(name)
+    return Case(SETTINGS[name], data, model_seed, tuple(data.classes.index(each) for each in forget), architecture)

@@ -1,0 +1,51 @@
+"""Every unlearning method that is compared, one module each; ``METHODS`` in the order of the tables."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from benchmarks.methods import (
+    bad_teacher,
+    boundary_expand,
+    boundary_shrink,
+    delete,
+    finetune,
+    gradient_difference,
+    head_surgery,
+    imp,
+    misdirection,
+    negative_gradient,
+    neighbourhood,
+    pte,
+    random_label,
+    salun,
+    scrub,
+    sure,
+)
+from benchmarks.task import Method
+
+METHODS: Final[dict[str, Method[Any]]] = {
+    method.name: method
+    for method in (
+        head_surgery.METHOD,
+        random_label.METHOD,
+        negative_gradient.METHOD,
+        negative_gradient.WITH_STOP,
+        boundary_shrink.METHOD,
+        boundary_expand.METHOD,
+        imp.METHOD,
+        bad_teacher.METHOD,
+        delete.METHOD,
+        delete.MASK_ALL,
+        neighbourhood.METHOD,
+        misdirection.METHOD,
+        pte.METHOD,
+        pte.SHIPPED,
+        finetune.METHOD,
+        gradient_difference.METHOD,
+        scrub.METHOD,
+        bad_teacher.WITH_RETAIN,
+        salun.METHOD,
+        sure.METHOD,
+    )
+}

@@ -1,0 +1,61 @@
+"""Probing then Editing, as published and as this package ships it (Chen et al., arXiv 2511.09414).
+
+Both are ``edge_agent.core.pte.edit``, the code that runs on the gateway; equations and every choice that the paper
+leaves open stand there and in docs/decisions/0003-the-edit.md.
+
+- ``pte_published``: ``PUBLISHED``, all weights, no dreams; the last state of the run that had forgotten is returned.
+  The paper's supplement with its rates is not public, so they are tuned as every rival's.
+- ``pte``: the defaults of ``EditSettings`` with anchors and evidence as a forget command prepares them. Nothing is
+  searched: what ships has one setting for every class and data set.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import Tensor, nn
+
+from benchmarks.task import Method, Task
+from edge_agent.core import pte
+from edge_agent.core.dreams import anchors_and_evidence, with_noisy
+from edge_agent.core.edit_settings import PUBLISHED, EditSettings
+from edge_agent.core.evidence import Evidence
+
+
+def published(task: Task, settings: EditSettings) -> nn.Sequential:
+    """Edit without dreams, in place."""
+    return _edited(task, settings)
+
+
+def shipped(task: Task, settings: EditSettings) -> nn.Sequential:
+    """Edit as a forget command does, in place: some dreams anchor, the others judge, each side with noisy copies."""
+    sides = anchors_and_evidence(task.dreams)
+    anchors, evidence = (with_noisy(side, task.network, task.generator) for side in sides)
+    return _edited(task, settings, anchors.windows, Evidence(evidence, task.forget))
+
+
+def _edited(
+    task: Task, settings: EditSettings, anchors: Tensor | None = None, evidence: Evidence | None = None
+) -> nn.Sequential:
+    windows = task.forget_windows.windows
+    steps_per_epoch = -(-len(windows) // settings.batch)
+
+    def on_step(step: pte.Step) -> None:
+        if step.number % steps_per_epoch == 0:
+            task.on_epoch(task.network)
+
+    pte.edit(
+        task.network, windows, task.forget, settings, task.generator,
+        anchors=anchors, evidence=evidence, on_step=on_step,
+    )  # fmt: skip
+    return task.network
+
+
+_SEARCH: Final = {
+    "push_rate": (3e-5, 1e-4, 3e-4, 1e-3),
+    "pull_rate": (3e-5, 1e-4, 3e-4, 1e-3),
+    "consolidation_steps": (0, 40, 120),
+    "tau": (1.0, 2.0, 4.0),
+}
+METHOD: Final = Method("pte_published", "PTE, published", "forget", PUBLISHED, _SEARCH, published)
+SHIPPED: Final = Method("pte", "PTE, shipped", "forget", EditSettings(), {}, shipped)

@@ -1,0 +1,128 @@
+"""Original and retrained networks and their dreams, made once per recipe and then found in ``.cache/benchmarks``.
+
+A retrained network is what forgetting is measured against: the same recipe and seed, without the windows of the
+forget classes. It keeps their outputs, which nothing ever trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmarks.machine import CACHE
+from benchmarks.settings import TRAINING, WIDTH, Setting, tensors
+from benchmarks.task import Cost
+from edge_agent.adapters import checkpoints
+from edge_agent.core import dreams, networks, training
+from edge_agent.core.types import Dataset
+
+ARCHITECTURE: Final = "resnet18_1d"
+# To be raised when training, a data set's windows, or dreaming change their result: hours of retraining hang on it, so
+# that a change of their code alone does not throw them away.
+TRAINING_RECIPE: Final = 1
+DREAM_RECIPE: Final = 1
+
+
+def build(data: Dataset, architecture: str = ARCHITECTURE, width: int = WIDTH) -> nn.Sequential:
+    """An untrained network for a data set."""
+    size = {"channels": len(data.channels), "classes": len(data.classes), "width": width, "length": data.length}
+    return networks.build(architecture, **size)
+
+
+def trained(
+    setting: Setting,
+    data: Dataset,
+    seed: int,
+    without: tuple[int, ...] = (),
+    architecture: str = ARCHITECTURE,
+    width: int = WIDTH,
+) -> nn.Sequential:
+    """The network of these settings, in evaluation mode; ``without`` names classes that it never saw."""
+    path = _weights(setting, seed, without, architecture, width)
+    if not path.exists():
+        started_s, say = time.monotonic(), _progress(f"training {setting.name}, model {seed}, without {without}")
+        torch.manual_seed(seed)  # the initial weights
+        network = build(data, architecture, width)
+        train, validation = (_staying(*tensors(split), without) for split in (data.train, data.validation))
+        generator = torch.Generator().manual_seed(seed)
+        epochs = training.fit(network, train, validation, TRAINING, generator, lambda epoch: say(_words(epoch)))
+        seen = len(epochs) * len(train[1])
+        cost = Cost(time.monotonic() - started_s, 0.0, seen + len(epochs) * len(validation[1]), seen)
+        _save(path.with_suffix(".json"), lambda beside: _write_json(beside, dataclasses.asdict(cost)))
+        _save(path, lambda beside: checkpoints.save_weights(network, beside))
+    network = build(data, architecture, width)
+    network.load_state_dict(load_file(path))
+    return network.eval().requires_grad_(False)
+
+
+def training_cost(
+    setting: Setting, seed: int, without: tuple[int, ...], architecture: str = ARCHITECTURE, width: int = WIDTH
+) -> Cost:
+    """What the training of that network cost; its peak memory was not measured."""
+    path = _weights(setting, seed, without, architecture, width).with_suffix(".json")
+    return Cost(**json.loads(path.read_text()))
+
+
+def _weights(setting: Setting, seed: int, without: tuple[int, ...], architecture: str, width: int) -> Path:
+    key = _key(setting.name, architecture, width, seed, without, repr(TRAINING), TRAINING_RECIPE)
+    return CACHE / "models" / f"{setting.name}-s{seed}-{key}.safetensors"
+
+
+def dreamt(setting: Setting, data: Dataset, network: nn.Sequential, seed: int) -> dreams.Dreams:
+    """The dreams that a release of this network would carry, in the precision that it stores."""
+    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in network.state_dict().values())).hexdigest()
+    key = _key(weights, repr(dreams.DEFAULT), DREAM_RECIPE)
+    path = CACHE / "dreams" / f"{setting.name}-s{seed}-{key}.safetensors"
+    if not path.exists():
+        say = _progress(f"dreaming {setting.name}, model {seed}")
+        generator = torch.Generator().manual_seed(seed)
+        shape = len(data.channels), data.length
+        made = dreams.dream(network, len(data.classes), shape, dreams.DEFAULT, generator, _every(50, say))
+        _save(path, lambda beside: checkpoints.save_dreams(made, beside))
+    return checkpoints.load_dreams(path)
+
+
+def _staying(windows: Tensor, labels: Tensor, without: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    keep = ~torch.isin(labels, torch.tensor(without, dtype=torch.int64))
+    return windows[keep], labels[keep]
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _save(path: Path, write: Callable[[Path], None]) -> None:
+    """Write beside and rename: another process may make or want the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}")
+    write(beside)
+    beside.replace(path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content))
+
+
+def _every(count: int, say: Callable[[str], None]) -> Callable[[int, int], None]:
+    return lambda done, total: say(f"{done}/{total}") if done % count == 0 else None
+
+
+def _words(epoch: training.Epoch) -> str:
+    return f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation {epoch.validation_accuracy:.2%}"
+
+
+def _progress(title: str) -> Callable[[str], None]:
+    started_s = time.monotonic()
+    print(title, file=sys.stderr, flush=True)
+    return lambda words: print(f"  {time.monotonic() - started_s:6.0f} s  {words}", file=sys.stderr, flush=True)

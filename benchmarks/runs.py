@@ -1,0 +1,185 @@
+"""One run: a method, its settings, and a case; its row goes into a CSV and is never computed twice.
+
+A run's id is the hash of everything that decides its result besides the code; the row names the commit. Rows are
+appended under a lock, so that two processes may share a plan.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fcntl
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from benchmarks import case as cases
+from benchmarks import models
+from benchmarks.case import Case
+from benchmarks.machine import ROOT, facts
+from benchmarks.measures import accuracy
+from benchmarks.measures.depth import depth
+from benchmarks.methods import METHODS
+from benchmarks.settings import WIDTH
+from benchmarks.task import Cost, carry_out, hand_over
+
+RESULTS: Final = ROOT / "benchmarks" / "results"
+RUNS: Final = RESULTS / "runs.csv"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What decides a run's result.
+
+    Attributes:
+        method: a key of ``METHODS``, or ``original`` or ``retrain``.
+        changed: settings that differ from the method's defaults, as (name, value) pairs.
+        depth: whether the depth of forgetting is measured as well; no part of the id.
+        part: the side that accuracies are measured on; tuning uses ``validation``.
+    """
+
+    setting: str
+    forget: tuple[str, ...]
+    method: str
+    model_seed: int = 0
+    seed: int = 0
+    changed: tuple[tuple[str, Any], ...] = ()
+    architecture: str = models.ARCHITECTURE
+    depth: bool = False
+    part: str = "test"
+
+    @property
+    def id(self) -> str:
+        """Hash of all of it, the settings of the method written out, so that new defaults make a new run."""
+        method = METHODS.get(self.method)
+        content = dataclasses.asdict(self) | {"width": WIDTH}
+        del content["depth"]
+        if method is not None:
+            content["settings"] = repr(dataclasses.replace(method.settings, **dict(self.changed)))
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def describe(self) -> Row:
+        """The columns that say which run it is."""
+        return {
+            "run": self.id,
+            "setting": self.setting,
+            "forget": "+".join(self.forget),
+            "method": self.method,
+            "model_seed": self.model_seed,
+            "seed": self.seed,
+            "changed": json.dumps(dict(self.changed)),
+            "architecture": self.architecture,
+            "part": self.part,
+        }
+
+
+def perform(run: Run) -> Row:
+    """Do one run."""
+    torch.set_num_threads(1)
+    case = cases.case(run.setting, run.model_seed, run.forget, run.architecture)
+    network, cost = _network(run, case)
+    row = run.describe() | accuracy.measure(case, network, run.part)
+    row |= {f"retrain_{name}": value for name, value in _retrained(case, run.part).items()}
+    row["gap"] = gap(row)
+    row |= {name: round(value, 3) for name, value in dataclasses.asdict(cost).items()}
+    if run.depth:
+        row |= depth(network, case, torch.Generator().manual_seed(run.seed))
+    return row | facts()
+
+
+def gap(row: Row) -> float:
+    """Mean distance to retrain over Acc_f, Acc_r, Acc_ft, Acc_rt and MIA, in points; the objective of tuning."""
+    names = ("acc_f", "acc_r", "acc_ft", "acc_rt", "mia")
+    distances = [abs(float(row[name]) - float(row[f"retrain_{name}"])) for name in names]
+    return round(sum(distances) / len(names), 4)
+
+
+def _network(run: Run, case: Case) -> tuple[nn.Sequential, Cost]:
+    if run.method == "original":
+        return case.original, Cost()
+    if run.method == "retrain":
+        return case.retrained, models.training_cost(case.setting, case.model_seed, case.forget, case.architecture)
+    method = METHODS[run.method]
+    settings = dataclasses.replace(method.settings, **dict(run.changed))
+    task = hand_over(method, case.original, case.forget, case.dreams, case.forget_set, case.retain_set, run.seed)
+    return carry_out(method, task, settings)
+
+
+@lru_cache(maxsize=64)
+def _retrained_of(name: str, model_seed: int, forget: tuple[str, ...], architecture: str, part: str) -> Row:
+    case = cases.case(name, model_seed, forget, architecture)
+    row = accuracy.measure(case, case.retrained, part)
+    return {key: row[key] for key in ("acc_f", "acc_r", "acc_ft", "acc_rt", "mia", "h_mean")}
+
+
+def _retrained(case: Case, part: str) -> Row:
+    names = tuple(case.data.classes[label] for label in case.forget)
+    return _retrained_of(case.setting.name, case.model_seed, names, case.architecture, part)
+
+
+def read(path: Path = RUNS) -> list[dict[str, str]]:
+    """Every row, as text; a later row replaces an earlier one of the same run."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    return list(rows.values())
+
+
+def add(row: Row, path: Path = RUNS) -> None:
+    """Append a row; columns that the file does not have yet are added to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        columns: list[str] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                columns = next(csv.reader(file))
+        if set(row) <= set(columns):
+            with path.open("a", newline="") as file:
+                csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
+            return
+        columns += [name for name in row if name not in columns]
+        _rewrite(path, columns, [*read(path), row])
+
+
+def _rewrite(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
+    beside = path.with_suffix(".new")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    beside.replace(path)
+
+
+def missing(wanted: Iterable[Run], path: Path = RUNS) -> list[Run]:
+    """Those that the CSV does not hold yet, or without the depth that is asked for."""
+    deep = {row["run"]: bool(row.get("linear_probe")) for row in read(path)}
+    return [run for run in dict.fromkeys(wanted) if run.id not in deep or (run.depth and not deep[run.id])]
+
+
+def carry_on(wanted: Iterable[Run], path: Path = RUNS) -> None:
+    """Do what is missing, with a line for each run on standard error.
+
+    A run that another process took meanwhile is left to it; whoever ends later finds the row there.
+    """
+    todo = missing(wanted, path)
+    started_s = time.monotonic()
+    for number, run in enumerate(todo, 1):
+        if not missing([run], path):
+            continue
+        row = perform(run)
+        add(row, path)
+        words = f"acc_ft {row['acc_ft']:.2f}, retained {row['retained_change']:+.2f}, {row['seconds']:.1f} s"
+        title = f"{run.setting} {'+'.join(run.forget)} {run.method} {run.model_seed}/{run.seed}"
+        print(f"{time.monotonic() - started_s:6.0f} s  {number}/{len(todo)}  {title}: {words}", file=sys.stderr)

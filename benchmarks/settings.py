@@ -1,0 +1,103 @@
+"""The data settings that results are about, and the one width and stride they all share.
+
+Training windows of a record overlap as the loaders cut them; validation and test windows overlap by three quarters, so
+that even CWRU's ``Normal``, of which only one short record exists, is measured on dozens of windows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edge_agent import rig
+from edge_agent.adapters import datasets
+from edge_agent.core.training import TrainingSettings
+from edge_agent.core.types import Dataset, Split
+
+WIDTH: Final = 16
+HELD_STRIDE: Final = 256
+FORGET_WINDOWS: Final = 512  # as many windows of a class as the agent caches by default
+DATA_SEED: Final = 0
+SURROGATE_SEED: Final = 9  # the model on which settings are chosen; no result is about it
+MODEL_SEEDS: Final = (0, 1, 2)
+TRAINING: Final = TrainingSettings()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One data set under one split.
+
+    Attributes:
+        paper_class: the class that the paper forgets there, if it has the data set.
+        surrogate: the class on which rivals are tuned (on the surrogate model, validation windows); never reported
+            in a comparison of methods.
+        tuned_on: the setting whose tuned hyper-parameters serve here.
+    """
+
+    name: str
+    title: str
+    load: Callable[[Path], Dataset]
+    paper_class: str
+    surrogate: str
+    tuned_on: str
+
+
+def with_noise(data: Dataset, noise: float, seed: int) -> Dataset:
+    """The data set with white noise of ``noise`` standard deviations of each channel."""
+    generator = np.random.default_rng(seed)
+    std = data.train.windows.std(axis=(0, 2), keepdims=True)
+
+    def noisy(split: Split) -> Split:
+        added = generator.standard_normal(split.windows.shape, np.float32) * std * noise
+        return Split(split.windows + added.astype(np.float32), split.labels)
+
+    return dataclasses.replace(data, train=noisy(data.train), validation=noisy(data.validation), test=noisy(data.test))
+
+
+def _cwru(folder: Path) -> Dataset:
+    return datasets.cwru(folder, held_stride=HELD_STRIDE)
+
+
+SETTINGS: Final = {
+    setting.name: setting
+    for setting in (
+        Setting("cwru", "CWRU, time blocks", _cwru, "IR007", "OR007@6", "cwru"),
+        Setting(
+            "cwru-load",
+            "CWRU, loads 0-2 to 3",
+            lambda folder: datasets.cwru(folder, split_by="load", held_stride=HELD_STRIDE),
+            "IR007",
+            "OR007@6",
+            "cwru",
+        ),
+        Setting(
+            "cwru-noise",
+            "CWRU, time blocks, 1 sigma of noise",
+            lambda folder: with_noise(_cwru(folder), 1.0, DATA_SEED),
+            "IR007",
+            "OR007@6",
+            "cwru",
+        ),
+        Setting("rig", "simulated rig", lambda _: rig.dataset(DATA_SEED), "NC", "OF-1", "rig"),
+        Setting(
+            "dsads",
+            "DSADS, by subject",
+            lambda folder: datasets.dsads(folder, held_stride=HELD_STRIDE),
+            "sitting",
+            "cycling_vertical",
+            "rig",
+        ),
+    )
+}
+
+
+def tensors(split: Split) -> tuple[Tensor, Tensor]:
+    """Windows float32 (n, channels, length) and labels int64 (n,)."""
+    return torch.from_numpy(split.windows), torch.from_numpy(split.labels)
