@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.machine import CACHE
-from benchmarks.settings import TRAINING, WIDTH, Setting, tensors
+from benchmarks.settings import WIDTH, Setting, tensors
 from benchmarks.task import Cost
 from edge_agent.adapters import checkpoints
 from edge_agent.core import dreams, networks, training
@@ -56,7 +56,7 @@ def trained(
         network = build(data, architecture, width)
         train, validation = (_staying(*tensors(split), without) for split in (data.train, data.validation))
         generator = torch.Generator().manual_seed(seed)
-        epochs = training.fit(network, train, validation, TRAINING, generator, lambda epoch: say(_words(epoch)))
+        epochs = training.fit(network, train, validation, setting.training, generator, lambda epoch: say(_words(epoch)))
         seen = len(epochs) * len(train[1])
         cost = Cost(time.monotonic() - started_s, 0.0, seen + len(epochs) * len(validation[1]), seen)
         _save(path.with_suffix(".json"), lambda beside: _write_json(beside, dataclasses.asdict(cost)))
@@ -75,7 +75,7 @@ def training_cost(
 
 
 def _weights(setting: Setting, seed: int, without: tuple[int, ...], architecture: str, width: int) -> Path:
-    key = _key(setting.name, architecture, width, seed, without, repr(TRAINING), TRAINING_RECIPE)
+    key = _key(setting.name, architecture, width, seed, without, repr(setting.training), TRAINING_RECIPE)
     return CACHE / "models" / f"{setting.name}-s{seed}-{key}.safetensors"
 
 

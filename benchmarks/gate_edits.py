@@ -1,0 +1,94 @@
+"""How well does the gate know? Many edits, good and damaged: its evidence beside what test windows say.
+
+    python -m benchmarks.gate_edits --data cwru cwru-noise rig dsads
+
+Every class is forgotten from model 0 by the shipped method and by variants of it that are known to harm, some a little,
+some beyond use. One row per edit goes to ``results/gate.csv``: ``kind`` of edit, ``truth_worst_class`` and
+``truth_retained`` (points of test accuracy against the original, the single retained class that lost most and all
+together), the gate's ``agreement`` and ``border_kept`` at their worst class, and whether it ``accepted``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from benchmarks import case as cases
+from benchmarks import runs
+from benchmarks.case import Case
+from benchmarks.machine import facts
+from benchmarks.measures.accuracy import class_changes
+from benchmarks.runs import RESULTS, Row
+from benchmarks.settings import SETTINGS
+from edge_agent.core import gate, pte
+from edge_agent.core.dreams import anchors_and_evidence, with_noisy
+from edge_agent.core.edit_settings import PUBLISHED, EditSettings
+from edge_agent.core.evidence import Evidence
+from edge_agent.core.training import logits
+
+GATE: Final = RESULTS / "gate.csv"
+_BRIEF: Final = EditSettings(consolidation_steps=40, max_steps=240)
+KINDS: Final = {
+    "shipped": EditSettings(),
+    "no consolidation": EditSettings(consolidation_steps=0),
+    "weak anchors": replace(_BRIEF, anchor_weight=1.0, anchor_tau=1.0),
+    "no anchors": replace(_BRIEF, anchor_weight=0.0),
+    "no anchors, fast": replace(_BRIEF, anchor_weight=0.0, push_rate=1e-3, pull_rate=1e-3),
+    "published": PUBLISHED,
+}
+
+
+def judged(case: Case, kind: str, seed: int = 0) -> Row:
+    """One edit, the gate's opinion of it, and the truth."""
+    settings, original, forget = KINDS[kind], case.original, case.forget
+    generator = torch.Generator().manual_seed(seed)
+    edited = copy.deepcopy(original)
+    anchors, proof = (with_noisy(side, original, generator) for side in anchors_and_evidence(case.dreams))
+    evidence, windows = Evidence(proof, forget), case.forget_set.windows
+    pte.edit(edited, windows, forget, settings, generator, anchors.windows, evidence)
+    verdict = gate.judge(original, edited, windows, case.data.classes, evidence, gate.GateSettings(), generator)
+    test = case.side("test", gone=False)
+    before, after = (logits(network, test.windows) for network in (original, edited))
+    changes = class_changes(before, after, test.labels, case.data.classes)
+    right = [(output.argmax(1) == test.labels).float().mean().item() for output in (before, after)]
+    return {
+        "truth_worst_class": min(changes.values()),
+        "worst_class": min(changes, key=lambda name: changes[name]),
+        "truth_retained": round(100 * (right[1] - right[0]), 3),
+        "agreement": round(min(row.agreement for row in verdict.classes), 4),
+        "border_kept": round(min(row.border_kept for row in verdict.classes), 4),
+        "accepted": verdict.accepted,
+        "refused_by": " ".join(reason.check for reason in verdict.reasons if not reason.passed),
+    }
+
+
+def main() -> None:
+    """Edit and judge whatever the CSV does not hold yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=["cwru", "cwru-noise", "rig", "dsads"], choices=SETTINGS)
+    parser.add_argument("--model", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    started_s = time.monotonic()
+    done = {row["run"] for row in runs.read(GATE)}
+    for setting in options.data:
+        for name in cases.dataset(setting).classes:
+            for kind in KINDS:
+                run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r}"
+                if run in done:
+                    continue
+                row = judged(cases.case(setting, options.model, (name,)), kind)
+                about = {"run": run, "setting": setting, "model_seed": options.model, "forget": name, "kind": kind}
+                runs.add(about | row | facts(), GATE)
+                words = f"worst {row['truth_worst_class']:+.1f}, accepted {row['accepted']}"
+                print(f"{time.monotonic() - started_s:6.0f} s  {setting} {name} {kind}: {words}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
