@@ -27,9 +27,8 @@ from benchmarks.measures.accuracy import class_changes
 from benchmarks.runs import RESULTS, Row
 from benchmarks.settings import SETTINGS
 from edge_agent.core import gate, pte
-from edge_agent.core.dreams import anchors_and_evidence, with_noisy
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
-from edge_agent.core.evidence import Evidence
+from edge_agent.core.evidence import prepare
 from edge_agent.core.training import logits
 
 GATE: Final = RESULTS / "gate.csv"
@@ -49,9 +48,9 @@ def judged(case: Case, kind: str, seed: int = 0) -> Row:
     settings, original, forget = KINDS[kind], case.original, case.forget
     generator = torch.Generator().manual_seed(seed)
     edited = copy.deepcopy(original)
-    anchors, proof = (with_noisy(side, original, generator) for side in anchors_and_evidence(case.dreams))
-    evidence, windows = Evidence(proof, forget), case.forget_set.windows
-    pte.edit(edited, windows, forget, settings, generator, anchors.windows, evidence)
+    anchors, evidence = prepare(case.dreams, original, forget, generator)
+    windows = case.forget_set.windows
+    pte.edit(edited, windows, forget, settings, generator, anchors, evidence)
     verdict = gate.judge(original, edited, windows, case.data.classes, evidence, gate.GateSettings(), generator)
     test = case.side("test", gone=False)
     before, after = (logits(network, test.windows) for network in (original, edited))

@@ -35,11 +35,10 @@ from edge_agent.adapters.job_folder import (
 )
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, read_release, write_card
-from edge_agent.core import dreams as dreaming
 from edge_agent.core import gate, pte
 from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.errors import EdgeAgentError, JobFailed
-from edge_agent.core.evidence import Evidence
+from edge_agent.core.evidence import prepare
 from edge_agent.core.training import logits
 from edge_agent.files import sha256
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card, self_test_windows
@@ -89,7 +88,8 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     original = checkpoints.load_network(parent.weights, parent.card)
     edited = checkpoints.load_network(parent.weights, parent.card)
     generator = torch.Generator().manual_seed(job.seed)
-    anchors, evidence = _dreams(folder, original, forget, generator)
+    dreams = checkpoints.load_dreams(folder / DREAMS)
+    anchors, evidence = prepare(dreams, original, forget, generator)
     windows = torch.cat([torch.from_numpy(part) for part in read_windows(folder).values()])
 
     settings, limits = EditSettings(), gate.GateSettings()
@@ -103,7 +103,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
 
         outcome = pte.edit(
             edited, windows, forget, settings, generator,
-            anchors=anchors.windows, evidence=evidence,
+            anchors=anchors, evidence=evidence,
             on_probe=lambda done, total: reporter.say("probing", done / total, {"probed": done, "windows": total}),
             on_step=on_step,
         )  # fmt: skip
@@ -140,15 +140,6 @@ class GateRefusal(JobFailed):
     def __init__(self, code: str, reason: str, numbers: dict[str, Any]) -> None:
         super().__init__(code, reason)
         self.numbers = numbers
-
-
-def _dreams(
-    folder: Path, network: nn.Sequential, forget: tuple[int, ...], generator: torch.Generator
-) -> tuple[dreaming.Dreams, Evidence]:
-    """Anchors and evidence, each with the noisy copies of its typical dreams."""
-    sides = dreaming.anchors_and_evidence(checkpoints.load_dreams(folder / DREAMS))
-    anchors, evidence = (dreaming.with_noisy(side, network, generator) for side in sides)
-    return anchors, Evidence(evidence, forget)
 
 
 def _write_result(folder: Path, parent: Release, edited: nn.Sequential, job: Job, windows: torch.Tensor) -> float:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from edge_agent.core import networks, pte
-from edge_agent.core.dreams import Dreams, DreamSettings, anchors_and_evidence, dream, joined, noisy
+from edge_agent.core.dreams import Dreams, DreamSettings, dream
 from edge_agent.core.edit_settings import EditSettings
-from edge_agent.core.evidence import Evidence, without
+from edge_agent.core.evidence import Evidence, prepare, without
 from edge_agent.core.training import Epoch, TrainingSettings, fit, logits
 from edge_agent.core.types import Dataset, Split
 from tests import toy
@@ -82,9 +82,7 @@ def toy_dreams() -> Dreams:
 def dreams_without(*forget: int) -> tuple[Tensor, Evidence]:
     """Anchors and evidence that have no part of a forget class, noisy copies included, as the forget job makes them."""
     network, generator = toy_network(), seeded(3)
-    sides = anchors_and_evidence(without(toy_dreams(), forget))
-    anchors, evidence = (joined((side, noisy(side, network, generator))) for side in sides)
-    return anchors.windows, Evidence(evidence, forget)
+    return prepare(without(toy_dreams(), forget), network, forget, generator)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class ToyCase(Case):
 
 @cache
 def case() -> Case:
-    setting = Setting("toy", "toy", lambda _: toy_data(), toy.CLASSES[RATTLE], toy.CLASSES[0], "toy")
+    setting = Setting("toy", "toy", lambda _: toy_data(), toy.CLASSES[RATTLE], toy.CLASSES[0], "toy", epochs=5)
     return ToyCase(setting, toy_data(), 0, FORGET)
 
 

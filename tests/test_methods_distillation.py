@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from benchmarks.methods import bad_teacher, delete, head_surgery, misdirection, neighbourhood
 from benchmarks.methods import pte as pte_methods
 from benchmarks.task import Labelled, Method, Task, carry_out, hand_over
-from edge_agent import unlearn_job
 from edge_agent.adapters import checkpoints
 from edge_agent.core import networks, pte
 from edge_agent.core.dreams import Dreams, DreamSettings, dream
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
-from edge_agent.core.evidence import without
+from edge_agent.core.evidence import prepare, without
 from edge_agent.core.gate import rounded
 from edge_agent.core.training import logits
 from edge_agent.schemas.card import DREAMS
@@ -233,9 +232,9 @@ def test_what_ships_is_compared_with_its_own_settings_and_never_tuned() -> None:
 def test_pte_shipped_is_the_edit_of_a_forget_command_bit_for_bit(tmp_path: Path) -> None:
     checkpoints.save_dreams(without(_few_dreams(), (RATTLE,)), tmp_path / DREAMS)
     settings, expected, generator = replace(EditSettings(), **QUICK), toy_network(), seeded(5)
-    anchors, evidence = unlearn_job._dreams(tmp_path, toy_network(), (RATTLE,), generator)
+    anchors, evidence = prepare(checkpoints.load_dreams(tmp_path / DREAMS), toy_network(), (RATTLE,), generator)
     windows = windows_of(RATTLE)
-    pte.edit(expected, windows, (RATTLE,), settings, generator, anchors=anchors.windows, evidence=evidence)
+    pte.edit(expected, windows, (RATTLE,), settings, generator, anchors=anchors, evidence=evidence)
 
     epochs: list[nn.Module] = []
     dreams = checkpoints.load_dreams(tmp_path / DREAMS)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from benchmarks.task import Method, Task
 from edge_agent.core import pte
-from edge_agent.core.dreams import anchors_and_evidence, with_noisy
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
-from edge_agent.core.evidence import Evidence
+from edge_agent.core.evidence import Evidence, prepare
 
 
 def published(task: Task, settings: EditSettings) -> nn.Sequential:
@@ -29,9 +28,8 @@ def published(task: Task, settings: EditSettings) -> nn.Sequential:
 
 def shipped(task: Task, settings: EditSettings) -> nn.Sequential:
     """Edit as a forget command does, in place: some dreams anchor, the others judge, each side with noisy copies."""
-    sides = anchors_and_evidence(task.dreams)
-    anchors, evidence = (with_noisy(side, task.network, task.generator) for side in sides)
-    return _edited(task, settings, anchors.windows, Evidence(evidence, task.forget))
+    anchors, evidence = prepare(task.dreams, task.network, task.forget, task.generator)
+    return _edited(task, settings, anchors, evidence)
 
 
 def _edited(

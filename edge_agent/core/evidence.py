@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edge_agent.core.dreams import Dreams
+from edge_agent.core.dreams import Dreams, anchors_and_evidence, with_noisy
 from edge_agent.core.training import logits
 
 
@@ -73,6 +73,17 @@ class Evidence:
             held = torch.minimum(after[edge, label], before[edge, label]).sum() / before[edge, label].sum()
             rows.append(ClassEvidence(label, same[inner].mean().item(), held.item() if edge.any() else 1.0))
         return rows
+
+
+def prepare(
+    dreams: Dreams, network: nn.Sequential, forget: tuple[int, ...], generator: torch.Generator
+) -> tuple[Tensor, Evidence]:
+    """What an edit of ``network`` is held by, windows (m, channels, length), and what judges it.
+
+    Different dreams, each side with noisy copies of its typical ones.
+    """
+    anchors, proof = (with_noisy(side, network, generator) for side in anchors_and_evidence(dreams))
+    return anchors.windows, Evidence(proof, forget)
 
 
 def without(dreams: Dreams, forget: tuple[int, ...]) -> Dreams:
