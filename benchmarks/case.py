@@ -13,13 +13,13 @@ from torch import nn
 from benchmarks import models
 from benchmarks.machine import DATA
 from benchmarks.settings import FORGET_WINDOWS, SETTINGS, Setting, tensors
-from benchmarks.task import Labelled
+from benchmarks.task import Cost, Labelled
 from edge_agent.core.dreams import Dreams
 from edge_agent.core.evidence import without
 from edge_agent.core.types import Dataset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal is only the same one: windows take seconds to compare
 class Case:
     """One original network and its forget classes.
 
@@ -41,6 +41,11 @@ class Case:
     def retrained(self) -> nn.Sequential:
         """The same recipe and seed without the forget classes."""
         return models.trained(self.setting, self.data, self.model_seed, self.forget, architecture=self.architecture)
+
+    @property
+    def retraining_cost(self) -> Cost:
+        """What the training of ``retrained`` cost."""
+        return models.training_cost(self.setting, self.model_seed, self.forget, self.architecture)
 
     @cached_property
     def dreams(self) -> Dreams:
@@ -72,6 +77,7 @@ def dataset(name: str, folder: Path = DATA) -> Dataset:
     return SETTINGS[name].load(folder)
 
 
+@lru_cache(maxsize=1)  # the runs of one case follow each other
 def case(name: str, model_seed: int, forget: tuple[str, ...], architecture: str = models.ARCHITECTURE) -> Case:
     """The case of a setting's name, a model and class names."""
     data = dataset(name)

@@ -1,38 +1,174 @@
-"""Which runs each table is made of."""
+"""Which runs each table is made of.
+
+``PLANS`` stands in the order of ``all``: what is cheap and matters first. Most of the time goes into networks that are
+trained once, for each model and for each set of forget classes: about two minutes each on one thread.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from benchmarks import case as cases
-from benchmarks.methods import METHODS
+from benchmarks.methods import ABLATIONS, METHODS, pte
 from benchmarks.runs import Run
 from benchmarks.settings import MODEL_SEEDS, SETTINGS
-from benchmarks.tuning import tuned
+from benchmarks.tuning import Changed, tuned
+from edge_agent import rig
+from edge_agent.adapters.datasets import CWRU_CLASSES, DSADS_CLASSES
 
+CLASSES: Final = {
+    **dict.fromkeys(("cwru", "cwru-load", "cwru-noise"), CWRU_CLASSES),
+    "rig": rig.CLASSES,
+    "dsads": DSADS_CLASSES,
+}
 REFERENCES: Final = ("original", "retrain", "head_surgery")
 NEAREST: Final = ("pte_published", "delete_all", "boundary_shrink", "scrub")  # the shipped method's nearest rivals
+REPEATED: Final = (  # of figures F2 and F3: retain-free, the same that the paper's text speaks of
+    *("pte", "pte_published", "delete_all", "boundary_shrink"),
+    *("boundary_expand", "bad_teacher", "random_label", "imp"),
+)
 UNLEARNING_SEEDS: Final = (0, 1)
+REPEATS: Final = 5
+FIGURE_EPOCHS: Final = 20  # as in the paper's figure 3
+
+ABLATED: Final = ("IR007", "IR014", "B014")  # the paper's class, and two whose neighbours suffered most under noise
+# One, two and three classes at once: of each number one set of one kind of fault or movement, which lie near each
+# other, and one across kinds. No surrogate class is in any of them.
+TOGETHER: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    **dict.fromkeys(
+        ("cwru", "cwru-noise"),
+        (
+            ("IR007",),
+            *(("IR007", "IR014"), ("B014", "Normal")),
+            *(("IR007", "IR014", "IR021"), ("IR007", "B014", "OR014@6")),
+        ),
+    ),
+    "rig": (
+        ("NC",),
+        *(("IF-0.5", "IF-1"), ("NC", "IF-2")),
+        *(("IF-0.5", "IF-1", "IF-2"), ("NC", "IF-1", "OF-2")),
+    ),
+    "dsads": (
+        ("sitting",),
+        *(("sitting", "standing"), ("rowing", "jumping")),
+        *(("sitting", "standing", "lying_back"), ("ascending_stairs", "walking_parking", "stepper")),
+    ),
+}
 
 
 def t6() -> Iterator[Run]:
     """Every method on the paper's classes of CWRU and the rig."""
-    for setting in ("cwru", "rig"):
-        for model_seed in MODEL_SEEDS:
+    for model_seed in MODEL_SEEDS:
+        for setting in ("cwru", "rig"):
             for method in ("original", "retrain", *METHODS):
                 for seed in UNLEARNING_SEEDS if method not in REFERENCES else (0,):
-                    yield _run(setting, (SETTINGS[setting].paper_class,), method, model_seed, seed, depth=seed == 0)
+                    yield _run(setting, _paper(setting), method, model_seed, seed, depth=seed == 0)
+
+
+def t4() -> Iterator[Run]:
+    """Both families of ablations beside what they are ablations of, on three classes with and without noise.
+
+    Those that never forget go to the end of their steps: 6 to 100 s each, an hour and a half in all on one thread.
+    """
+    for setting in ("cwru", "cwru-noise"):
+        for name in ABLATED:
+            depth = (name,) == _paper(setting)
+            for method in ("original", "retrain", "pte_published", "pte"):
+                yield _run(setting, (name,), method, depth=depth)
+            for method in ABLATIONS:
+                changed = as_published(method, tuned(SETTINGS[setting].tuned_on, pte.METHOD.name))
+                yield Run(setting, (name,), method, changed=changed, depth=depth)
+
+
+def as_published(ablation: str, tuned_pairs: Changed) -> Changed:
+    """What was tuned for ``pte_published``, but for what its ablation sets; nothing for one of the shipped method."""
+    if not ablation.startswith("ablation_published_"):
+        return ()
+    own, base = ABLATIONS[ablation].settings, pte.METHOD.settings
+    return tuple((name, value) for name, value in tuned_pairs if getattr(own, name) == getattr(base, name))
+
+
+def f2() -> Iterator[Run]:
+    """Repeats of unlearning, all from one original."""
+    for method in REPEATED:
+        for seed in range(REPEATS):
+            yield _run("cwru", _paper("cwru"), method, seed=seed)
 
 
 def every(setting: str, models: Iterable[int] = MODEL_SEEDS, methods: Iterable[str] = ()) -> Iterator[Run]:
-    """Every class of one setting, by the shipped method, its nearest rivals and the references."""
+    """Every class of one setting, by the shipped method and the references, and by its nearest rivals on model 0."""
     for model_seed in models:
-        for name in cases.dataset(setting).classes:
-            for method in methods or (*REFERENCES, "pte", *NEAREST):
-                yield _run(setting, (name,), method, model_seed, 0, depth=model_seed == 0 and method not in NEAREST)
+        for name in CLASSES[setting]:
+            for method in methods or (*REFERENCES, "pte", *(NEAREST if model_seed == 0 else ())):
+                yield _run(setting, (name,), method, model_seed, depth=model_seed == 0 and method not in NEAREST)
 
 
-def _run(setting: str, forget: tuple[str, ...], method: str, model_seed: int, seed: int, *, depth: bool = False) -> Run:
+def every_setting() -> Iterator[Run]:
+    """``every`` of all settings, one model after the other."""
+    for model_seed in MODEL_SEEDS:
+        for setting in ("cwru", "cwru-noise", "rig", "cwru-load", "dsads"):
+            yield from every(setting, (model_seed,))
+
+
+def t3() -> Iterator[Run]:
+    """Several classes at once; sixteen of the sets need a network that is retrained without them."""
+    for number in range(5):
+        for setting, sets in TOGETHER.items():
+            for method in ("pte", "head_surgery", "retrain", "delete_all"):
+                yield _run(setting, sets[number], method)
+
+
+def t2() -> Iterator[Run]:
+    """Transformers on the paper's class of CWRU.
+
+    They train on 114 (``vit_1d``) and 220 windows (``swin_1d``) per second of one thread: original and retrained
+    network take about 2 x 10 and 2 x 5 minutes, dreams 8 and 4, and all of it an hour.
+    """
+    for architecture in ("swin_1d", "vit_1d"):
+        for method in ("original", "pte", "delete_all", "bad_teacher", "retrain"):
+            yield dataclasses.replace(_run("cwru", _paper("cwru"), method), architecture=architecture)
+
+
+PLANS: Final[dict[str, Callable[[], Iterator[Run]]]] = {
+    "t6": t6,
+    "t4": t4,
+    "f2": f2,
+    "every": every_setting,
+    "t3": t3,
+    "t2": t2,
+}
+
+
+def united(runs: Iterable[Run]) -> list[Run]:
+    """Each run once, where it is first met, with depth if it is asked for anywhere."""
+    wanted: dict[str, Run] = {}
+    for run in runs:
+        known = wanted.setdefault(run.id, run)
+        wanted[run.id] = dataclasses.replace(known, depth=known.depth or run.depth)
+    return list(wanted.values())
+
+
+def f3() -> Iterator[Run]:
+    """The repeats once more, for ``benchmarks.epochs``: the rivals for ``FIGURE_EPOCHS`` epochs whatever was tuned."""
+    for run in f2():
+        goes_on = (("epochs", FIGURE_EPOCHS),) if hasattr(METHODS[run.method].settings, "epochs") else ()
+        kept = tuple(pair for pair in run.changed if pair[0] != "epochs")
+        yield dataclasses.replace(run, changed=(*kept, *goes_on))
+
+
+def f5() -> Iterator[Run]:
+    """The networks whose features are drawn, for ``benchmarks.tsne``."""
+    for method in ("original", "retrain", "pte", "boundary_shrink", "negative_gradient"):
+        yield _run("cwru", _paper("cwru"), method)
+
+
+def _paper(setting: str) -> tuple[str, ...]:
+    return (SETTINGS[setting].paper_class,)
+
+
+def _run(
+    setting: str, forget: tuple[str, ...], method: str, model_seed: int = 0, seed: int = 0, *, depth: bool = False
+) -> Run:
     """A run with the method's tuned settings."""
     return Run(setting, forget, method, model_seed, seed, tuned(SETTINGS[setting].tuned_on, method), depth=depth)

@@ -2,9 +2,79 @@
 
     python -m benchmarks.run all
     python -m benchmarks.run t6 every
+    python -m benchmarks.run --list
     python -m benchmarks.run --quick
 
-Plans stand in ``benchmarks/plans.py``. Interrupt at any time: the next call goes on where this one stopped, and several
-processes may share the work. ``--quick`` goes through everything once, small, in minutes: untrained networks of width
-4, short steps; its numbers mean nothing and are thrown away.
+Plans stand in ``benchmarks/plans.py``; ``f3`` and ``f5`` write files of their own (``benchmarks/epochs.py``,
+``benchmarks/tsne.py``), and ``all`` ends with them. Settings must have been tuned: ``python -m benchmarks.tuning``.
+Interrupt at any time: the next call goes on where this one stopped, and several processes may share the work.
+``--list`` says how many runs of each plan are done. ``--quick`` goes through everything once, small, in a minute or
+two: networks of width 4, two steps; its numbers mean nothing and are thrown away.
 """
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Final
+
+from benchmarks import epochs, plans, runs
+from benchmarks.runs import Run
+
+FIGURES: Final = ("f3", "f5")
+EVERYTHING: Final = (*plans.PLANS, *FIGURES)
+
+
+def carry_out(names: tuple[str, ...]) -> None:
+    """Do what is missing of some plans, then the figures among them."""
+    runs.carry_on(planned(name for name in names if name in plans.PLANS))
+    if "f3" in names:
+        epochs.carry_on(plans.f3())
+    if "f5" in names:
+        from benchmarks import tsne
+
+        tsne.draw_anew(plans.f5())
+
+
+def planned(names: Iterable[str]) -> list[Run]:
+    """The runs of some plans."""
+    return plans.united(run for name in names for run in plans.PLANS[name]())
+
+
+def progress(name: str) -> str:
+    """How much of a plan is done, in words; or what has to be done before."""
+    if name == "f5":
+        return "is drawn anew each time"
+    try:
+        wanted = list(plans.f3()) if name == "f3" else planned([name])
+    except LookupError as error:
+        return str(error)
+    missing = epochs.missing(wanted) if name == "f3" else runs.missing(wanted)
+    return f"{len(wanted) - len(missing):5d} of {len(wanted)} runs done, {len(missing)} missing"
+
+
+def main() -> None:
+    """Run, list, or go through everything small."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plans", nargs="*", metavar="PLAN", help=f"all, or some of {', '.join(EVERYTHING)}")
+    parser.add_argument("--list", action="store_true", help="how much of each plan is done")
+    parser.add_argument("--quick", action="store_true", help="everything once, small, and keep nothing")
+    options = parser.parse_args()
+    if unknown := set(options.plans) - {"all", *EVERYTHING}:
+        parser.error(f"no such plan: {', '.join(sorted(unknown))}")
+    named = tuple(name for name in EVERYTHING if name in options.plans or "all" in options.plans)
+    if options.list:
+        for name in named or EVERYTHING:
+            print(f"{name:6s} {progress(name)}")
+    elif options.quick:
+        from benchmarks import quick
+
+        quick.main()
+    elif named:
+        carry_out(named)
+    else:
+        parser.error("which plan? --list names them")
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from benchmarks.case import Case
 from benchmarks.machine import ROOT, facts
 from benchmarks.measures import accuracy
 from benchmarks.measures.depth import depth
-from benchmarks.methods import METHODS
+from benchmarks.methods import ALL
 from benchmarks.settings import WIDTH
 from benchmarks.task import Cost, carry_out, hand_over
 
@@ -42,7 +42,7 @@ class Run:
     """What decides a run's result.
 
     Attributes:
-        method: a key of ``METHODS``, or ``original`` or ``retrain``.
+        method: a key of ``methods.ALL``, or ``original`` or ``retrain``.
         changed: settings that differ from the method's defaults, as (name, value) pairs.
         depth: whether the depth of forgetting is measured as well; no part of the id.
         part: the side that accuracies are measured on; tuning uses ``validation``.
@@ -61,7 +61,7 @@ class Run:
     @property
     def id(self) -> str:
         """Hash of all of it, the settings of the method written out, so that new defaults make a new run."""
-        method = METHODS.get(self.method)
+        method = ALL.get(self.method)
         content = dataclasses.asdict(self) | {"width": WIDTH}
         del content["depth"]
         if method is not None:
@@ -83,11 +83,16 @@ class Run:
         }
 
 
-def perform(run: Run) -> Row:
+def case_of(run: Run) -> Case:
+    """The case that a run is about."""
+    return cases.case(run.setting, run.model_seed, run.forget, run.architecture)
+
+
+def perform(run: Run, case_of: Callable[[Run], Case] = case_of) -> Row:
     """Do one run."""
     torch.set_num_threads(1)
-    case = cases.case(run.setting, run.model_seed, run.forget, run.architecture)
-    network, cost = _network(run, case)
+    case = case_of(run)
+    network, cost = network_of(run, case)
     row = run.describe() | accuracy.measure(case, network, run.part)
     row |= {f"retrain_{name}": value for name, value in _retrained(case, run.part).items()}
     row["gap"] = gap(row)
@@ -104,35 +109,33 @@ def gap(row: Row) -> float:
     return round(sum(distances) / len(names), 4)
 
 
-def _network(run: Run, case: Case) -> tuple[nn.Sequential, Cost]:
+def network_of(
+    run: Run, case: Case, on_epoch: Callable[[nn.Module], None] = lambda network: None
+) -> tuple[nn.Sequential, Cost]:
+    """The network that a run is about, and what it cost."""
     if run.method == "original":
         return case.original, Cost()
     if run.method == "retrain":
-        return case.retrained, models.training_cost(case.setting, case.model_seed, case.forget, case.architecture)
-    method = METHODS[run.method]
+        return case.retrained, case.retraining_cost
+    method = ALL[run.method]
     settings = dataclasses.replace(method.settings, **dict(run.changed))
-    task = hand_over(method, case.original, case.forget, case.dreams, case.forget_set, case.retain_set, run.seed)
+    sides = case.forget_set, case.retain_set
+    task = hand_over(method, case.original, case.forget, case.dreams, *sides, run.seed, on_epoch)
     return carry_out(method, task, settings)
 
 
-@lru_cache(maxsize=64)
-def _retrained_of(name: str, model_seed: int, forget: tuple[str, ...], architecture: str, part: str) -> Row:
-    case = cases.case(name, model_seed, forget, architecture)
+@lru_cache(maxsize=1)
+def _retrained(case: Case, part: str) -> Row:
     row = accuracy.measure(case, case.retrained, part)
     return {key: row[key] for key in ("acc_f", "acc_r", "acc_ft", "acc_rt", "mia", "h_mean")}
 
 
-def _retrained(case: Case, part: str) -> Row:
-    names = tuple(case.data.classes[label] for label in case.forget)
-    return _retrained_of(case.setting.name, case.model_seed, names, case.architecture, part)
-
-
 def read(path: Path = RUNS) -> list[dict[str, str]]:
-    """Every row, as text; a later row replaces an earlier one of the same run."""
+    """Every row, as text; a later row replaces an earlier one of the same run, a row cut off by a crash is left out."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        rows = {row["run"]: row for row in csv.DictReader(file)}
+        rows = {row["run"]: row for row in csv.DictReader(file) if None not in row.values()}
     return list(rows.values())
 
 
@@ -150,13 +153,14 @@ def add(row: Row, path: Path = RUNS) -> None:
                 csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
             return
         columns += [name for name in row if name not in columns]
-        _rewrite(path, columns, [*read(path), row])
+        write(path, columns, [*read(path), row])
 
 
-def _rewrite(path: Path, columns: list[str], rows: Iterable[Row]) -> None:
+def write(path: Path, columns: Iterable[str], rows: Iterable[Row]) -> None:
+    """Write a CSV anew, all or nothing."""
     beside = path.with_suffix(".new")
     with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     beside.replace(path)
@@ -168,7 +172,7 @@ def missing(wanted: Iterable[Run], path: Path = RUNS) -> list[Run]:
     return [run for run in dict.fromkeys(wanted) if run.id not in deep or (run.depth and not deep[run.id])]
 
 
-def carry_on(wanted: Iterable[Run], path: Path = RUNS) -> None:
+def carry_on(wanted: Iterable[Run], path: Path = RUNS, case_of: Callable[[Run], Case] = case_of) -> None:
     """Do what is missing, with a line for each run on standard error.
 
     A run that another process took meanwhile is left to it; whoever ends later finds the row there.
@@ -178,7 +182,7 @@ def carry_on(wanted: Iterable[Run], path: Path = RUNS) -> None:
     for number, run in enumerate(todo, 1):
         if not missing([run], path):
             continue
-        row = perform(run)
+        row = perform(run, case_of)
         add(row, path)
         words = f"acc_ft {row['acc_ft']:.2f}, retained {row['retained_change']:+.2f}, {row['seconds']:.1f} s"
         title = f"{run.setting} {'+'.join(run.forget)} {run.method} {run.model_seed}/{run.seed}"

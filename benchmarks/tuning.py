@@ -10,6 +10,7 @@ the others are drawn from the product of the method's candidates. Rows go to ``r
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from functools import lru_cache
@@ -34,7 +35,9 @@ def trials(name: str) -> list[Changed]:
     if not search:
         return [()]
     order = np.random.default_rng(0).permutation(len(product))
-    return [(), *(product[index] for index in order[: TRIALS - 1])]
+    default = METHODS[name].settings
+    others = (product[index] for index in order if dataclasses.replace(default, **dict(product[index])) != default)
+    return [(), *itertools.islice(others, TRIALS - 1)]
 
 
 def tuning_runs(setting: str, name: str) -> Iterator[Run]:

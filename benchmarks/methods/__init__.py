@@ -1,10 +1,14 @@
-"""Every unlearning method that is compared, one module each; ``METHODS`` in the order of the tables."""
+"""Every unlearning method that is compared, one module each; ``METHODS`` in the order of the tables.
+
+``ABLATIONS`` are what table T4 compares with ``pte_published`` and ``pte``; nothing tunes them. ``ALL`` is both.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from benchmarks.methods import (
+    ablations,
     bad_teacher,
     boundary_expand,
     boundary_shrink,
@@ -49,3 +53,7 @@ METHODS: Final[dict[str, Method[Any]]] = {
         sure.METHOD,
     )
 }
+ABLATIONS: Final[dict[str, Method[Any]]] = {
+    method.name: method for method in (*ablations.OF_PUBLISHED, *ablations.OF_SHIPPED)
+}
+ALL: Final = METHODS | ABLATIONS

@@ -54,5 +54,5 @@ _SEARCH: Final = {
 METHOD: Final = Method("negative_gradient", "Negative Gradient", "forget", Settings(), _SEARCH, unlearn)
 WITH_STOP: Final = Method(
     "negative_gradient_stop", "Negative Gradient + stop", "forget", Settings(epochs=20, stop=True),
-    {name: values for name, values in _SEARCH.items() if name != "epochs"}, unlearn,
+    {"rate": (*_SEARCH["rate"], 3e-4), "train_norms": _SEARCH["train_norms"]}, unlearn,
 )  # fmt: skip

@@ -1,0 +1,39 @@
+"""What the figures by epoch and of features are drawn from."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from benchmarks import epochs, quick, runs, tsne
+
+DELETE = quick.run_of("delete_all")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_watching_the_epochs_changes_nothing_and_ends_with_the_returned_network(tmp_path: Path) -> None:
+    path = tmp_path / "epochs.csv"
+    epochs.carry_on([DELETE], path, quick.case_of)
+    written = path.read_bytes()
+    epochs.carry_on([DELETE], path, quick.case_of)
+    assert path.read_bytes() == written
+    points = sorted(rows_of(path), key=lambda row: int(row["epoch"]))
+    assert [row["epoch"] for row in points] == ["0", "1", "2", "3"]
+    for row, run in ((points[0], quick.run_of("original")), (points[-1], DELETE)):
+        alone = runs.perform(run, quick.case_of)
+        assert [float(row[name]) for name in ("acc_ft", "acc_rt")] == [alone["acc_ft"], alone["acc_rt"]]
+
+
+def test_every_window_has_a_place_and_a_class_in_the_picture_of_features(tmp_path: Path) -> None:
+    path = tmp_path / "tsne.csv"
+    tsne.draw_anew([quick.run_of("original"), DELETE], path, quick.case_of)
+    rows = rows_of(path)
+    assert {(row["method"], row["label"]) for row in rows} == {
+        (method, label) for method in ("original", "delete_all") for label in quick.CLASSES
+    }
+    assert {row["class"] for row in rows} <= set(quick.CLASSES)
+    assert len({(row["method"], row["x"], row["y"]) for row in rows}) == len(rows) == 2 * len(quick.tones().test)
