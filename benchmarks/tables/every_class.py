@@ -1,0 +1,121 @@
+"""Every class forgotten in turn: the shipped method against its targets, and against its nearest rivals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from benchmarks.methods import METHODS
+from benchmarks.plans import CLASSES
+from benchmarks.settings import MODEL_SEEDS, SETTINGS
+from benchmarks.tables import harm, targets
+from benchmarks.tables.page import NONE, Content, Table, grid, met, number, points, section
+from benchmarks.tables.rows import (
+    Row,
+    by_case,
+    data,
+    mean_ranks,
+    methods_of,
+    numbers,
+    retain_free,
+    runs,
+    settings_of,
+    shared,
+    title,
+    where,
+)
+
+SHIPPED: Final = "pte"
+
+
+def make(results: Path) -> Content:
+    """One section for each setting in which the shipped method has forgotten something."""
+    rows = [row for row in where(runs(results), seed="0", method=("retrain", *METHODS)) if "+" not in row["forget"]]
+    done = settings_of(where(rows, method=SHIPPED))
+    sections = [_section(setting, where(rows, setting=setting)) for setting in done]
+    counts = {name: len(where(rows, setting=name, method=SHIPPED)) for name in targets.LIMITS}
+    missing = [f"{cases(name) - count} cases of {name}" for name, count in counts.items() if count < cases(name)]
+    return Content(sections, where(rows, setting=done), missing)
+
+
+def cases(setting: str) -> int:
+    """How many cases there are: every class, from every original."""
+    return len(CLASSES[setting]) * len(MODEL_SEEDS)
+
+
+def _section(setting: str, rows: list[Row]) -> str:
+    """Several methods are compared without the class on which rivals were tuned; the targets are about every class."""
+    shipped = where(rows, method=SHIPPED)
+    count = f"{len(shipped)} of {cases(setting)} cases ({len(CLASSES[setting])} classes, {len(MODEL_SEEDS)} originals)"
+    surrogate = SETTINGS[setting].surrogate
+    rivals = _compared([row for row in rows if row["forget"] != surrogate])
+    parts = [f"**{title(SHIPPED)}**: {count}.", targets.verdicts(setting, shipped), _class_by_class(shipped)]
+    if rivals:
+        parts += [f"**Methods**, every class but {surrogate}, on which rivals were tuned:", _comparison(rivals)]
+        parts.append(_standing(rivals))
+    return section(SETTINGS[setting].title, *parts)
+
+
+def _compared(rows: list[Row]) -> list[Row]:
+    """The rows of methods that forgot more than one class."""
+    many = [name for name in methods_of(rows) if len({row["forget"] for row in where(rows, method=name)}) > 1]
+    return where(rows, method=many)
+
+
+def _comparison(rows: list[Row]) -> str:
+    retrained = harm.retrained_of(rows)
+    ranks, ranked = mean_ranks(where(rows, method=retain_free(methods_of(rows))))
+    all_cases = len(by_case(rows))
+    body = []
+    for method in methods_of(rows):
+        own = where(rows, method=method)
+        rank = number(ranks[method]) if method in ranks else NONE
+        body.append([title(method), data(method), *harm.cells(own, retrained), rank, f"{len(own)} of {all_cases}"])
+    return grid(("method", "data", *harm.HEAD, f"rank ({ranked} cases)", "cases"), body)
+
+
+def _standing(rows: list[Row]) -> str:
+    """The targets that are about other methods."""
+    lines = []
+    ranks, _cases = mean_ranks(where(rows, method=retain_free(methods_of(rows))))
+    if SHIPPED in ranks and len(ranks) > 1:
+        best = min(ranks.values())
+        lines.append(f"- best mean rank in H-Mean among the retain-free methods: {met(ranks[SHIPPED] <= best)}")
+    using = [method for method in methods_of(rows) if data(method) == "forget + retain"]
+    both = shared(rows, (SHIPPED, *using)) if using else []
+    if both:
+        own, theirs = (min(numbers(where(both, method=methods), "class_change_worst")) for methods in (SHIPPED, using))
+        words = f"{points(own)} against {points(theirs)} of {', '.join(map(title, using))}"
+        lines.append(f"- worst class at least level with the retain-using methods ({words}): {met(own >= theirs)}")
+    return "\n".join(lines)
+
+
+def _class_by_class(rows: list[Row]) -> str:
+    body = []
+    for forget in CLASSES[rows[0]["setting"]]:
+        own = where(rows, forget=forget)
+        if not own:
+            continue
+        worst = min(own, key=lambda row: float(row["class_change_worst"]))
+        changes = numbers(own, "retained_change")
+        body.append([
+            forget,
+            number(max(numbers(own, "acc_ft"))),
+            points(sum(changes) / len(changes)),
+            points(min(changes)),
+            f"{points(float(worst['class_change_worst']))} ({worst['worst_class']}, original {worst['model_seed']})",
+            str(len(own)),
+        ])  # fmt: skip
+    return grid(("forgotten class", "Acc_ft max", "Acc_rt change", "worst", "worst retained class", "originals"), body)
+
+
+TABLE: Final = Table(
+    "every_class",
+    "Every class, forgotten in turn",
+    f"""The published method shows one class per data set. Here every class is forgotten, from several originals; a case
+is one class and one original, unlearning seed 0. First the shipped method against its targets, over all classes, and
+class by class; then beside retrain, head surgery and rivals. {harm.EXPLAINED} `rank` is the mean rank in H-Mean among
+the methods without retained data, over the cases that all of them have.""",
+    "python -m benchmarks.run every",
+    make,
+)

@@ -1,0 +1,51 @@
+"""What methods leave of the class and take from the others, case by case: columns that several tables share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from benchmarks.every_class import summary
+from benchmarks.tables.page import NONE, number, points, spread
+from benchmarks.tables.rows import Case, Row, case, estimate, where
+
+HEAD: Final = (
+    "Acc_f max", "Acc_ft max", "Acc_rt change", "worst", "worst class",
+    "Acc_rt to retrain", "worst to retrain", "worst class to retrain", "H-Mean gap",
+)  # fmt: skip
+EXPLAINED: Final = """`Acc_f max` and `Acc_ft max` are those of the worst case. Acc_rt and single retained classes, in
+points of test accuracy, stand against the original first, then against retrain; `worst` is the worst case, `worst
+class` the single class that lost most in any case. `H-Mean gap` is retrain's less the method's, in the mean. ± is the
+95 % interval over original networks (Student's t, the classes of one original averaged first)."""
+
+
+def cells(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> list[str]:
+    """The figures under ``HEAD`` of one method's rows."""
+    figures = summary(list(rows))
+    beside = [row | {"to_retrain": str(float(row["acc_rt"]) - float(row["retrain_acc_rt"]))} for row in rows]
+    classes = [change for row in rows for change in class_changes_to_retrain(row, retrained).values()]
+    return [
+        number(figures["acc_f_max"]),
+        number(figures["acc_ft_max"]),
+        spread(estimate(rows, "retained_change"), points),
+        points(figures["retained_change_worst"]),
+        points(figures["class_change_worst"]),
+        spread(estimate(beside, "to_retrain"), points),
+        points(min(float(row["to_retrain"]) for row in beside)),
+        points(min(classes)) if classes else NONE,
+        points(figures["h_mean_gap_to_retrain"]),
+    ]
+
+
+def retrained_of(rows: Sequence[Row]) -> dict[Case, Row]:
+    """Retrain's row of each case."""
+    return {case(row): row for row in where(rows, method="retrain")}
+
+
+def class_changes_to_retrain(row: Row, retrained: Mapping[Case, Row]) -> dict[str, float]:
+    """Points of test accuracy of each retained class against retrain; none where retrain's row is not there."""
+    if case(row) not in retrained:
+        return {}
+    base = json.loads(retrained[case(row)]["class_changes"])
+    return {name: change - base[name] for name, change in json.loads(row["class_changes"]).items()}

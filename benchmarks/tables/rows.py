@@ -1,0 +1,187 @@
+"""What tables read: rows of the committed CSV files, and what is said of many of them.
+
+**Which rows.** Of ``runs.csv``: test windows only, never the surrogate model on which settings were chosen, and of two
+rows about the same run the later one; a row under the settings that the code has now goes before one under others.
+
+**Interval.** ``estimate`` is a mean with a 95 % interval by Student's t. Its observations are the original networks:
+classes and unlearning seeds of one are averaged first, since they share its weights and are no independent draws. Three
+originals leave two degrees of freedom (factor 4.30, so intervals are wide), and one has no interval.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import models
+from benchmarks.methods import ALL
+from benchmarks.plans import REFERENCES
+from benchmarks.runs import RUNS, Run
+from benchmarks.settings import SETTINGS, SURROGATE_SEED
+
+Row = dict[str, str]
+Case = tuple[str, str, str]  # setting, forget classes, original
+CONFIDENCE: Final = 0.95
+SAME_RUN: Final = ("setting", "forget", "method", "model_seed", "seed", "architecture")
+
+
+def read(path: Path) -> list[Row]:
+    """Every row in the file's order but those of the surrogate model; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row.get("model_seed") != str(SURROGATE_SEED)]
+
+
+def runs(folder: Path, architecture: str | None = models.ARCHITECTURE) -> list[Row]:
+    """The rows of ``folder/runs.csv`` that tables may show, of one architecture or (None) of all."""
+    kept: dict[tuple[str, ...], Row] = {}
+    for row in read(folder / RUNS.name):
+        key = tuple(row[name] for name in SAME_RUN)
+        if row["part"] == "test" and (key not in kept or current(row) or not current(kept[key])):
+            kept[key] = row
+    return [row for row in kept.values() if architecture in (None, row["architecture"])]
+
+
+def current(row: Row) -> bool:
+    """Whether the code would give the row's run the same id now: no default of the method has changed since."""
+    run = Run(
+        row["setting"],
+        tuple(row["forget"].split("+")),
+        row["method"],
+        int(row["model_seed"]),
+        int(row["seed"]),
+        tuple(json.loads(row["changed"]).items()),
+        row["architecture"],
+        part=row["part"],
+    )
+    try:
+        return run.id == row["run"]
+    except TypeError:  # a setting that the method no longer has
+        return False
+
+
+def where(rows: Iterable[Row], **columns: str | Iterable[str]) -> list[Row]:
+    """The rows whose columns have the given text, or one of several."""
+    wanted = {name: {texts} if isinstance(texts, str) else set(texts) for name, texts in columns.items()}
+    return [row for row in rows if all(row[name] in texts for name, texts in wanted.items())]
+
+
+def having(rows: Iterable[Row], column: str) -> list[Row]:
+    """The rows that have a figure there."""
+    return [row for row in rows if row.get(column)]
+
+
+def numbers(rows: Iterable[Row], column: str) -> list[float]:
+    """The figures of a column."""
+    return [float(row[column]) for row in rows]
+
+
+def of_paper_class(rows: Iterable[Row], setting: str) -> list[Row]:
+    """The rows of a setting in which the class is forgotten that the paper forgets."""
+    return where(rows, setting=setting, forget=SETTINGS[setting].paper_class)
+
+
+def case(row: Row) -> Case:
+    """What methods share when they are compared."""
+    return row["setting"], row["forget"], row["model_seed"]
+
+
+def by_case(rows: Iterable[Row]) -> dict[Case, list[Row]]:
+    """Rows by case; one case has several where a method ran with several seeds."""
+    grouped = defaultdict(list)
+    for row in rows:
+        grouped[case(row)].append(row)
+    return dict(grouped)
+
+
+def shared(rows: Sequence[Row], methods: Iterable[str]) -> list[Row]:
+    """The rows of these methods, of the cases that every one of them has: what can be compared row by row."""
+    sides = {method: where(rows, method=method) for method in methods}
+    cases = [set(by_case(side)) for side in sides.values()]
+    common = set.intersection(*cases) if cases else set()
+    return [row for side in sides.values() for row in side if case(row) in common]
+
+
+def settings_of(rows: Iterable[Row]) -> list[str]:
+    """The settings that have rows, in the order of ``SETTINGS``."""
+    present = {row["setting"] for row in rows}
+    return [name for name in SETTINGS if name in present]
+
+
+def methods_of(rows: Iterable[Row]) -> list[str]:
+    """The methods that have rows, in the order of the tables."""
+    present = {row["method"] for row in rows}
+    return [name for name in ("original", "retrain", *ALL) if name in present]
+
+
+def title(method: str) -> str:
+    """A method's name as in tables."""
+    return ALL[method].title if method in ALL else method.capitalize()
+
+
+def data(method: str) -> str:
+    """What a method is given: ``reference`` for what is no method, else ``forget`` or ``forget + retain``."""
+    if method in REFERENCES:
+        return "reference"
+    return "forget + retain" if ALL[method].needs == "retain" else "forget"
+
+
+def retain_free(methods: Iterable[str]) -> list[str]:
+    """Those that make do with the forget set; references are none of them."""
+    return [method for method in methods if data(method) == "forget"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and the half-width of its 95 % interval: None for a single observation."""
+
+    mean: float
+    margin: float | None
+
+
+def estimate(rows: Sequence[Row], column: str) -> Estimate:
+    """Mean and interval of a column over the original networks."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["model_seed"]].append(float(row[column]))
+    return student([float(np.mean(group)) for group in groups.values()])
+
+
+def student(values: Sequence[float]) -> Estimate:
+    """Mean and Student's t interval of independent observations."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean, None)
+    factor = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return Estimate(mean, factor * float(np.std(values, ddof=1)) / len(values) ** 0.5)
+
+
+def share_interval(hits: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share in [0, 1], by Wilson's score, which holds for shares of 0 and 1 as well."""
+    interval = stats.binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_ranks(rows: Sequence[Row], column: str = "h_mean") -> tuple[dict[str, float], int]:
+    """Mean rank of each method, 1 for the greatest figure, and over how many cases.
+
+    Ranks are taken within each case that all methods have, on the mean over unlearning seeds; equal figures share the
+    mean of their ranks.
+    """
+    methods = methods_of(rows)
+    ranks = []
+    for group in by_case(shared(rows, methods)).values():
+        means = [np.mean(numbers(where(group, method=method), column)) for method in methods]
+        ranks.append(stats.rankdata(-np.array(means), method="average"))
+    if not ranks:
+        return {}, 0
+    return dict(zip(methods, np.mean(ranks, axis=0).tolist(), strict=True)), len(ranks)

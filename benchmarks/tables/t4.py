@@ -1,0 +1,81 @@
+"""T4: what each part of the edit does, as published and as shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from benchmarks.methods import ABLATIONS
+from benchmarks.settings import SETTINGS
+from benchmarks.tables import harm, paper
+from benchmarks.tables.page import NONE, Content, Table, grid, optional, section, spread
+from benchmarks.tables.rows import (
+    Row,
+    case,
+    estimate,
+    having,
+    methods_of,
+    runs,
+    settings_of,
+    title,
+    where,
+)
+
+BASES: Final = {"pte_published": "ablation_published_", "pte": "ablation_shipped_"}
+DEPTH: Final = {"steps_to_relearn": "steps to relearn ↑", "answered_pgd_0_1_sigma": "answered, push of 0.1 sigma ↓"}
+
+
+def make(results: Path) -> Content:
+    """Two tables for each setting that has ablations: those of the published edit, and those of the shipped one."""
+    rows = where(runs(results), method=("retrain", *BASES, *ABLATIONS))
+    varied = where(rows, method=ABLATIONS)
+    done = settings_of(varied)
+    missing = [title(method) for method in ABLATIONS if not where(varied, method=method)]
+    sections = [_section(setting, where(rows, setting=setting)) for setting in done]
+    return Content([*sections, _of_paper()] if sections else [], where(rows, setting=done), missing)
+
+
+def _section(setting: str, rows: list[Row]) -> str:
+    parts = []
+    for base, prefix in BASES.items():
+        names = [method for method in ABLATIONS if method.startswith(prefix)]
+        varied = where(rows, method=names)
+        if varied:
+            wanted = {(case(row), row["seed"]) for row in varied}
+            same = [row for row in where(rows, method=("retrain", base)) if (case(row), row["seed"]) in wanted]
+            parts.append(_table([*same, *varied], base, names))
+    return section(SETTINGS[setting].title, *parts)
+
+
+def _table(rows: list[Row], base: str, names: list[str]) -> str:
+    retrained = harm.retrained_of(rows)
+    order = [name for name in ("retrain", base, *names) if name in methods_of(rows)]
+    body = []
+    for method in order:
+        own = where(rows, method=method)
+        depth = [_deep(own, column) for column in DEPTH]
+        name = f"**{title(method)}**" if method == base else title(method)
+        body.append([name, *harm.cells(own, retrained), *depth, str(len(own))])
+    return grid(("method", *harm.HEAD, *DEPTH.values(), "runs"), body)
+
+
+def _deep(rows: list[Row], column: str) -> str:
+    deep = having(rows, column)
+    return spread(estimate(deep, column)) if deep else NONE
+
+
+def _of_paper() -> str:
+    head = ("method", "Acc_f ↓", "Acc_r ↑", "Acc_ft ↓", "Acc_rt ↑")
+    body = [[title(method), *map(optional, line)] for method, line in paper.T4.items()]
+    return section(f"The paper's table 4: CIFAR-100 ({paper.SOURCE})", grid(head, body))
+
+
+TABLE: Final = Table(
+    "t4",
+    "T4: ablations",
+    f"""One thing changed at a time, on the cases and seeds that the ablations were run on. {harm.EXPLAINED} The last
+columns tell an edit that only hides the class: steps of fine-tuning on 50 of its windows until half of the test windows
+are answered right, and the percentage of forget windows answered with the class after a small push toward it.""",
+    "python -m benchmarks.run t4",
+    make,
+)

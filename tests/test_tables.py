@@ -1,0 +1,292 @@
+"""Tables and figures as pure functions of the CSV files: which rows count, and what is said of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import runs
+from benchmarks.methods import METHODS
+from benchmarks.tables import TABLES, __main__, depth, every_class, f2, f3, gate, harm, page, rows, targets
+from benchmarks.tables.rows import estimate, mean_ranks, share_interval, student, title, where
+from tests.result_rows import (
+    deep,
+    edit_row,
+    epoch_rows,
+    of_the_surrogate,
+    run_row,
+    something_of_everything,
+    write,
+)
+
+FIGURES = st.floats(0, 100, allow_nan=False)
+
+
+def text_of(name: str, folder: Path) -> str:
+    return page.markdown(TABLES[name], TABLES[name].make(folder))
+
+
+def line_of(text: str, start: str) -> list[str]:
+    """The cells of the one line of a table that begins so."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def row_with(method: str, figures: Mapping[str, Any]) -> runs.Row:
+    return run_row(method) | dict(figures)
+
+
+def read_back(folder: Path, *about: runs.Row) -> list[rows.Row]:
+    return rows.runs(write(folder, runs=list(about)))
+
+
+def test_a_later_row_of_the_same_run_replaces_an_earlier_one(tmp_path: Path) -> None:
+    (row,) = read_back(tmp_path, run_row("pte", acc_ft=50.0), run_row("pte", acc_ft=1.0))
+    assert row["acc_ft"] == "1.0"
+
+
+def test_a_row_under_the_present_settings_goes_before_a_later_one_under_others(tmp_path: Path) -> None:
+    (row,) = read_back(tmp_path, run_row("pte", acc_ft=1.0), run_row("pte", acc_ft=50.0, run="0123456789abcdef"))
+    assert row["acc_ft"] == "1.0"
+
+
+def test_a_row_under_settings_that_are_gone_is_shown_and_told_of(tmp_path: Path) -> None:
+    old = run_row("pte", run="0123456789abcdef"), run_row("delete", changed='{"no_longer": 1}')
+    text = text_of("t6", write(tmp_path, runs=[*old, run_row("imp")]))
+    assert line_of(text, "PTE, shipped")[-1] == "1"
+    assert "2 of them under settings that the code no longer has" in text
+
+
+def test_no_row_of_the_surrogate_model_or_of_validation_windows_changes_any_table(tmp_path: Path) -> None:
+    clean, more = something_of_everything(), of_the_surrogate()
+    both = {name: clean[name] + more.get(name, []) for name in clean}
+    folders = write(tmp_path / "clean", **clean), write(tmp_path / "both", **both)
+    for name in TABLES:
+        texts = [text_of(name, folder) for folder in folders]
+        assert texts[0] == texts[1], name
+        assert "No rows yet" not in texts[0]
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("empty", [True, False], ids=["no file", "only heads"])
+def test_without_rows_a_page_gives_the_command_that_makes_them(tmp_path: Path, name: str, empty: bool) -> None:
+    if not empty:
+        for file, of_file in something_of_everything().items():
+            runs.write(tmp_path / f"{file}.csv", of_file[0], [])
+    text, paths = page.write(TABLES[name], tmp_path)
+    assert TABLES[name].command.startswith("python -m benchmarks.")
+    assert f"No rows yet. This makes them:\n\n    {TABLES[name].command}" in text
+    assert [path.name for path in paths] == [f"{name}.md"]
+
+
+def test_every_table_is_the_same_to_the_byte_when_made_again_under_another_matplotlibrc(tmp_path: Path) -> None:
+    made = []
+    for name, size in (("one", 10), ("other", 30)):
+        folder = write(tmp_path / name, **something_of_everything())
+        with mpl.rc_context({"font.size": size, "axes.facecolor": "red", "svg.hashsalt": name}):
+            paths = [path for table in TABLES.values() for path in page.write(table, folder)[1]]
+        made.append({path.name: path.read_bytes() for path in paths})
+    assert made[0] == made[1]
+    assert not any(mpl.__version__.encode() in content for content in made[0].values())
+    assert {"f2_cwru.png", "f3_cwru.svg", "f5.svg", "gate.png", "t6.md"} <= set(made[0])
+
+
+def test_the_command_line_writes_and_prints_what_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, **something_of_everything())
+    monkeypatch.setattr(sys, "argv", ["tables", "t6", "gate", "--results", str(tmp_path)])
+    __main__.main()
+    printed = capsys.readouterr().out
+    assert "# T6" in printed
+    assert (tmp_path / "tables" / "gate.md").read_text() in printed
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["gate.png", "gate.svg"]
+    assert not (tmp_path / "tables" / "t4.md").exists()
+
+
+def test_every_method_is_in_t6_with_its_figures_or_as_missing(tmp_path: Path) -> None:
+    text = text_of("t6", write(tmp_path, runs=[run_row("pte", acc_rt=97.25), run_row("scrub")]))
+    for method in METHODS:
+        cells = line_of(text, title(method))
+        assert ("missing" in cells) == (method not in ("pte", "scrub"))
+    assert line_of(text, "PTE, shipped")[1:6] == ["forget", "0.00", "99.50", "0.00", "97.25"]
+    assert "Original on cwru" in text
+    assert "everything on rig" in text
+
+
+def test_t6_marks_references_and_methods_that_use_retained_windows(tmp_path: Path) -> None:
+    text = text_of("t6", write(tmp_path, runs=[run_row("pte")]))
+    marks = {method: line_of(text, title(method))[1] for method in METHODS}
+    assert marks["head_surgery"] == "reference"
+    assert {name for name, mark in marks.items() if mark == "forget + retain"} == {
+        name for name, method in METHODS.items() if method.needs == "retain"
+    }
+
+
+def test_the_worst_class_is_the_worst_over_models(tmp_path: Path) -> None:
+    changes = ({"Normal": -1.0}, {"B007": -7.25, "Normal": -2.0}, {"Normal": 3.0})
+    told = [run_row("pte", model=model, changes=points) for model, points in enumerate(changes)]
+    text = text_of("every_class", write(tmp_path, runs=told))
+    assert line_of(text, "worst single retained class")[1:] == [
+        "-7.25 (B007 by IR007, model 1)",
+        ">= -1",
+        "**not met**",
+    ]
+    assert line_of(text, "IR007")[4] == "-7.25 (B007, original 1)"
+
+
+@pytest.mark.parametrize(
+    ("start", "column", "at_limit", "beyond"),
+    [
+        ("Acc_ft, worst case: windows", "acc_ft", 1.0, 2.0),  # of 100 windows
+        ("Acc_f, worst case: windows", "acc_f", 100 / 512, 200 / 512),
+        ("Acc_rt against the original, worst case", "retained_change", -0.2, -0.21),
+        ("H-Mean behind retrain, mean", "h_mean", 98.4, 98.39),
+    ],
+)
+def test_a_target_is_met_at_its_limit_and_not_beyond(
+    tmp_path: Path, start: str, column: str, at_limit: float, beyond: float
+) -> None:
+    for value, verdict in ((at_limit, "met"), (beyond, "**not met**")):
+        told = read_back(tmp_path, row_with("pte", {column: value}))
+        assert line_of(targets.verdicts("cwru", told), start)[-1] == verdict
+
+
+def test_rivals_are_compared_without_the_class_they_were_tuned_on_which_the_targets_keep(tmp_path: Path) -> None:
+    told = [
+        run_row(method, forget=forget, changes={"Normal": -60.0 if forget == "OR007@6" else -0.5})
+        for method in ("retrain", "pte", "delete_all")
+        for forget in ("IR007", "B007", "OR007@6")
+    ]
+    text = text_of("every_class", write(tmp_path, runs=told))
+    assert line_of(text, "worst single retained class")[1].startswith("-60.00")
+    assert line_of(text, "DELETE-all")[6] == "-0.50"
+    assert line_of(text, "DELETE-all")[-1] == "2 of 2"
+
+
+def test_harm_to_a_class_is_told_against_retrain_as_well(tmp_path: Path) -> None:
+    about = run_row("retrain", changes={"B007": -3.0, "Normal": 1.0}), run_row("pte", changes={"B007": -4.0})
+    told = read_back(tmp_path, *about)
+    change = harm.class_changes_to_retrain(where(told, method="pte")[0], harm.retrained_of(told))
+    assert change == {"Normal": -1.0, "B007": -1.0, "OR007@6": 0.0}
+
+
+@settings(deadline=None)
+@given(st.lists(FIGURES, min_size=2, max_size=9), st.floats(-50, 50))
+def test_an_interval_moves_with_its_values_and_keeps_its_width(values: list[float], shift: float) -> None:
+    one, other = student(values), student([value + shift for value in values])
+    assert min(values) - 1e-9 <= one.mean <= max(values) + 1e-9
+    assert one.margin is not None
+    assert one.margin >= 0
+    assert other.mean == pytest.approx(one.mean + shift, abs=1e-6)
+    assert other.margin == pytest.approx(one.margin, abs=1e-6)
+
+
+def test_the_interval_of_three_originals_holds_the_true_mean_in_95_of_100_samples() -> None:
+    samples = np.random.default_rng(0).normal(5.0, 2.0, (4000, 3))
+    hits = [abs(one.mean - 5.0) <= (one.margin or 0) for one in map(student, samples.tolist())]
+    assert 0.94 < np.mean(hits) < 0.96
+
+
+def test_seeds_and_classes_of_one_original_do_not_narrow_the_interval(tmp_path: Path) -> None:
+    told = [run_row("pte", model=model, acc_rt=90.0 + model) for model in (0, 1, 2)]
+    more = [run_row("pte", model=model, seed=1, acc_rt=90.0 + model) for model in (0, 1, 2)]
+    one, other = estimate(read_back(tmp_path, *told), "acc_rt"), estimate(read_back(tmp_path, *told, *more), "acc_rt")
+    assert one == other
+    assert estimate(read_back(tmp_path, told[0], more[0]), "acc_rt").margin is None
+
+
+def test_the_interval_of_a_share_holds_it_and_is_open_to_more_where_nothing_was_seen() -> None:
+    assert share_interval(0, 40)[0] == 0.0
+    assert 0.05 < share_interval(0, 40)[1] < 0.12
+    least, most = share_interval(5, 10)
+    assert least < 0.5 < most
+
+
+def test_equal_h_means_share_the_mean_of_their_ranks(tmp_path: Path) -> None:
+    h_means = {"pte": 98.0, "delete": 98.0, "imp": 90.0, "delete_all": 99.0}
+    told = read_back(tmp_path, *(run_row(method, h_mean=value) for method, value in h_means.items()))
+    assert mean_ranks(told) == ({"delete_all": 1.0, "delete": 2.5, "pte": 2.5, "imp": 4.0}, 1)
+
+
+def test_ranks_are_over_cases_that_all_methods_have(tmp_path: Path) -> None:
+    alone = [run_row("imp", model=model, h_mean=99.0) for model in (1, 2)]
+    told = read_back(tmp_path, run_row("imp", h_mean=1.0), run_row("pte", h_mean=2.0), *alone)
+    assert mean_ranks(told) == ({"imp": 2.0, "pte": 1.0}, 1)
+    assert mean_ranks([]) == ({}, 0)
+
+
+def test_depth_is_judged_in_each_measures_own_direction(tmp_path: Path) -> None:
+    figures = {
+        "head_surgery": deep(linear_probe=80.0, steps_to_relearn=3.0, mia_auc=0.4, js_to_retrained=0.2),
+        "pte": deep(linear_probe=81.0, steps_to_relearn=9.0, mia_auc=0.59, js_to_retrained=0.09),
+        "original": deep(js_to_retrained=0.9),
+        "retrain": deep(js_to_retrained=0.0),
+    }
+    text = text_of("depth", write(tmp_path, runs=[row_with(method, own) for method, own in figures.items()]))
+    marks = {column: line_of(text, depth.MEASURES[column].title)[-1] for column in figures["pte"]}
+    assert marks.pop("linear_probe") == "**not met**"
+    assert {marks.pop("codes_changed_int8"), marks.pop("codes_changed_int4")} == {"-"}
+    assert set(marks.values()) == {"met"}
+    assert "keep 10.0 % of the original's divergence from retrain, target at most 10 %: met" in text
+
+
+def test_the_gates_errors_are_shares_of_harmful_and_of_harmless_edits(tmp_path: Path) -> None:
+    truths = (-5.1, -80.0, -5.0, -1.0, -0.9, 2.0)
+    verdicts = (True, False, True, False, False, True)
+    pairs = enumerate(zip(truths, verdicts, strict=True))
+    checks = {"refused_by": "border_kept noisy_share"}
+    edits = [
+        edit_row("shipped", truth, accepted=verdict, forget=str(number)) | ({} if verdict else checks)
+        for number, (truth, verdict) in pairs
+    ]
+    told = gate.edits(write(tmp_path, gate=edits))
+    assert gate.errors(told) == (1, 2, 1, 2)
+    text = text_of("gate", tmp_path)
+    assert "(1 of 2 accepted): **not met**" in text
+    assert "(1 of 2; others refused by border_kept 1, noisy_share 1): **not met**" in text
+    assert "at least 200 edits (6): **not met**" in text
+
+
+def test_an_edit_that_was_judged_again_counts_once(tmp_path: Path) -> None:
+    edits = [edit_row("shipped", -9.0, accepted=True, run="old"), edit_row("shipped", 0.0, accepted=True, run="new")]
+    assert gate.errors(gate.edits(write(tmp_path, gate=edits))) == (0, 0, 0, 1)
+
+
+def test_rank_correlation_sees_order_alone_and_nothing_in_a_constant(tmp_path: Path) -> None:
+    edits = [
+        edit_row("shipped", -float(number**3), accepted=True, forget=str(number), agreement=1 / (1 + number))
+        for number in range(5)
+    ]
+    told = gate.edits(write(tmp_path, gate=edits))
+    assert gate.correlation(told, "agreement") == pytest.approx(1.0)
+    assert gate.correlation(told, "border_kept") is None
+    assert gate.correlation(told, "predicted_loss") is None
+
+
+def test_the_curve_is_that_of_the_last_whole_run(tmp_path: Path) -> None:
+    old = epoch_rows("pte", "old", (99.0, 50.0, 40.0, 30.0))
+    new = epoch_rows("pte", "new", (99.0, 5.0))
+    broken = epoch_rows("pte", "broken", (99.0, 77.0, 77.0))
+    told = f3.latest(rows.read(write(tmp_path, epochs=[*old, *new, *broken[:-1]]) / f3.FILE))
+    assert f3.epochs(told, "acc_ft") == {0: [99.0], 1: [5.0]}
+
+
+def test_a_method_without_all_its_repeats_is_missing_from_the_boxes(tmp_path: Path) -> None:
+    told = [run_row(method, seed=seed) for method, count in (("pte", 5), ("imp", 4)) for seed in range(count)]
+    content = f2.make(write(tmp_path, runs=told))
+    assert {row["method"] for row in content.rows} == {"pte"}
+    assert title("imp") in content.missing
+
+
+def test_cases_that_are_not_there_are_counted(tmp_path: Path) -> None:
+    content = every_class.make(write(tmp_path, runs=[run_row("pte"), run_row("pte", model=1)]))
+    assert f"{every_class.cases('cwru') - 2} cases of cwru" in content.missing
