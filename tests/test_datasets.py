@@ -212,6 +212,30 @@ def test_original_cwru_records_are_read_by_number_and_split_by_time(tmp_path: Pa
     _share_nothing(data)
 
 
+def test_by_load_whole_records_at_load_3_test_and_the_normal_record_is_split_by_time(tmp_path: Path) -> None:
+    data = datasets.cwru(_cwru_originals(tmp_path), split_by="load", held_stride=256)
+    label, normal = CWRU_CLASSES.index("IR007"), CWRU_CLASSES.index("Normal")
+    assert data.split_by == "load"
+    for side, number, stride, start, end in [
+        (data.train, 105, LENGTH // 2, 0, 12_800),
+        (data.validation, 105, 256, 12_800 + LENGTH, 16_000),
+        (data.test, 108, 256, 0, 16_000),
+    ]:
+        starts = range(start, end - LENGTH + 1, stride)
+        assert np.array_equal(side.of(label), [_record(number, 16_000)[:, at : at + LENGTH] for at in starts])
+    by_time = datasets.cwru(tmp_path, held_stride=256)
+    for side, same in zip(_sides(data), _sides(by_time), strict=True):
+        assert np.array_equal(side.of(normal), same.of(normal))
+    _share_nothing(data)
+
+
+def test_by_load_a_class_without_a_record_at_load_3_is_named(tmp_path: Path) -> None:
+    (_cwru_originals(tmp_path) / "108.mat").unlink()
+    datasets.cwru(tmp_path)
+    said = _refusal(lambda folder: datasets.cwru(folder, split_by="load"), tmp_path)
+    assert "no CWRU record of IR007 for test, split by load" in said
+
+
 def test_the_normal_record_is_brought_from_48_to_12_khz(tmp_path: Path) -> None:
     _cwru_originals(tmp_path)
     time_s = np.arange(64_000) / 48_000

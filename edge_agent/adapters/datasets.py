@@ -78,12 +78,12 @@ def cwru(folder: Path, *, split_by: Literal["time block", "load"] = "time block"
             first = int(start * samples) + (LENGTH if start else 0)
             stride = LENGTH // 2 if side == "train" else held_stride
             columns[side].append((windowed(signal[:, first : int(end * samples)], stride), label))
+    for side, rows in columns.items():
+        missing = [name for label, name in enumerate(CWRU_CLASSES) if label not in {own for _, own in rows}]
+        if missing:
+            words = f"{folder} has no CWRU record of {', '.join(missing)} for {side}, split by {split_by}"
+            raise Misconfigured("E_DATA", f"{words}; get them from {CWRU_SOURCE}")
     splits = {side: _split(rows) for side, rows in columns.items()}
-    missing = [name for index, name in enumerate(CWRU_CLASSES) if not len(splits["train"].of(index))]
-    if missing:
-        raise Misconfigured(
-            "E_DATA", f"{folder} has no CWRU record of {', '.join(missing)}; get them from {CWRU_SOURCE}"
-        )
     notes = "Normal: load 0 only, decimated from 48 kHz to 12 kHz"
     return Dataset("cwru", CWRU_CLASSES, ("DE", "FE"), CWRU_RATE_HZ, "g", split_by=split_by, notes=notes, **splits)
 
