@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks import models
 from benchmarks.machine import DATA
-from benchmarks.settings import FORGET_WINDOWS, SETTINGS, Setting, tensors
+from benchmarks.settings import FORGET_WINDOWS, KNOWN, Setting, tensors
 from benchmarks.task import Cost, Labelled
 from edge_agent.core.dreams import Dreams
 from edge_agent.core.evidence import without
@@ -35,17 +35,17 @@ class Case:
     @cached_property
     def original(self) -> nn.Sequential:
         """f0."""
-        return models.trained(self.setting, self.data, self.model_seed, architecture=self.architecture)
+        return self._network(())
 
     @cached_property
     def retrained(self) -> nn.Sequential:
         """The same recipe and seed without the forget classes."""
-        return models.trained(self.setting, self.data, self.model_seed, self.forget, architecture=self.architecture)
+        return self._network(self.forget)
 
     @property
     def retraining_cost(self) -> Cost:
         """What the training of ``retrained`` cost."""
-        return models.training_cost(self.setting, self.model_seed, self.forget, self.architecture)
+        return models.training_cost(self.setting, self.model_seed, self.forget, self.architecture, self.setting.width)
 
     @cached_property
     def dreams(self) -> Dreams:
@@ -70,15 +70,19 @@ class Case:
         """D_r: every training window of the other classes."""
         return self.side("train", gone=False)
 
+    def _network(self, without: tuple[int, ...]) -> nn.Sequential:
+        size = self.architecture, self.setting.width
+        return models.trained(self.setting, self.data, self.model_seed, without, *size)
+
 
 @lru_cache(maxsize=2)
 def dataset(name: str, folder: Path = DATA) -> Dataset:
     """The data of a setting, kept in memory."""
-    return SETTINGS[name].load(folder)
+    return KNOWN[name].load(folder)
 
 
 @lru_cache(maxsize=1)  # the runs of one case follow each other
 def case(name: str, model_seed: int, forget: tuple[str, ...], architecture: str = models.ARCHITECTURE) -> Case:
     """The case of a setting's name, a model and class names."""
     data = dataset(name)
-    return Case(SETTINGS[name], data, model_seed, tuple(data.classes.index(each) for each in forget), architecture)
+    return Case(KNOWN[name], data, model_seed, tuple(data.classes.index(each) for each in forget), architecture)

@@ -6,7 +6,8 @@
     python -m benchmarks.run --quick
 
 Plans stand in ``benchmarks/plans.py``; ``f3`` and ``f5`` write files of their own (``benchmarks/epochs.py``,
-``benchmarks/tsne.py``), and ``all`` ends with them. Settings must have been tuned: ``python -m benchmarks.tuning``.
+``benchmarks/tsne.py``), and ``all`` ends with them; ``t1`` needs pictures (``benchmarks/images.py``) and is no part of
+it. Settings must have been tuned: ``python -m benchmarks.tuning``.
 Interrupt at any time: the next call goes on where this one stopped, and several processes may share the work.
 ``--list`` says how many runs of each plan are done. ``--quick`` goes through everything once, small, in a minute or
 two: networks of width 4, two steps; its numbers mean nothing and are thrown away.
@@ -23,11 +24,12 @@ from benchmarks.runs import Run
 
 FIGURES: Final = ("f3", "f5")
 EVERYTHING: Final = (*plans.PLANS, *FIGURES)
+NAMED: Final = plans.PLANS | plans.APART
 
 
 def carry_out(names: tuple[str, ...]) -> None:
     """Do what is missing of some plans, then the figures among them."""
-    runs.carry_on(planned(name for name in names if name in plans.PLANS))
+    runs.carry_on(planned(name for name in names if name in NAMED))
     if "f3" in names:
         epochs.carry_on(plans.f3())
     if "f5" in names:
@@ -38,7 +40,7 @@ def carry_out(names: tuple[str, ...]) -> None:
 
 def planned(names: Iterable[str]) -> list[Run]:
     """The runs of some plans."""
-    return plans.united(run for name in names for run in plans.PLANS[name]())
+    return plans.united(run for name in names for run in NAMED[name]())
 
 
 def progress(name: str) -> str:
@@ -56,16 +58,19 @@ def progress(name: str) -> str:
 def main() -> None:
     """Run, list, or go through everything small."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plans", nargs="*", metavar="PLAN", help=f"all, or some of {', '.join(EVERYTHING)}")
+    parser.add_argument(
+        "plans", nargs="*", metavar="PLAN", help=f"all, or some of {', '.join((*EVERYTHING, *plans.APART))}"
+    )
     parser.add_argument("--list", action="store_true", help="how much of each plan is done")
     parser.add_argument("--quick", action="store_true", help="everything once, small, and keep nothing")
     options = parser.parse_args()
-    if unknown := set(options.plans) - {"all", *EVERYTHING}:
+    if unknown := set(options.plans) - {"all", *EVERYTHING, *plans.APART}:
         parser.error(f"no such plan: {', '.join(sorted(unknown))}")
     named = tuple(name for name in EVERYTHING if name in options.plans or "all" in options.plans)
+    named += tuple(name for name in plans.APART if name in options.plans)
     if options.list:
         for name in named or EVERYTHING:
-            print(f"{name:6s} {progress(name)}")
+            print(f"{name:11s} {progress(name)}")
     elif options.quick:
         from benchmarks import quick
 

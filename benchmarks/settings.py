@@ -1,7 +1,9 @@
-"""The data settings that results are about, and the one width and stride they all share.
+"""The data settings that results are about, and the one width and stride they share.
 
 Training windows of a record overlap as the loaders cut them; validation and test windows overlap by three quarters, so
 that even CWRU's ``Normal``, of which only one short record exists, is measured on dozens of windows.
+
+``SETTINGS`` are a gateway's, which every table may show; ``IMAGES`` are the paper's pictures, for table T1 alone.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import images
+from benchmarks.images import PerClass
 from edge_agent import rig
 from edge_agent.adapters import datasets
 from edge_agent.core.training import TrainingSettings
@@ -40,6 +44,8 @@ class Setting:
         tuned_on: the setting whose tuned hyper-parameters serve here.
         epochs: of training. Twelve take CWRU to 100 % of its clean test windows; the smaller sets have fewer steps in
             an epoch and take thirty, as ``edge-agent train`` does.
+        max_shift: samples by which training windows are rolled at most.
+        width: of its networks; a run's id does not tell it apart, for the setting's name does.
     """
 
     name: str
@@ -49,11 +55,13 @@ class Setting:
     surrogate: str
     tuned_on: str
     epochs: int
+    max_shift: int = TrainingSettings.max_shift
+    width: int = WIDTH
 
     @property
     def training(self) -> TrainingSettings:
         """How its networks are trained."""
-        return TrainingSettings(epochs=self.epochs)
+        return TrainingSettings(epochs=self.epochs, max_shift=self.max_shift)
 
 
 def with_noise(data: Dataset, noise: float, seed: int) -> Dataset:
@@ -106,6 +114,52 @@ SETTINGS: Final = {
         ),
     )
 }
+
+
+# Pictures are rolled by up to four samples: sideways by as many pixels, the usual amount on CIFAR. The columns that
+# leave come back on the other side, a row off, where padding would put black. They are not mirrored.
+PICTURE_SHIFT: Final = 4
+# A fifth of CIFAR-10, at a width that trains on two cores in a night.
+REDUCED: Final = PerClass(train=1000, validation=200, test=500)
+
+IMAGES: Final = {
+    setting.name: setting
+    for setting in (
+        Setting(
+            "cifar10",
+            "CIFAR-10, 1000 pictures of a class",
+            lambda folder: images.cifar10(folder, REDUCED),
+            "airplane",
+            "truck",
+            "cifar10",
+            epochs=20,
+            max_shift=PICTURE_SHIFT,
+        ),
+        Setting(
+            "cifar10-full",
+            "CIFAR-10",
+            lambda folder: images.cifar10(folder, PerClass(train=4500, validation=500, test=1000)),
+            "airplane",
+            "truck",
+            "cifar10-full",
+            epochs=30,
+            max_shift=PICTURE_SHIFT,
+            width=64,
+        ),
+        Setting(
+            "cifar100-full",
+            "CIFAR-100",
+            lambda folder: images.cifar100(folder, PerClass(train=450, validation=50, test=100)),
+            "apple",
+            "worm",
+            "cifar100-full",
+            epochs=30,
+            max_shift=PICTURE_SHIFT,
+            width=64,
+        ),
+    )
+}
+KNOWN: Final = SETTINGS | IMAGES
 
 
 def tensors(split: Split) -> tuple[Tensor, Tensor]:
