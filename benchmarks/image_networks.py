@@ -9,15 +9,13 @@ that rounding weights finds it. Methods and measures need not know that a window
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from typing import Final
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_agent.core.errors import BrokenRelease
-from edge_agent.core.networks import BasicBlock
-from edge_agent.core.parts import MeanOverTime, Standardise
+from edge_agent.core.networks import BasicBlock, resnet18
 
 SMALLEST_SIDE: Final = 8  # pixels: the three halvings leave one
 
@@ -69,17 +67,4 @@ def resnet18_2d(channels: int, classes: int, width: int, length: int) -> nn.Sequ
         least = f"a square of at least {SMALLEST_SIDE} x {SMALLEST_SIDE}"
         raise BrokenRelease("E_ARCHITECTURE", f"window length is {length}, resnet18_2d needs {least}")
     stem = nn.Sequential(SquareConv(channels, width, 3, 1), nn.BatchNorm1d(width), nn.ReLU())
-    parts: OrderedDict[str, nn.Module] = OrderedDict(normalise=Standardise(channels), stem=stem)
-    inputs = width
-    for stage in range(4):
-        outputs = width << stage
-        blocks = SquareBlock(inputs, outputs, 1 if stage == 0 else 2), SquareBlock(outputs, outputs, 1)
-        parts[f"stage{stage + 1}"] = nn.Sequential(*blocks)
-        inputs = outputs
-    parts["pool"] = MeanOverTime()
-    parts["head"] = nn.Linear(inputs, classes)
-    network = nn.Sequential(parts)
-    for module in network.modules():
-        if isinstance(module, SquareConv):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return network
+    return resnet18(stem, SquareBlock, channels, classes, width)

@@ -63,11 +63,16 @@ def resnet18_1d(channels: int, classes: int, width: int, length: int) -> nn.Sequ
         nn.ReLU(),
         nn.MaxPool1d(3, stride=2, padding=1),
     )
+    return resnet18(stem, BasicBlock, channels, classes, width)
+
+
+def resnet18(stem: nn.Module, block: type[BasicBlock], channels: int, classes: int, width: int) -> nn.Sequential:
+    """Eight blocks in four stages (He et al. 2016, table 1) behind a ``stem`` of ``width`` outputs."""
     parts: OrderedDict[str, nn.Module] = OrderedDict(normalise=Standardise(channels), stem=stem)
     inputs = width
     for stage in range(4):
         outputs = width << stage
-        blocks = BasicBlock(inputs, outputs, 1 if stage == 0 else 2), BasicBlock(outputs, outputs, 1)
+        blocks = block(inputs, outputs, 1 if stage == 0 else 2), block(outputs, outputs, 1)
         parts[f"stage{stage + 1}"] = nn.Sequential(*blocks)
         inputs = outputs
     parts["pool"] = MeanOverTime()
