@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from benchmarks import models
 from benchmarks.machine import DATA
+from benchmarks.measures.samples import evenly
 from benchmarks.settings import FORGET_WINDOWS, KNOWN, Setting, tensors
 from benchmarks.task import Cost, Labelled
 from edge_agent.core.dreams import Dreams
@@ -60,10 +60,7 @@ class Case:
     @cached_property
     def forget_set(self) -> Labelled:
         """D_f: what a gateway would have cached."""
-        pairs = self.side("train", gone=True)
-        chosen = [(pairs.labels == label).nonzero().squeeze(1) for label in self.forget]
-        spread = [rows[np.linspace(0, len(rows) - 1, min(FORGET_WINDOWS, len(rows))).astype(int)] for rows in chosen]
-        return pairs.pick(torch.cat(spread))
+        return evenly(self.side("train", gone=True), FORGET_WINDOWS)
 
     @cached_property
     def retain_set(self) -> Labelled:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import CACHE, ROOT
+from benchmarks.settings import FORGET_WINDOWS
 from edge_agent.adapters.releases import Release, read_release
 from edge_agent.commands.train import train_release
 from edge_agent.core.training import Epoch, TrainingSettings
 from edge_agent.core.types import Dataset, Float32
 
-MOST_CACHED = 512  # as many windows of a class as the agent keeps by default
 # What a trained release depends on; a change of any of these trains anew.
 SOURCES = (
     *("core/networks.py", "core/training.py", "core/dreams.py", "adapters/datasets.py", "adapters/onnx_export.py"),
@@ -40,7 +40,7 @@ def release(data: Dataset, width: int, seed: int) -> Release:
 def forget_windows(data: Dataset, label: int) -> Float32:
     """What a gateway would have cached of a class: at most 512 of its training windows, evenly drawn."""
     windows = data.train.of(label)
-    chosen: Float32 = windows[np.linspace(0, len(windows) - 1, min(MOST_CACHED, len(windows))).astype(int)]
+    chosen: Float32 = windows[np.linspace(0, len(windows) - 1, min(FORGET_WINDOWS, len(windows))).astype(int)]
     return chosen
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.case import Case
+from benchmarks.measures.samples import recall
 from benchmarks.task import Labelled
-from edge_agent.core.metrics import accuracies, h_mean, membership_attack
+from edge_agent.core.metrics import h_mean, membership_attack
 from edge_agent.core.training import logits
 
 
@@ -30,8 +31,8 @@ def measure(case: Case, network: nn.Sequential, part: str = "test") -> dict[str,
     }
     after = {name: logits(network, pairs.windows) for name, pairs in sets.items()}
     before = {name: logits(case.original, sets[name].windows) for name in ("ft", "rt")}
-    row: dict[str, Any] = {f"acc_{name}": _accuracy(after[name], pairs) for name, pairs in sets.items()}
-    row |= {f"original_acc_{name}": _accuracy(before[name], sets[name]) for name in before}
+    row: dict[str, Any] = {f"acc_{name}": recall(after[name].argmax(1), pairs.labels) for name, pairs in sets.items()}
+    row |= {f"original_acc_{name}": recall(output.argmax(1), sets[name].labels) for name, output in before.items()}
     row |= {f"n_{name}": len(pairs) for name, pairs in sets.items()}
     row["h_mean"] = h_mean(row["acc_rt"], row["original_acc_ft"], row["acc_ft"])
     changes = class_changes(before["rt"], after["rt"], sets["rt"].labels, case.data.classes)
@@ -50,10 +51,6 @@ def class_changes(before: Tensor, after: Tensor, labels: Tensor, classes: tuple[
     gained = (after.argmax(1) == labels).float() - (before.argmax(1) == labels).float()
     present = sorted(set(labels.tolist()))
     return {classes[label]: round(100.0 * gained[labels == label].mean().item(), 3) for label in present}
-
-
-def _accuracy(output: Tensor, pairs: Labelled) -> float:
-    return accuracies(output.numpy(), pairs.labels.numpy(), ()).retained
 
 
 def _confidence(output: Tensor, pairs: Labelled) -> Tensor:

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.methods.common import descend, divergence, trainable
+from benchmarks.methods.common import descend, trainable
 from benchmarks.task import Method, Task
+from edge_agent.core.pte import pull_loss
 from edge_agent.core.training import logits
 
 OWN_PARAMETER_STD: Final = 0.02  # of tokens and positions, which no layer's own initialisation covers (ViT)
@@ -52,7 +53,7 @@ def unlearn(task: Task, settings: Settings) -> nn.Sequential:
     optimiser = torch.optim.Adam(network.parameters(), settings.rate)
 
     def loss(which: Tensor) -> Tensor:
-        return divergence(network(windows[which]), target[which])
+        return pull_loss(network(windows[which]), target[which], tau=1.0)
 
     descend(task, optimiser, loss, len(windows), epochs=settings.epochs, batch=settings.batch)
     return network

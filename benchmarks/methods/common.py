@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from benchmarks.task import Labelled, Task
 from edge_agent.core import gate
@@ -66,9 +65,3 @@ def descend(
             if len(which) > 1:
                 step(optimiser, loss(which))
         task.on_epoch(task.network)
-
-
-def divergence(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """KL(target || softmax(output)) of logits and probabilities, both (n, K): the mean over the n windows."""
-    mean: torch.Tensor = functional.kl_div(functional.log_softmax(output, dim=1), target, reduction="batchmean")
-    return mean

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.methods.common import descend, divergence, trainable
+from benchmarks.methods.common import descend, trainable
 from benchmarks.task import Method, Task
 from edge_agent.core.probing import masked
+from edge_agent.core.pte import pull_loss
 from edge_agent.core.training import logits
 
 
@@ -49,7 +50,7 @@ def unlearn(task: Task, settings: Settings) -> nn.Sequential:
     optimiser = torch.optim.SGD(network.parameters(), settings.rate, settings.momentum)
 
     def loss(which: Tensor) -> Tensor:
-        return divergence(network(windows[which]), target[which])
+        return pull_loss(network(windows[which]), target[which], tau=1.0)
 
     descend(task, optimiser, loss, len(windows), epochs=settings.epochs, batch=settings.batch)
     return network

@@ -30,10 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.methods.common import descend, divergence, trainable
+from benchmarks.methods.common import descend, trainable
 from benchmarks.task import Method, Task
 from edge_agent.core.networks import channel_std
 from edge_agent.core.probing import masked
+from edge_agent.core.pte import pull_loss
 from edge_agent.core.training import logits
 
 
@@ -65,8 +66,8 @@ def unlearn(task: Task, settings: Settings) -> nn.Sequential:
 
     def loss(which: Tensor) -> Tensor:
         features = body(windows[which])
-        clean = divergence(head(features), target[which])
-        beside = divergence(network(near[which]), near_target[which])
+        clean = pull_loss(head(features), target[which], tau=1.0)
+        beside = pull_loss(network(near[which]), near_target[which], tau=1.0)
         spread = settings.dispersion * similarity(features, labels[which])
         return settings.blend * clean + (1 - settings.blend) * beside + spread
 
