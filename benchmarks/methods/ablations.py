@@ -200,6 +200,7 @@ OF_SHIPPED: Final = (
     _shipped("all", "all weights", scope="all"),
     _shipped("without_anchors", "without anchors", anchor_weight=0.0),
     _shipped("answers_only", "anchors hold answers only", anchor_tau=NO_MARGINS),
+    _shipped("without_views", "without views", views=0),
     _shipped("without_consolidation", "without consolidation", consolidation_steps=0),
     _shipped("without_noisy_dreams", "without noisy dreams", without_noisy_dreams),
 )

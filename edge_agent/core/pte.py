@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.evidence import Evidence
-from edge_agent.core.networks import cut
+from edge_agent.core.networks import channel_std, cut
 from edge_agent.core.probing import is_in, masked, probe
 from edge_agent.core.training import logits
 
@@ -100,7 +100,7 @@ def edit(
         forget=forget,
         settings=settings,
         clean=logits(trunk, windows),
-        target=pull_target(logits(network, windows), forget, settings.tau),
+        target=_target(network, windows, forget, settings, generator),
         probes=logits(trunk, probes.windows),
         answers=probes.answers,
         holdout=logits(trunk, holdout),
@@ -119,6 +119,27 @@ def edit(
         flipped_to={label: count for label, count in enumerate(flipped_to) if count},
         trace=tuple(trace),
     )
+
+
+def _target(
+    network: nn.Sequential,
+    windows: Tensor,
+    forget: tuple[int, ...],
+    settings: EditSettings,
+    generator: torch.Generator,
+) -> Tensor:
+    """The pull target of each window, averaged over its views: itself, and copies rolled in time and with noise.
+
+    f0 is surer of a window that it was trained on than a network can be that never saw the class.
+    """
+    total = pull_target(logits(network, windows), forget, settings.tau)
+    noise_std = channel_std(network) * settings.view_noise
+    for _ in range(settings.views):
+        shift = int(torch.randint(windows.shape[-1], (1,), generator=generator))
+        noise = torch.randn(windows.shape, generator=generator) * noise_std
+        view = windows.roll(shift, dims=-1) + noise
+        total += pull_target(logits(network, view), forget, settings.tau)
+    return total / (1 + settings.views)
 
 
 @dataclass
