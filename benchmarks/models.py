@@ -56,14 +56,20 @@ def trained(
     """The network of these settings, in evaluation mode; ``without`` names classes that it never saw."""
     path = _weights(setting, seed, without, architecture, width)
     if not path.exists():
-        started_s, say = time.monotonic(), _progress(f"training {setting.name}, model {seed}, without {without}")
+        say = _progress(f"training {setting.name}, model {seed}, without {without}")
+        started_s, started_cpu_s = time.monotonic(), time.process_time()
         torch.manual_seed(seed)  # the initial weights
         network = build(data, architecture, width)
         train, validation = (_staying(*tensors(split), without) for split in (data.train, data.validation))
         generator = torch.Generator().manual_seed(seed)
         epochs = training.fit(network, train, validation, setting.training, generator, lambda epoch: say(_words(epoch)))
         seen = len(epochs) * len(train[1])
-        cost = Cost(time.monotonic() - started_s, 0.0, seen + len(epochs) * len(validation[1]), seen)
+        cost = Cost(
+            seconds=time.monotonic() - started_s,
+            cpu_seconds=time.process_time() - started_cpu_s,
+            forward=seen + len(epochs) * len(validation[1]),
+            backward=seen,
+        )
         _save(path.with_suffix(".json"), lambda beside: _write_json(beside, dataclasses.asdict(cost)))
         _save(path, lambda beside: checkpoints.save_weights(network, beside))
     network = build(data, architecture, width)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.case import Case
 from benchmarks.measures.depth import depth
 from benchmarks.measures.divergence import answers_apart, jensen_shannon
-from benchmarks.measures.membership import auc, log_odds, membership_auc, membership_share
+from benchmarks.measures.membership import auc, log_odds, membership_auc
 from benchmarks.measures.quantisation import answered_when_rounded, codes_changed
 from benchmarks.measures.relearning import COUNTS, MOST_STEPS, relearned_on_retained, steps_to_relearn
 from benchmarks.measures.robustness import answered_in_noise, answered_when_pushed, pushed, with_noise
@@ -282,8 +282,6 @@ def test_log_odds_are_those_of_the_true_class_s_probability() -> None:
 
 def test_a_class_that_is_never_answered_gives_nothing_away() -> None:
     assert membership_auc(by_surgery(), case().forget_set, forget_test()) == 0.5
-    retained = case().retain_set, case().side("test", gone=False)
-    assert membership_share(by_surgery(), *retained, case().forget_set) == 0.0
 
 
 def test_windows_that_are_answered_more_surely_than_others_are_told_from_them() -> None:

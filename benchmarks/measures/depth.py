@@ -39,7 +39,7 @@ def depth(network: nn.Sequential, case: Case, generator: torch.Generator) -> dic
             ``steps_to_relearn``: on 50 windows of each class, at most 100; high is deep;
             ``js_to_retrained``: mean divergence of the answers to D_f from retrain's, in bits; low is deep;
             ``codes_changed_int8``, ``codes_changed_int4``: percent of weight codes that are not the original's;
-            ``mia_share``: percent of D_f called members, low is good; ``mia_auc`` in [0, 1], 0.5 is good.
+            ``mia_auc`` in [0, 1], 0.5 is good.
     """
     sets = _Sets.of(case)
     percents = {
@@ -47,7 +47,6 @@ def depth(network: nn.Sequential, case: Case, generator: torch.Generator) -> dic
         **_relearned(network, sets, generator),
         **_answered(network, sets, case.forget, generator),
         **{f"codes_changed_int{bits}": quantisation.codes_changed(case.original, network, bits) for bits in BITS},
-        "mia_share": membership.membership_share(network, sets.retain_train, sets.retain_test, sets.forget_train),
     }
     return {name: round(value, 3) for name, value in percents.items()} | {
         "js_to_retrained": round(divergence.answers_apart(network, case.retrained, sets.forget_train.windows), 6),

@@ -1,8 +1,9 @@
 """Whether the network gives away that it was trained on the forget windows.
 
-Both attacks look at the probability p of the true class. They are given its log-odds, log p - log(1 - p): the same
-order, hence the same thresholds and ranks, where p itself rounds to 1 and ties hide the order. Where p rounds to 0 the
-class is not there, and how far below the others its logit lies gives nothing away: minus infinity.
+The attack looks at the probability p of the true class. It is given its log-odds, log p - log(1 - p): the same order,
+hence the same ranks, where p itself rounds to 1 and ties hide the order. Where p rounds to 0 the class is not there,
+and how far below the others its logit lies gives nothing away: minus infinity. The other attack, a threshold on p,
+belongs to every row (``accuracy.measure``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 from benchmarks.task import Labelled
-from edge_agent.core import metrics
 from edge_agent.core.training import logits
 from edge_agent.core.types import Float32
 
@@ -24,13 +24,6 @@ def log_odds(network: nn.Sequential, pairs: Labelled) -> Float32:
     absent = output.softmax(1).gather(1, own) == 0.0
     odds: Float32 = (output.gather(1, own) - others).masked_fill(absent, -torch.inf).squeeze(1).numpy()
     return odds
-
-
-def membership_share(
-    network: nn.Sequential, retain_train: Labelled, retain_test: Labelled, forget_train: Labelled
-) -> float:
-    """Percent of the forget windows called members of the training set, see ``metrics.membership_attack``."""
-    return metrics.membership_attack(*(log_odds(network, pairs) for pairs in (retain_train, retain_test, forget_train)))
 
 
 def membership_auc(network: nn.Sequential, forget_train: Labelled, forget_test: Labelled) -> float:

@@ -85,7 +85,7 @@ GROUPS: Final[Sequence[Mapping[str, Measure]]] = (
     },
     {
         "js_to_retrained": Measure("divergence from retrain, bits ↓", digits=4),
-        "mia_share": Measure("called members ↓"),
+        "mia": Measure("called members ↓"),
         "mia_auc": Measure("member AUC → 0.5", half, digits=3),
     },
 )
