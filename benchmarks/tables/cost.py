@@ -67,8 +67,8 @@ TABLE: Final = Table(
     """Means over originals and unlearning seeds, ± the 95 % interval over originals (Student's t). `peak MiB` is the
 resident memory above what was in use before the method began; retraining's was not measured. Windows are counted at the
 part before the head, once for each pass, with a cached trunk or without: seconds show that difference. Other work may
-have run on the machine meanwhile: CPU seconds (of one thread) hardly show it, and the window counts not at all. Dreams, which a release carries, are made once
-per original and are not in the shipped method's seconds.""",
+have run on the machine meanwhile: CPU seconds (of one thread) hardly show it, and the window counts not at all. Dreams,
+which a release carries, are made once per original and are not in the shipped method's seconds.""",
     "python -m benchmarks.run t6",
     make,
 )
