@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks import models
 from benchmarks.machine import DATA
 from benchmarks.measures.samples import evenly
-from benchmarks.settings import FORGET_WINDOWS, KNOWN, Setting, tensors
+from benchmarks.settings import FORGET_WINDOWS, KNOWN, MODEL_SEEDS, Setting, tensors
 from benchmarks.task import Cost, Labelled
 from edge_agent.core.dreams import Dreams
 from edge_agent.core.evidence import without
@@ -42,6 +42,12 @@ class Case:
         """The same recipe and seed without the forget classes."""
         return self._network(self.forget)
 
+    @cached_property
+    def other_retrained(self) -> nn.Sequential:
+        """The same by the next seed: as far from ``retrained`` as chance alone leads."""
+        position = MODEL_SEEDS.index(self.model_seed) if self.model_seed in MODEL_SEEDS else -1
+        return self._network(self.forget, MODEL_SEEDS[(position + 1) % len(MODEL_SEEDS)])
+
     @property
     def retraining_cost(self) -> Cost:
         """What the training of ``retrained`` cost."""
@@ -67,9 +73,9 @@ class Case:
         """D_r: every training window of the other classes."""
         return self.side("train", gone=False)
 
-    def _network(self, without: tuple[int, ...]) -> nn.Sequential:
+    def _network(self, without: tuple[int, ...], seed: int | None = None) -> nn.Sequential:
         size = self.architecture, self.setting.width
-        return models.trained(self.setting, self.data, self.model_seed, without, *size)
+        return models.trained(self.setting, self.data, self.model_seed if seed is None else seed, without, *size)
 
 
 @lru_cache(maxsize=2)

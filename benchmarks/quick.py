@@ -113,7 +113,7 @@ def run_of(method: str, forget: tuple[str, ...] = CLASSES[1:2], *, depth: bool =
 def main() -> None:
     """Go through everything."""
     started_s = time.monotonic()
-    names = ("original", "retrain", *ALL)
+    names = ("original", "retrain", "other_retrain", *ALL)
     wanted = [run_of(name, depth=name not in ABLATIONS) for name in names]
     wanted += [run_of(name, CLASSES[1:3]) for name in names]
     wanted += [run_of(name, architecture=each) for each in ARCHITECTURES for name in ("original", "pte", "delete_all")]

@@ -42,7 +42,7 @@ class Run:
     """What decides a run's result.
 
     Attributes:
-        method: a key of ``methods.ALL``, or ``original`` or ``retrain``.
+        method: a key of ``methods.ALL``, or ``original``, ``retrain`` or ``other_retrain`` (by another seed).
         changed: settings that differ from the method's defaults, as (name, value) pairs.
         depth: whether the depth of forgetting is measured as well; no part of the id.
         part: the side that accuracies are measured on; tuning uses ``validation``.
@@ -117,6 +117,8 @@ def network_of(
         return case.original, Cost()
     if run.method == "retrain":
         return case.retrained, case.retraining_cost
+    if run.method == "other_retrain":
+        return case.other_retrained, case.retraining_cost
     method = ALL[run.method]
     settings = dataclasses.replace(method.settings, **dict(run.changed))
     sides = case.forget_set, case.retain_set

@@ -92,7 +92,7 @@ def something_of_everything() -> dict[str, list[Row]]:
         for setting, classes in CLASSES.items()
         for forget in classes
         for model in (0, 1)
-        for method in (*REFERENCES, "pte", "delete_all", "scrub")
+        for method in (*REFERENCES, "other_retrain", "pte", "delete_all", "scrub")
     ]
     rows += [run_row(method, "cwru", "IR007", 0, seed) for method in REPEATED for seed in range(REPEATS)]
     rows += [run_row(method, "cwru", "IR007", 0) for method in ABLATIONS]

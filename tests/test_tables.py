@@ -230,6 +230,7 @@ def test_depth_is_judged_in_each_measures_own_direction(tmp_path: Path) -> None:
         "pte": deep(linear_probe=81.0, steps_to_relearn=9.0, mia_auc=0.59, js_to_retrained=0.09),
         "original": deep(js_to_retrained=0.9),
         "retrain": deep(js_to_retrained=0.0),
+        "other_retrain": deep(js_to_retrained=0.3),
     }
     text = text_of("depth", write(tmp_path, runs=[row_with(method, own) for method, own in figures.items()]))
     marks = {column: line_of(text, depth.MEASURES[column].title)[-1] for column in figures["pte"]}
@@ -237,6 +238,7 @@ def test_depth_is_judged_in_each_measures_own_direction(tmp_path: Path) -> None:
     assert {marks.pop("codes_changed_int8"), marks.pop("codes_changed_int4")} == {"-"}
     assert set(marks.values()) == {"met"}
     assert "keep 10.0 % of the original's divergence from retrain, target at most 10 %: met" in text
+    assert "another seed, keeps 33.3 %" in text
 
 
 def test_the_gates_errors_are_shares_of_harmful_and_of_harmless_edits(tmp_path: Path) -> None:

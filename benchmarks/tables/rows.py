@@ -120,17 +120,19 @@ def settings_of(rows: Iterable[Row]) -> list[str]:
 def methods_of(rows: Iterable[Row]) -> list[str]:
     """The methods that have rows, in the order of the tables."""
     present = {row["method"] for row in rows}
-    return [name for name in ("original", "retrain", *ALL) if name in present]
+    return [name for name in ("original", "retrain", "other_retrain", *ALL) if name in present]
 
 
 def title(method: str) -> str:
     """A method's name as in tables."""
+    if method == "other_retrain":
+        return "Retrain, other seed"
     return ALL[method].title if method in ALL else method.capitalize()
 
 
 def data(method: str) -> str:
     """What a method is given: ``reference`` for what is no method, else ``forget`` or ``forget + retain``."""
-    if method in REFERENCES:
+    if method in (*REFERENCES, "other_retrain"):
         return "reference"
     return "forget + retain" if ALL[method].needs == "retain" else "forget"
 
