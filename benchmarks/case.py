@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Case:
     def other_retrained(self) -> nn.Sequential:
         """The same by the next seed: as far from ``retrained`` as chance alone leads."""
         position = MODEL_SEEDS.index(self.model_seed) if self.model_seed in MODEL_SEEDS else -1
-        return self._network(self.forget, MODEL_SEEDS[(position + 1) % len(MODEL_SEEDS)])
+        return replace(self, model_seed=MODEL_SEEDS[(position + 1) % len(MODEL_SEEDS)]).retrained
 
     @property
     def retraining_cost(self) -> Cost:
@@ -73,9 +73,9 @@ class Case:
         """D_r: every training window of the other classes."""
         return self.side("train", gone=False)
 
-    def _network(self, without: tuple[int, ...], seed: int | None = None) -> nn.Sequential:
+    def _network(self, without: tuple[int, ...]) -> nn.Sequential:
         size = self.architecture, self.setting.width
-        return models.trained(self.setting, self.data, self.model_seed if seed is None else seed, without, *size)
+        return models.trained(self.setting, self.data, self.model_seed, without, *size)
 
 
 @lru_cache(maxsize=2)
