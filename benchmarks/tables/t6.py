@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks.methods import METHODS
 from benchmarks.plans import UNLEARNING_SEEDS
-from benchmarks.settings import SETTINGS
+from benchmarks.settings import KNOWN
 from benchmarks.tables import paper
 from benchmarks.tables.page import NONE, Content, Table, grid, number, optional, points, section, spread
 from benchmarks.tables.rows import (
@@ -44,20 +44,25 @@ def make(results: Path) -> Content:
         for method in METHOD_NAMES
         if of_setting and not where(of_setting, method=method)
     ]
-    sections = [_section(setting, of_setting) for setting, of_setting in used.items() if of_setting]
+    sections = [
+        compared(setting, of_setting, METHOD_NAMES, paper.T6[setting])
+        for setting, of_setting in used.items()
+        if of_setting
+    ]
     return Content(sections, [row for of_setting in used.values() for row in of_setting], missing)
 
 
-def _section(setting: str, rows: list[Row]) -> str:
+def compared(setting: str, rows: list[Row], methods: Sequence[str], of_paper: Mapping[str, paper.Line]) -> str:
+    """Rows about one class of a setting, method by method, each with the paper's line under it."""
     ranks, cases = mean_ranks(where(rows, method=retain_free(METHODS)))
     body = []
-    for method in METHOD_NAMES:
+    for method in methods:
         body.append(_line(method, where(rows, method=method), ranks))
-        if method in paper.T6[setting]:
-            body.append(_paper_line(method, paper.T6[setting][method]))
+        if method in of_paper:
+            body.append(_paper_line(method, of_paper[method]))
     counts = ", ".join(f"{name} {rows[0][name]}" for name in ("n_f", "n_r", "n_ft", "n_rt"))
     return section(
-        f"{SETTINGS[setting].title}: {SETTINGS[setting].paper_class}",
+        f"{KNOWN[setting].title}: {KNOWN[setting].paper_class}",
         grid(HEAD, body),
         f"Windows behind each accuracy: {counts}. Ranks are over {cases} originals that all ranked methods share.",
     )
