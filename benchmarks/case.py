@@ -16,6 +16,8 @@ from benchmarks.settings import FORGET_WINDOWS, KNOWN, MODEL_SEEDS, Setting, ten
 from benchmarks.task import Cost, Labelled
 from edge_agent.core.dreams import Dreams
 from edge_agent.core.evidence import without
+from edge_agent.core.margins import Margins, measure
+from edge_agent.core.training import logits
 from edge_agent.core.types import Dataset
 
 
@@ -57,6 +59,12 @@ class Case:
     def dreams(self) -> Dreams:
         """Those of f0 in which no forget class has a part."""
         return without(models.dreamt(self.setting, self.data, self.original, self.model_seed), self.forget)
+
+    @cached_property
+    def margins(self) -> Margins:
+        """Those of f0 on validation windows, as a release's card carries them."""
+        output = logits(self.original, torch.from_numpy(self.data.validation.windows))
+        return measure(output.numpy(), self.data.validation.labels, len(self.data.classes))
 
     def side(self, name: str, *, gone: bool) -> Labelled:
         """The windows of ``train``, ``validation`` or ``test`` that are (or are not) of a forget class."""

@@ -5,7 +5,8 @@
 Every class is forgotten from model 0 by the shipped method and by variants of it that are known to harm, some a little,
 some beyond use. One row per edit goes to ``results/gate.csv``: ``kind`` of edit, ``truth_worst_class`` and
 ``truth_retained`` (points of test accuracy against the original, the single retained class that lost most and all
-together), the gate's ``agreement`` and ``border_kept`` at their worst class, and whether it ``accepted``.
+together), the gate's ``predicted_loss``, ``agreement`` and ``border_kept`` at their worst class, and whether it
+``accepted``.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def judged(case: Case, kind: str, seed: int = 0) -> Row:
     settings, original, forget = KINDS[kind], case.original, case.forget
     generator = torch.Generator().manual_seed(seed)
     edited = copy.deepcopy(original)
-    anchors, evidence = prepare(case.dreams, original, forget, generator)
+    anchors, evidence = prepare(case.dreams, original, forget, case.margins, generator)
     windows = case.forget_set.windows
     pte.edit(edited, windows, forget, settings, generator, anchors, evidence)
     verdict = gate.judge(original, edited, windows, case.data.classes, evidence, gate.GateSettings(), generator)
@@ -60,6 +61,7 @@ def judged(case: Case, kind: str, seed: int = 0) -> Row:
         "truth_worst_class": min(changes.values()),
         "worst_class": min(changes, key=lambda name: changes[name]),
         "truth_retained": round(100 * (right[1] - right[0]), 3),
+        "predicted_loss": round(max(row.predicted_loss for row in verdict.classes), 4),
         "agreement": round(min(row.agreement for row in verdict.classes), 4),
         "border_kept": round(min(row.border_kept for row in verdict.classes), 4),
         "accepted": verdict.accepted,

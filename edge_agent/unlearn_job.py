@@ -38,7 +38,7 @@ from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core import gate, pte
 from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.errors import EdgeAgentError, JobFailed
-from edge_agent.core.evidence import prepare
+from edge_agent.core.evidence import ClassEvidence, prepare
 from edge_agent.core.training import logits
 from edge_agent.files import sha256
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card, self_test_windows
@@ -89,7 +89,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     edited = checkpoints.load_network(parent.weights, parent.card)
     generator = torch.Generator().manual_seed(job.seed)
     dreams = checkpoints.load_dreams(folder / DREAMS)
-    anchors, evidence = prepare(dreams, original, forget, generator)
+    anchors, evidence = prepare(dreams, original, forget, parent.card.margins, generator)
     windows = torch.cat([torch.from_numpy(part) for part in read_windows(folder).values()])
 
     settings, limits = EditSettings(), gate.GateSettings()
@@ -117,7 +117,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
         "flip_rate": round(outcome.flip_rate, 4),
         "flipped_to": {parent.card.classes[label]: count for label, count in outcome.flipped_to.items()},
         "gate": [asdict(reason) for reason in verdict.reasons],
-        "gate_classes": {parent.card.classes[row.label]: [row.agreement, row.border_kept] for row in verdict.classes},
+        "gate_classes": {parent.card.classes[row.label]: _shares(row) for row in verdict.classes},
         "settings": {**asdict(settings), **asdict(limits)},
         "edit_s": round(time.monotonic() - started_s, 3),
     }
@@ -132,6 +132,10 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
         "child_s": round(time.monotonic() - started_s, 3),
         "child_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
+
+
+def _shares(row: ClassEvidence) -> dict[str, float]:
+    return {name: round(share, 4) for name, share in asdict(row).items() if name != "label"}
 
 
 class GateRefusal(JobFailed):

@@ -13,6 +13,7 @@ from edge_agent.core import networks, pte
 from edge_agent.core.dreams import Dreams, DreamSettings, dream
 from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.evidence import Evidence, prepare, without
+from edge_agent.core.margins import Margins, measure
 from edge_agent.core.training import Epoch, TrainingSettings, fit, logits
 from edge_agent.core.types import Dataset, Split
 from tests import toy
@@ -79,10 +80,17 @@ def toy_dreams() -> Dreams:
     return dream(toy_network(), CLASSES, SHAPE, DreamSettings(), seeded(2))
 
 
+@cache
+def toy_margins() -> Margins:
+    """Margins of the toy network on its validation windows, as a card carries them."""
+    windows, labels = tensors(toy_data().validation)
+    return measure(logits(toy_network(), windows).numpy(), labels.numpy(), CLASSES)
+
+
 def dreams_without(*forget: int) -> tuple[Tensor, Evidence]:
     """Anchors and evidence that have no part of a forget class, noisy copies included, as the forget job makes them."""
     network, generator = toy_network(), seeded(3)
-    return prepare(without(toy_dreams(), forget), network, forget, generator)
+    return prepare(without(toy_dreams(), forget), network, forget, toy_margins(), generator)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from edge_agent.core import pte
 from edge_agent.core.dreams import anchors_and_evidence
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
 from edge_agent.core.evidence import Evidence
+from edge_agent.core.margins import ClassMargins
 from edge_agent.core.networks import channel_std
 from edge_agent.core.probing import probe
 from edge_agent.core.training import logits
@@ -136,7 +137,7 @@ def test_without_noisy_dreams_the_edit_sees_the_plain_ones_alone() -> None:
     anchors, evidence = anchors_and_evidence(task.dreams)
     pte.edit(
         task.network, task.forget_windows.windows, task.forget, how, task.generator,
-        anchors=anchors.windows, evidence=Evidence(evidence, task.forget),
+        anchors=anchors.windows, evidence=Evidence(evidence, task.forget, (ClassMargins(),) * task.classes),
     )  # fmt: skip
     assert same(task.network, edited("ablation_shipped_without_noisy_dreams"))
 

@@ -11,6 +11,7 @@ import pytest
 from edge_agent.acceptance import check
 from edge_agent.config import Forget
 from edge_agent.core.errors import Refused
+from edge_agent.core.margins import ClassMargins
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState
@@ -30,6 +31,7 @@ CARD = Card(
     channel_mean=(0.0,),
     channel_std=(1.0,),
     energy_floor=0.0,
+    margins=(ClassMargins(),) * 4,
     self_test=((0.0,) * 4,) * 4,
     files={MODEL: "", WEIGHTS: "", DREAMS: ""},
 )

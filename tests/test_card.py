@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edge_agent.core.errors import BrokenRelease
+from edge_agent.core.margins import LEVELS
 from edge_agent.schemas.card import SELF_TEST_WINDOWS, digest, parse_card, self_test_windows
 
 FIELDS: dict[str, Any] = {
@@ -29,6 +30,7 @@ FIELDS: dict[str, Any] = {
     "channel_mean": [0.0, 1.0],
     "channel_std": [1.0, 2.0],
     "energy_floor": -3.5,
+    "margins": [{"recall": 0.9, "quantiles": [2.0] * len(LEVELS)}, {}, {"recall": 0.0, "quantiles": []}],
     "metrics": {"test_accuracy": 99.0},
     "self_test": [[0.0, 1.0, 2.0]] * SELF_TEST_WINDOWS,
     "files": {"model.onnx": "0" * 64, "weights.safetensors": "1" * 64},
@@ -86,6 +88,8 @@ def test_forgotten_classes_do_not_live_but_keep_their_output() -> None:
         ({"length": 10.5}, "length"),
         ({"rate_hz": 0}, "rate_hz"),
         ({"width": 0}, "width"),
+        ({"margins": []}, "margins are of 0 classes, expected 3"),
+        ({"margins": [{}, {}, {"recall": 1.0, "quantiles": [1.0, 2.0]}]}, f"margins are not {len(LEVELS)} numbers"),
         ({"energy_floor": None}, "energy_floor"),
         ({"energy_floor": float("nan")}, "energy_floor"),
         ({"rate_hz": float("inf")}, "rate_hz"),

@@ -18,7 +18,7 @@ from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.evidence import Evidence, without
 from edge_agent.core.networks import channel_std
 from edge_agent.core.training import logits
-from tests.model_fixtures import CLASSES, SHAPE, seeded, toy_dreams, toy_network, untrained, windows_of
+from tests.model_fixtures import CLASSES, SHAPE, seeded, toy_dreams, toy_margins, toy_network, untrained, windows_of
 
 FEW = DreamSettings(typical=2, soft=1, border=2, batch=64)
 
@@ -171,14 +171,14 @@ def test_noisy_dreams_are_the_typical_ones_with_half_a_deviation_of_noise() -> N
 
 
 def test_a_network_that_is_unchanged_keeps_everything() -> None:
-    evidence = Evidence(without(toy_dreams(), (1,)), (1,))
+    evidence = Evidence(without(toy_dreams(), (1,)), (1,), toy_margins())
     rows = evidence.compare(toy_network(), toy_network())
     assert [row.label for row in rows] == [0, 2, 3, 4]
     assert all(row.kept == pytest.approx(1.0) for row in rows)
 
 
 def test_evidence_names_the_class_that_was_harmed() -> None:
-    harmed, evidence = toy_network(), Evidence(without(toy_dreams(), (1,)), (1,))
+    harmed, evidence = toy_network(), Evidence(without(toy_dreams(), (1,)), (1,), toy_margins())
     with torch.no_grad():
         harmed.get_parameter("head.bias")[3] -= 3.0
     rows = {row.label: row for row in evidence.compare(toy_network(), harmed)}
@@ -187,7 +187,7 @@ def test_evidence_names_the_class_that_was_harmed() -> None:
 
 
 def test_what_happens_to_the_forget_class_does_not_count_as_harm() -> None:
-    masked, evidence = toy_network(), Evidence(without(toy_dreams(), (1,)), (1,))
+    masked, evidence = toy_network(), Evidence(without(toy_dreams(), (1,)), (1,), toy_margins())
     with torch.no_grad():
         masked.get_parameter("head.bias")[1] -= 100.0
     assert all(row.kept == pytest.approx(1.0, abs=1e-5) for row in evidence.compare(toy_network(), masked))
@@ -197,7 +197,7 @@ def test_watching_the_tail_sees_what_comparing_the_networks_sees() -> None:
     network, changed = toy_network(), toy_network()
     with torch.no_grad():
         changed.get_parameter("head.weight").add_(0.5 * torch.randn(5, 32, generator=seeded()))
-    evidence = Evidence(without(toy_dreams(), (1,)), (1,))
+    evidence = Evidence(without(toy_dreams(), (1,)), (1,), toy_margins())
     worst = evidence.watch(network, network[:-1])(changed[-1:])
     assert worst == pytest.approx(min(row.kept for row in evidence.compare(network, changed)), abs=1e-5)
     assert worst < 0.99

@@ -15,10 +15,10 @@ from edge_agent.core.networks import channel_std
 from edge_agent.core.pte import Edit
 from edge_agent.core.training import logits
 from tests import toy
-from tests.model_fixtures import RATTLE, Edited, accuracy, good_edit, seeded, toy_network, windows_of
+from tests.model_fixtures import RATTLE, Edited, accuracy, good_edit, seeded, toy_margins, toy_network, windows_of
 
 SETTINGS = GateSettings()
-CHECKS = ["forget_share", "noisy_share", "int8_share", "agreement", "border_kept", "drift"]
+CHECKS = ["forget_share", "noisy_share", "int8_share", "predicted_loss", "agreement", "border_kept", "drift"]
 
 
 def _judge(done: Edited, how: GateSettings = SETTINGS, evidence: Evidence | None = None) -> Verdict:
@@ -64,7 +64,7 @@ def test_one_window_that_still_answers_the_class_is_one_too_many() -> None:
     stray = windows_of(0)[:1]
     with torch.no_grad():
         answer = int(logits(done.network, stray).argmax(1))
-    other = Evidence(done.evidence.dreams, (RATTLE, answer))
+    other = Evidence(done.evidence.dreams, (RATTLE, answer), toy_margins())
     verdict = _judge(replace(done, windows=torch.cat([done.windows[:20], stray])), evidence=other)
     assert "forget_share" in _failed(verdict)
 
@@ -115,7 +115,7 @@ def test_a_network_of_nan_is_refused() -> None:
 
 def test_without_any_evidence_nothing_is_accepted() -> None:
     done = good_edit()
-    nothing = Evidence(done.evidence.dreams.pick(torch.tensor([], dtype=torch.int64)), (RATTLE,))
+    nothing = Evidence(done.evidence.dreams.pick(torch.tensor([], dtype=torch.int64)), (RATTLE,), toy_margins())
     verdict = _judge(done, evidence=nothing)
     assert verdict.refusal == "no dreams tell what it did to the other classes"
 
@@ -150,7 +150,7 @@ def test_a_class_that_comes_back_when_weights_are_rounded_is_refused() -> None:
 
 def test_several_forget_classes_are_named_together() -> None:
     done = good_edit()
-    both = Evidence(done.evidence.dreams, (RATTLE, 3))
+    both = Evidence(done.evidence.dreams, (RATTLE, 3), toy_margins())
     done = replace(done, network=toy_network(), windows=windows_of(RATTLE, 3))
     assert "rattle+squeal is still answered" in _judge(done, evidence=both).refusal
 

@@ -62,6 +62,7 @@ def make(tmp_path: Path) -> Make:
             "channel_mean": (5.0, 5.0),
             "channel_std": (1.0, 1.0),
             "energy_floor": 0.5,
+            "margins": [{}] * 3,
             "self_test": [[float(value) + off, 0.0, 0.0] for value in first],
             "files": {name: sha256(folder / name) for name in (MODEL, WEIGHTS)},
         }

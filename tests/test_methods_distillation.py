@@ -33,6 +33,7 @@ from tests.model_fixtures import (
     seeded,
     tensors,
     toy_data,
+    toy_margins,
     toy_network,
     windows_of,
 )
@@ -232,12 +233,12 @@ def test_what_ships_is_compared_with_its_own_settings_and_never_tuned() -> None:
 def test_pte_shipped_is_the_edit_of_a_forget_command_bit_for_bit(tmp_path: Path) -> None:
     checkpoints.save_dreams(without(_few_dreams(), (RATTLE,)), tmp_path / DREAMS)
     settings, expected, generator = replace(EditSettings(), **QUICK), toy_network(), seeded(5)
-    anchors, evidence = prepare(checkpoints.load_dreams(tmp_path / DREAMS), toy_network(), (RATTLE,), generator)
+    dreams = checkpoints.load_dreams(tmp_path / DREAMS)
+    anchors, evidence = prepare(dreams, toy_network(), (RATTLE,), toy_margins(), generator)
     windows = windows_of(RATTLE)
     pte.edit(expected, windows, (RATTLE,), settings, generator, anchors=anchors, evidence=evidence)
 
     epochs: list[nn.Module] = []
-    dreams = checkpoints.load_dreams(tmp_path / DREAMS)
     task = _task(pte_methods.SHIPPED, seed=5, dreams=dreams, on_epoch=epochs.append)
     assert _same(pte_methods.SHIPPED.unlearn(task, settings), expected)
     assert not _same(toy_network(), expected)

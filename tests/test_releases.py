@@ -12,6 +12,7 @@ import pytest
 
 from edge_agent.adapters.releases import ReleaseStore, read_release, write_card
 from edge_agent.core.errors import BrokenRelease, StorageFailed
+from edge_agent.core.margins import ClassMargins
 from edge_agent.files import remove, sha256, size_of, write_atomically
 from edge_agent.schemas.card import CARD, DREAMS, MODEL, WEIGHTS, Card
 from tests.scripts import ROOT, run_script
@@ -36,6 +37,7 @@ def make_release(folder: Path, name: str = "press", size: int = 3000) -> Path:
         channel_mean=(0.0,),
         channel_std=(1.0,),
         energy_floor=-1.0,
+        margins=(ClassMargins(),) * 3,
         self_test=((0.0, 1.0, 2.0),) * 4,
         files={file: sha256(folder / file) for file in (MODEL, WEIGHTS, DREAMS)},
     )
@@ -215,6 +217,7 @@ import resource
 from pathlib import Path
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.core.errors import StorageFailed
+
 store = ReleaseStore(Path({str(store.state_dir)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

@@ -34,7 +34,18 @@ from edge_agent.core.transformers import SWIN_WINDOW, WindowAttention
 from edge_agent.live import LiveModel
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS
 from tests import toy
-from tests.model_fixtures import CLASSES, RATTLE, SHAPE, accuracy, changed_parts, seeded, tensors, toy_data, windows_of
+from tests.model_fixtures import (
+    CLASSES,
+    RATTLE,
+    SHAPE,
+    accuracy,
+    changed_parts,
+    seeded,
+    tensors,
+    toy_data,
+    toy_margins,
+    windows_of,
+)
 
 ARCHITECTURES = ("vit_1d", "swin_1d")
 SCOPES: list[tuple[EditScope, str]] = [("head", "head"), ("last_stage", "stage4"), ("all", "stem")]
@@ -236,7 +247,7 @@ def test_a_class_is_forgotten_and_the_others_stay(architecture: str, releases: d
     network, others = copy.deepcopy(original), [label for label in range(CLASSES) if label != RATTLE]
     made = without(checkpoints.load_dreams(releases[architecture] / DREAMS), (RATTLE,))
     anchors, evidence = (with_noisy(side, network, seeded(3)) for side in anchors_and_evidence(made))
-    windows, sure = windows_of(RATTLE)[:64], Evidence(evidence, (RATTLE,))
+    windows, sure = windows_of(RATTLE)[:64], Evidence(evidence, (RATTLE,), toy_margins())
     how = EditSettings(push_rate=1e-3, pull_rate=1e-3, consolidation_steps=16)  # in fewer steps than ships
     outcome = pte.edit(network, windows, (RATTLE,), how, seeded(1), anchors=anchors.windows, evidence=sure)
     assert outcome.forgotten

@@ -19,6 +19,7 @@ from benchmarks.task import Method, Task
 from edge_agent.core import pte
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
 from edge_agent.core.evidence import Evidence, prepare
+from edge_agent.core.margins import ClassMargins
 
 
 def published(task: Task, settings: EditSettings) -> nn.Sequential:
@@ -28,7 +29,8 @@ def published(task: Task, settings: EditSettings) -> nn.Sequential:
 
 def shipped(task: Task, settings: EditSettings) -> nn.Sequential:
     """Edit as a forget command does, in place: some dreams anchor, the others judge, each side with noisy copies."""
-    anchors, evidence = prepare(task.dreams, task.network, task.forget, task.generator)
+    no_margins = (ClassMargins(),) * task.classes  # they tell a gate what was lost, and have no part in the edit
+    anchors, evidence = prepare(task.dreams, task.network, task.forget, no_margins, task.generator)
     return _edited(task, settings, anchors, evidence)
 
 

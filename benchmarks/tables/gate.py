@@ -17,9 +17,9 @@ from benchmarks.tables.rows import Row, having, numbers, read, settings_of, shar
 
 FILE: Final = "gate.csv"
 EVIDENCE: Final = {
+    "predicted_loss": "worst class: predicted loss",
     "agreement": "worst class: agreement on its dreams",
     "border_kept": "worst class: probability kept at its borders",
-    "predicted_loss": "predicted loss of the worst class",
 }
 SAME_EDIT: Final = ("setting", "model_seed", "forget", "kind")
 TRUTH: Final = "truth_worst_class"

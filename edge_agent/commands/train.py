@@ -18,7 +18,7 @@ from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.commands.data import load_dataset
 from edge_agent.commands.show import bars
-from edge_agent.core import dreams, networks, training
+from edge_agent.core import dreams, margins, networks, training
 from edge_agent.core.errors import Misconfigured
 from edge_agent.core.metrics import class_accuracies
 from edge_agent.core.types import Dataset, Split
@@ -83,7 +83,7 @@ def train_release(
     test_accuracy = 100.0 * float((answers == data.test.labels).mean())
     train_accuracy = 100.0 * float((train_answers == data.train.labels).mean())
     mean, std = (getattr(network[0], name).flatten().tolist() for name in ("mean", "std"))
-    energies = training.logits(network, validation[0]).logsumexp(1).numpy()
+    held_out = training.logits(network, validation[0])
     check = torch.from_numpy(self_test_windows(mean, std, data.length))
     card = Card(
         name=f"{data.name} {architecture} width {width} seed {seed}",
@@ -96,7 +96,8 @@ def train_release(
         width=width,
         channel_mean=mean,
         channel_std=std,
-        energy_floor=float(np.quantile(energies, ENERGY_QUANTILE)),
+        energy_floor=float(np.quantile(held_out.logsumexp(1).numpy(), ENERGY_QUANTILE)),
+        margins=margins.measure(held_out.numpy(), data.validation.labels, len(data.classes)),
         metrics={"train_accuracy": round(train_accuracy, 3), "test_accuracy": round(test_accuracy, 3)},
         self_test=tuple(map(tuple, training.logits(network, check).tolist())),
         files={name: sha256(beside / name) for name in (MODEL, WEIGHTS, DREAMS)},

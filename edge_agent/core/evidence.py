@@ -2,42 +2,49 @@
 
 The gateway holds no retained data. For each retained class the original network's answers on dreams of that class
 are compared with the edited network's: the share of answers that stayed the same (typical, noisy and soft dreams),
-and the share of the class's probability that was kept (border dreams, which lie where harm shows first).
+the share of the class's probability that was kept (border dreams, which lie where harm shows first), and the share of
+measured windows that would lose their answer if their margins fell as far as those of the dreams (``core.margins``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_agent.core.dreams import Dreams, anchors_and_evidence, with_noisy
+from edge_agent.core.margins import Margins
 from edge_agent.core.training import logits
+
+NOBODY: Final = -1e30  # stands for the others where a single class stays: finite, so that margins can be subtracted
 
 
 @dataclass(frozen=True)
 class ClassEvidence:
-    """One retained class: agreement on its dreams and probability kept on its borders, both in [0, 1]."""
+    """One retained class; all shares in [0, 1]."""
 
     label: int
-    agreement: float
-    border_kept: float
+    agreement: float  # of the answers to its dreams
+    border_kept: float  # of its probability on its border dreams
+    predicted_loss: float  # of its measured windows' answers
 
     @property
     def kept(self) -> float:
-        """The weaker of the two."""
+        """The weaker of agreement and probability kept."""
         return min(self.agreement, self.border_kept)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Dreams that were not anchors, and the classes to forget."""
+    """Dreams that were not anchors, the classes to forget, and the margins of the release's own windows."""
 
     dreams: Dreams
     forget: tuple[int, ...]
+    margins: Margins
 
     def watch(self, network: nn.Module, trunk: nn.Module) -> Callable[[nn.Module], float]:
         """The worst retained class's ``kept``, as a function of the tail; the trunk runs once."""
@@ -56,10 +63,10 @@ class Evidence:
         return self._compare(self._answers(logits(original, windows)), self._answers(logits(edited, windows)))
 
     def _answers(self, output: Tensor) -> Tensor:
-        """Probabilities over the classes that stay: what the agent answers once the forget classes are masked."""
+        """Log-probabilities over the classes that stay: what the agent answers once the forget classes are masked."""
         output = output.clone()
         output[:, list(self.forget)] = -torch.inf
-        return functional.softmax(output, dim=1)
+        return functional.log_softmax(output, dim=1)
 
     def _compare(self, before: Tensor, after: Tensor) -> list[ClassEvidence]:
         dreams, rows = self.dreams, []
@@ -70,20 +77,30 @@ class Evidence:
             edge = border & ((dreams.first == label) | (dreams.second == label))
             if label in self.forget or not inner.any():
                 continue
-            held = torch.minimum(after[edge, label], before[edge, label]).sum() / before[edge, label].sum()
-            rows.append(ClassEvidence(label, same[inner].mean().item(), held.item() if edge.any() else 1.0))
+            was, is_now = before[edge, label].exp(), after[edge, label].exp()
+            held = (torch.minimum(was, is_now).sum() / was.sum()).item() if edge.any() else 1.0
+            fallen = _margin(before[inner], label) - _margin(after[inner], label)
+            loss = self.margins[label].predicted_loss(fallen.numpy())
+            rows.append(ClassEvidence(label, same[inner].mean().item(), held, loss))
         return rows
 
 
+def _margin(answers: Tensor, label: int) -> Tensor:
+    """Log-probability of a class less the greatest other one, (n,)."""
+    others = answers.clone()
+    others[:, label] = -torch.inf
+    return answers[:, label] - others.amax(1).clamp_min(NOBODY)
+
+
 def prepare(
-    dreams: Dreams, network: nn.Sequential, forget: tuple[int, ...], generator: torch.Generator
+    dreams: Dreams, network: nn.Sequential, forget: tuple[int, ...], margins: Margins, generator: torch.Generator
 ) -> tuple[Tensor, Evidence]:
     """What an edit of ``network`` is held by, windows (m, channels, length), and what judges it.
 
     Different dreams, each side with noisy copies of its typical ones.
     """
     anchors, proof = (with_noisy(side, network, generator) for side in anchors_and_evidence(dreams))
-    return anchors.windows, Evidence(proof, forget)
+    return anchors.windows, Evidence(proof, forget, margins)
 
 
 def without(dreams: Dreams, forget: tuple[int, ...]) -> Dreams:

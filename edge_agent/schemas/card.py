@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.core.errors import BrokenRelease
+from edge_agent.core.margins import LEVELS, Margins
 from edge_agent.core.types import Float32
 from edge_agent.schemas.commands import first_problem
 from edge_agent.schemas.topics import CLASS_NAME
@@ -38,6 +39,7 @@ class Card(BaseModel):
     channel_mean: tuple[float, ...] = Field(description="of the training windows, in the unit")
     channel_std: tuple[float, ...] = Field(description="of the training windows, in the unit")
     energy_floor: float = Field(description="windows whose energy score is lower are out of distribution")
+    margins: Margins = Field(description="of validation windows, for each class")
     metrics: dict[str, float] = Field(default_factory=dict)
     self_test: tuple[tuple[float, ...], ...] = Field(description="torch's logits on self_test_windows()")
     files: dict[str, str] = Field(description="SHA-256 of every other file of the release")
@@ -54,6 +56,10 @@ class Card(BaseModel):
             raise ValueError("every class is forgotten")
         if not len(self.channels) == len(self.channel_mean) == len(self.channel_std):
             raise ValueError("channels, channel_mean and channel_std have different lengths")
+        if {len(of.quantiles) for of in self.margins} - {0, len(LEVELS)}:
+            raise ValueError(f"quantiles of a class's margins are not {len(LEVELS)} numbers")
+        if len(self.margins) != len(self.classes):
+            raise ValueError(f"margins are of {len(self.margins)} classes, expected {len(self.classes)}")
         if [len(row) for row in self.self_test] != [len(self.classes)] * SELF_TEST_WINDOWS:
             raise ValueError(f"self_test is not {SELF_TEST_WINDOWS} rows of {len(self.classes)} logits")
         if {MODEL, WEIGHTS} - self.files.keys() or self.files.keys() - {MODEL, WEIGHTS, DREAMS}:

@@ -1,0 +1,51 @@
+"""How far measured windows lie from being answered otherwise: a few numbers per class, which a card can carry.
+
+The margin of a window is its class's logit less the greatest other one, of the network as it was trained. A gateway
+holds no retained windows; with the distribution of their margins it can tell what an edit that moves the margins of
+dreams by so much will cost them. NumPy alone, since the card's schema reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from edge_agent.core.types import Float32, Int64
+
+# Shares of a class's windows at which their margins are kept: closer where a small loss is told from none.
+LEVELS: Final = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class ClassMargins:
+    """Held-out windows of one class: the share answered right, and the quantiles at ``LEVELS`` of their margins."""
+
+    recall: float = 0.0
+    quantiles: tuple[float, ...] = ()  # none if no window is answered right
+
+    def predicted_loss(self, shifts: Float32) -> float:
+        """Share of the class's windows, in [0, 1], that lose their answer if margins fall by a shift: the mean."""
+        if not self.quantiles:
+            return 0.0
+        return self.recall * float(np.interp(shifts, self.quantiles, LEVELS, left=0.0, right=1.0).mean())
+
+
+Margins = tuple[ClassMargins, ...]  # in the order of the classes
+
+
+def measure(logits: Float32, labels: Int64, classes: int) -> Margins:
+    """Of held-out windows, from their logits float32 (n, classes)."""
+    own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    others = logits.copy()
+    np.put_along_axis(others, labels[:, None], -np.inf, axis=1)
+    margins = own - others.max(axis=1)
+    return tuple(_of_class(margins[labels == label]) for label in range(classes))
+
+
+def _of_class(margins: Float32) -> ClassMargins:
+    right = margins[margins > 0].astype(np.float64)
+    if not len(right):
+        return ClassMargins()
+    return ClassMargins(round(len(right) / len(margins), 4), tuple(np.quantile(right, LEVELS).round(4).tolist()))
