@@ -119,7 +119,7 @@ SETTINGS: Final = {
 # Pictures are rolled by up to four samples: sideways by as many pixels, the usual amount on CIFAR. The columns that
 # leave come back on the other side, a row off, where padding would put black. They are not mirrored.
 PICTURE_SHIFT: Final = 4
-# A fifth of CIFAR-10, at a width that trains on two cores in a night.
+# A fifth of CIFAR-10, at a width that two cores train in minutes.
 REDUCED: Final = PerClass(train=1000, validation=200, test=500)
 
 IMAGES: Final = {
