@@ -81,7 +81,7 @@ def main() -> None:
     for setting in options.data:
         for name in cases.dataset(setting).classes:
             for kind in KINDS:
-                run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r}"
+                run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r} {gate.GateSettings()!r}"
                 if run in done:
                     continue
                 row = judged(cases.case(setting, options.model, (name,)), kind)

@@ -1,7 +1,8 @@
 """The data settings that results are about, and the one width and stride they share.
 
-Training windows of a record overlap as the loaders cut them; validation and test windows overlap by three quarters, so
-that even CWRU's ``Normal``, of which only one short record exists, is measured on dozens of windows.
+Training windows of a record overlap as the loaders cut them; validation and test windows of CWRU and DSADS start every
+``HELD_STRIDE`` samples, so that even CWRU's ``Normal``, of which only one short record exists, is measured on dozens of
+windows.
 
 ``SETTINGS`` are a gateway's, which every table may show; ``IMAGES`` are the paper's pictures, for table T1 alone.
 """
@@ -99,7 +100,7 @@ SETTINGS: Final = {
             lambda folder: with_noise(_cwru(folder), 1.0, DATA_SEED),
             "IR007",
             "OR007@6",
-            "cwru",
+            "cwru-noise",
             epochs=12,
         ),
         Setting("rig", "simulated rig", lambda _: rig.dataset(DATA_SEED), "NC", "OF-1", "rig", epochs=30),
@@ -109,7 +110,7 @@ SETTINGS: Final = {
             lambda folder: datasets.dsads(folder, held_stride=HELD_STRIDE),
             "sitting",
             "cycling_vertical",
-            "rig",
+            "dsads",
             epochs=30,
         ),
     )

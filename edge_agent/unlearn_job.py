@@ -39,6 +39,7 @@ from edge_agent.core import gate, pte
 from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.errors import EdgeAgentError, JobFailed
 from edge_agent.core.evidence import ClassEvidence, prepare
+from edge_agent.core.margins import ClassMargins
 from edge_agent.core.training import logits
 from edge_agent.files import sha256
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card, self_test_windows
@@ -125,7 +126,8 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
         raise GateRefusal("E_GATE" if outcome.forgotten else "E_NOT_FORGOTTEN", verdict.refusal, numbers)
 
     reporter.say("exporting", 0.0, always=True)
-    parity = _write_result(folder, parent, edited, job, windows[:PARITY_WINDOWS])
+    left = {parent.card.classes[row.label]: row.margins_left for row in verdict.classes}
+    parity = _write_result(folder, parent, edited, job, left, windows[:PARITY_WINDOWS])
     return {
         **numbers,
         "onnx_parity": parity,
@@ -135,7 +137,8 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
 
 
 def _shares(row: ClassEvidence) -> dict[str, float]:
-    return {name: round(share, 4) for name, share in asdict(row).items() if name != "label"}
+    """The shares of a retained class, for the status."""
+    return {name: round(getattr(row, name), 4) for name in ("agreement", "border_kept", "predicted_loss")}
 
 
 class GateRefusal(JobFailed):
@@ -146,8 +149,18 @@ class GateRefusal(JobFailed):
         self.numbers = numbers
 
 
-def _write_result(folder: Path, parent: Release, edited: nn.Sequential, job: Job, windows: torch.Tensor) -> float:
-    """Write the edited release; returns the largest difference of a logit between torch and ONNX Runtime."""
+def _write_result(
+    folder: Path,
+    parent: Release,
+    edited: nn.Sequential,
+    job: Job,
+    margins: dict[str, ClassMargins],
+    windows: torch.Tensor,
+) -> float:
+    """Write the edited release; of forgotten classes the card keeps no margins.
+
+    Returns the largest difference of a logit between torch and ONNX Runtime.
+    """
     result, card = folder / RESULT, parent.card
     result.mkdir()
     checkpoints.save_weights(edited, result / WEIGHTS)
@@ -162,6 +175,7 @@ def _write_result(folder: Path, parent: Release, edited: nn.Sequential, job: Job
         "parent": parent.digest,
         "self_test": tuple(map(tuple, expected)),
         "files": {name: sha256(result / name) for name in (MODEL, WEIGHTS, DREAMS)},
+        "margins": tuple(margins.get(name, ClassMargins()) for name in card.classes),
         "metrics": {},  # the parent's were measured on data that the gateway does not have
         "versions": {**card.versions, "torch": torch.__version__},
     }

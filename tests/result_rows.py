@@ -12,6 +12,7 @@ from benchmarks.methods import ABLATIONS, METHODS
 from benchmarks.plans import REPEATED, REPEATS
 from benchmarks.runs import Row, Run
 from benchmarks.tables.depth import MEASURES
+from edge_agent.core.gate import GateSettings
 
 CLASSES = {
     "cwru": ("Normal", "IR007", "B007", "OR007@6"),
@@ -62,8 +63,14 @@ def deep(**figures: float) -> dict[str, float]:
 def edit_row(kind: str, truth: float, *, accepted: bool, forget: str = "IR007", model: int = 0, **more: Any) -> Row:
     """A row of ``gate.csv``."""
     about = {"setting": "cwru", "model_seed": model, "forget": forget, "kind": kind}
-    told = {"truth_worst_class": truth, "truth_retained": truth / 5, "agreement": 0.9, "border_kept": 0.9}
-    return {"run": f"{forget} {kind} {model}"} | about | told | {"accepted": accepted} | more
+    told = {
+        "truth_worst_class": truth,
+        "truth_retained": truth / 5,
+        "agreement": 0.9,
+        "border_kept": 0.9,
+        "commit": "abcdef012345",
+    }
+    return {"run": f"{forget} {kind} {model} {GateSettings()!r}"} | about | told | {"accepted": accepted} | more
 
 
 def epoch_rows(method: str, run: str, acc_ft: Sequence[float], model: int = 0) -> list[Row]:

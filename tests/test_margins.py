@@ -41,6 +41,21 @@ def test_the_predicted_loss_is_about_the_share_that_a_shift_truly_turns(seed: in
     assert of.predicted_loss(np.array([shift], np.float32)) == pytest.approx(truly, abs=0.04)
 
 
+def test_two_edits_in_a_row_are_charged_for_what_both_took() -> None:
+    margins = np.random.default_rng(0).gamma(2.0, 1.5, 4000).astype(np.float32)
+    of = measure(np.stack([margins, np.zeros_like(margins)], axis=1), np.zeros(4000, np.int64), 2)[0]
+    fall = np.array([0.4], np.float32)
+    once, twice = of.predicted_loss(fall), of.after(fall).predicted_loss(fall)
+    assert once + twice == pytest.approx(float((margins < 0.8).mean()), abs=0.02)
+    assert of.after(fall).recall == pytest.approx(1.0 - once, abs=1e-3)
+
+
+def test_margins_that_grew_are_not_counted() -> None:
+    of = measure(np.array([[3.0, 0.0]], np.float32), np.array([0]), 2)[0]
+    assert of.after(np.array([-2.0], np.float32)) == of
+    assert ClassMargins().after(np.array([2.0], np.float32)) == ClassMargins()
+
+
 @given(arrays.arrays(np.float32, st.integers(1, 30), elements=st.floats(-50, 50, width=32)))
 def test_a_greater_shift_never_predicts_a_smaller_loss(shifts: np.ndarray) -> None:
     of = measure(np.array([[3.0, 0.0], [9.0, 1.0]], np.float32), np.array([0, 0]), 2)[0]

@@ -17,6 +17,7 @@ from benchmarks import runs
 from benchmarks.methods import METHODS
 from benchmarks.tables import TABLES, __main__, depth, every_class, f2, f3, gate, harm, page, rows, targets
 from benchmarks.tables.rows import estimate, mean_ranks, share_interval, student, title, where
+from edge_agent.core.gate import GateSettings
 from tests.result_rows import (
     deep,
     edit_row,
@@ -169,7 +170,7 @@ def test_rivals_are_compared_without_the_class_they_were_tuned_on_which_the_targ
     text = text_of("every_class", write(tmp_path, runs=told))
     assert line_of(text, "worst single retained class")[1].startswith("-60.00")
     assert line_of(text, "DELETE-all")[6] == "-0.50"
-    assert line_of(text, "DELETE-all")[-1] == "2 of 2"
+    assert line_of(text, "DELETE-all")[-1] == "2"
 
 
 def test_harm_to_a_class_is_told_against_retrain_as_well(tmp_path: Path) -> None:
@@ -259,8 +260,15 @@ def test_the_gates_errors_are_shares_of_harmful_and_of_harmless_edits(tmp_path: 
 
 
 def test_an_edit_that_was_judged_again_counts_once(tmp_path: Path) -> None:
-    edits = [edit_row("shipped", -9.0, accepted=True, run="old"), edit_row("shipped", 0.0, accepted=True, run="new")]
+    limits = repr(GateSettings())
+    edits = [edit_row("shipped", truth, accepted=True, run=f"{truth} {limits}") for truth in (-9.0, 0.0)]
     assert gate.errors(gate.edits(write(tmp_path, gate=edits))) == (0, 0, 0, 1)
+
+
+def test_an_edit_that_was_judged_under_other_limits_does_not_count(tmp_path: Path) -> None:
+    limits = repr(GateSettings(min_agreement=0.1))
+    edits = [edit_row("shipped", 0.0, accepted=True), edit_row("published", -9.0, accepted=True, run=f"x {limits}")]
+    assert len(gate.edits(write(tmp_path, gate=edits))) == 1
 
 
 def test_rank_correlation_sees_order_alone_and_nothing_in_a_constant(tmp_path: Path) -> None:

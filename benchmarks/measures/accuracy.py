@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.case import Case
-from benchmarks.measures.samples import recall
+from benchmarks.measures.samples import answered, recall
 from benchmarks.task import Labelled
 from edge_agent.core.metrics import h_mean, membership_attack
 from edge_agent.core.training import logits
@@ -32,8 +32,8 @@ def measure(case: Case, network: nn.Sequential, part: str = "test") -> dict[str,
     }
     after = {name: logits(network, pairs.windows) for name, pairs in sets.items()}
     before = _before(case, part)
-    row: dict[str, Any] = {f"acc_{name}": recall(after[name].argmax(1), pairs.labels) for name, pairs in sets.items()}
-    row |= {f"original_acc_{name}": recall(output.argmax(1), sets[name].labels) for name, output in before.items()}
+    row: dict[str, Any] = {f"acc_{name}": recall(answered(after[name]), pairs.labels) for name, pairs in sets.items()}
+    row |= {f"original_acc_{name}": recall(answered(output), sets[name].labels) for name, output in before.items()}
     row |= {f"n_{name}": len(pairs) for name, pairs in sets.items()}
     row["h_mean"] = h_mean(row["acc_rt"], row["original_acc_ft"], row["acc_ft"])
     changes = class_changes(before["rt"], after["rt"], sets["rt"].labels, case.data.classes)
@@ -55,11 +55,11 @@ def _before(case: Case, part: str) -> dict[str, Tensor]:
 
 def class_changes(before: Tensor, after: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
     """Points of accuracy that each class in ``labels`` gained, from logits (n, K) before and after."""
-    gained = (after.argmax(1) == labels).float() - (before.argmax(1) == labels).float()
+    gained = (answered(after) == labels).float() - (answered(before) == labels).float()
     present = sorted(set(labels.tolist()))
     return {classes[label]: round(100.0 * gained[labels == label].mean().item(), 3) for label in present}
 
 
 def _confidence(output: Tensor, pairs: Labelled) -> Tensor:
-    """Probability of the true class, (n,)."""
-    return functional.softmax(output, 1).gather(1, pairs.labels.unsqueeze(1)).squeeze(1)
+    """Probability of the true class, (n,); 1 where training ran away, so that it does not pass for forgetting."""
+    return functional.softmax(output, 1).gather(1, pairs.labels.unsqueeze(1)).squeeze(1).nan_to_num(nan=1.0)

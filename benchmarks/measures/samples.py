@@ -28,6 +28,11 @@ def together(one: Labelled, other: Labelled) -> Labelled:
     return Labelled(torch.cat([one.windows, other.windows]), torch.cat([one.labels, other.labels]))
 
 
+def answered(output: Tensor) -> Tensor:
+    """The class that logits (n, K) name, int64 (n,); -1 where they are not numbers: training ran away."""
+    return output.argmax(1).masked_fill(output.isnan().any(1), -1)
+
+
 def recall(answers: Tensor, labels: Tensor) -> float:
     """Percent of answers int64 (n,) that are the label."""
     return 100.0 * (answers == labels).double().mean().item()

@@ -9,7 +9,8 @@ The second term has no lower bound; b near 1 is what keeps it from taking over.
 
 Defaults: rate 0.01, momentum 0.9, weight decay 5e-4 and b = 0.95, from the paper (b is 0.95 in its small experiments,
 0.9999 in its large ones). The published loop runs over D_r and repeats D_f as often as needed, the two sides in batches
-of their own. So does this one, but it counts its epochs on D_f, as ``Task.on_epoch`` does: 20 epochs over 500 forget
+of their own. Here both go through the network together: batches of one class alone drag batch norm's statistics to that
+class, and 40 % was all that was kept of CWRU. Epochs are counted on D_f, as ``Task.on_epoch`` does: 20 over 500 forget
 windows are 2 over 5000 retained ones, where the paper takes 5 to 10; more would pass 40 s on one thread.
 """
 
@@ -48,7 +49,10 @@ def unlearn(task: Task, settings: Settings) -> nn.Sequential:
     weight, retained = settings.retain_weight, endless(task.retain_windows, settings.batch, task.generator)
     for _epoch in range(settings.epochs):
         for gone in task.forget_windows.batches(settings.batch, task.generator):
-            keep, forget = (functional.cross_entropy(network(x), y) for x, y in (next(retained), gone))
+            kept = next(retained)
+            output = network(torch.cat([kept[0], gone[0]]))
+            keep = functional.cross_entropy(output[: len(kept[1])], kept[1])
+            forget = functional.cross_entropy(output[len(kept[1]) :], gone[1])
             step(optimiser, weight * keep - (1 - weight) * forget)
         task.on_epoch(network)
     return network

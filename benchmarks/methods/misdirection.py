@@ -14,8 +14,7 @@ it may answer any class with it, the forgotten one included.
 Defaults: AdamW as published, scale 5 as in the second paper's code, both tuned with the rate (5e-5 there, for 150 small
 steps in a language model). Published: three layers, the steered one the last of them; here the stages up to the pooled
 features, from the last or from the first on. The head sees no gradient. Language models have no batch norm: its
-statistics are frozen. Costs are counted in passes through the head, which this method never runs: its cost shows in
-seconds alone.
+statistics are frozen.
 """
 
 from __future__ import annotations

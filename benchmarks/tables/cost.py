@@ -15,6 +15,7 @@ from benchmarks.tables.rows import (
     case,
     data,
     estimate,
+    having,
     methods_of,
     of_paper_class,
     runs,
@@ -32,7 +33,7 @@ HEAD: Final = (
 def make(results: Path) -> Content:
     """One section for each setting that has rows of a method on the paper's class."""
     seeds = map(str, UNLEARNING_SEEDS)
-    rows = where(runs(results), seed=seeds, method=("retrain", *METHODS))
+    rows = having(where(runs(results), seed=seeds, method=("retrain", *METHODS)), "cpu_seconds")
     used = {setting: of_paper_class(rows, setting) for setting in settings_of(rows)}
     sections = [_section(setting, of_it) for setting, of_it in used.items() if where(of_it, method=METHODS)]
     return Content(sections, [row for of_it in used.values() for row in of_it] if sections else [])
@@ -43,7 +44,7 @@ def _section(setting: str, rows: list[Row]) -> str:
     body = []
     for method in methods_of(rows):
         own = where(rows, method=method)
-        beside = [_with_shares(row, retrained[case(row)]) for row in own if case(row) in retrained]
+        beside = [_with_shares(row, retrained[case(row)]) for row in own if _timed(retrained.get(case(row)))]
         peak = NONE if method == "retrain" else number(estimate(own, "peak_mib").mean, 0)
         shares = [spread(estimate(beside, name)) if beside else NONE for name in ("seconds_share", "windows_share")]
         windows = [number(estimate(own, name).mean, 0) for name in ("forward", "backward")]
@@ -52,6 +53,11 @@ def _section(setting: str, rows: list[Row]) -> str:
     machines = sorted({row["machine"] for row in rows})
     heading = f"{SETTINGS[setting].title}: {SETTINGS[setting].paper_class}"
     return section(heading, grid(HEAD, body), f"Measured on {'; '.join(machines)}, one torch thread.")
+
+
+def _timed(retrained: Row | None) -> bool:
+    """Whether a row of retrain is there and its training was timed."""
+    return retrained is not None and float(retrained["cpu_seconds"]) > 0
 
 
 def _with_shares(row: Row, retrained: Row) -> Row:

@@ -14,6 +14,7 @@ from benchmarks.settings import SETTINGS
 from benchmarks.tables import figures
 from benchmarks.tables.page import NONE, Content, Table, grid, met, optional, section
 from benchmarks.tables.rows import Row, having, numbers, read, settings_of, share_interval, where
+from edge_agent.core.gate import GateSettings
 
 FILE: Final = "gate.csv"
 EVIDENCE: Final = {
@@ -37,7 +38,9 @@ def make(results: Path) -> Content:
         return Content([])
     by_setting = {"all": rows} | {SETTINGS[name].title: where(rows, setting=name) for name in settings_of(rows)}
     by_kind = {kind: where(rows, kind=kind) for kind in dict.fromkeys(row["kind"] for row in rows)}
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
     sections = [
+        f"Made of {len(rows)} rows; commits: {commits}.",
         section("The shipped threshold", _standing(rows), _rates("setting", by_setting), _rates("edit", by_kind)),
         section("Rank correlation with the true change of the worst retained class", _correlations(by_setting)),
     ]
@@ -45,8 +48,9 @@ def make(results: Path) -> Content:
 
 
 def edits(results: Path) -> list[Row]:
-    """One row for each edit: the latest, where its settings have changed since."""
-    return list({tuple(row[name] for name in SAME_EDIT): row for row in read(results / FILE)}.values())
+    """One row for each edit: the latest that was judged under the limits of today."""
+    judged = [row for row in read(results / FILE) if row["run"].endswith(repr(GateSettings()))]
+    return list({tuple(row[name] for name in SAME_EDIT): row for row in judged}.values())
 
 
 def accepted(row: Row) -> bool:

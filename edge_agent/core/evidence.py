@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_agent.core.dreams import Dreams, anchors_and_evidence, with_noisy
-from edge_agent.core.margins import Margins
+from edge_agent.core.margins import ClassMargins, Margins
 from edge_agent.core.training import logits
 
 NOBODY: Final = -1e30  # stands for the others where a single class stays: finite, so that margins can be subtracted
@@ -25,12 +25,13 @@ NOBODY: Final = -1e30  # stands for the others where a single class stays: finit
 
 @dataclass(frozen=True)
 class ClassEvidence:
-    """One retained class; all shares in [0, 1]."""
+    """One retained class; shares in [0, 1]."""
 
     label: int
     agreement: float  # of the answers to its dreams
     border_kept: float  # of its probability on its border dreams
     predicted_loss: float  # of its measured windows' answers
+    margins_left: ClassMargins
 
     @property
     def kept(self) -> float:
@@ -80,8 +81,10 @@ class Evidence:
             was, is_now = before[edge, label].exp(), after[edge, label].exp()
             held = (torch.minimum(was, is_now).sum() / was.sum()).item() if edge.any() else 1.0
             fallen = _margin(before[inner], label) - _margin(after[inner], label)
-            loss = self.margins[label].predicted_loss(fallen.numpy())
-            rows.append(ClassEvidence(label, same[inner].mean().item(), held, loss))
+            own, falls = self.margins[label], fallen.numpy()
+            rows.append(
+                ClassEvidence(label, same[inner].mean().item(), held, own.predicted_loss(falls), own.after(falls))
+            )
         return rows
 
 

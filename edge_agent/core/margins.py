@@ -31,6 +31,20 @@ class ClassMargins:
             return 0.0
         return self.recall * float(np.interp(shifts, self.quantiles, LEVELS, left=0.0, right=1.0).mean())
 
+    def after(self, shifts: Float32) -> ClassMargins:
+        """What is left once margins have fallen by the mean of ``shifts`` (n,); they are never counted as grown.
+
+        So that the losses of several edits, one after the other, add up.
+        """
+        fall = float(shifts.mean())
+        if not self.quantiles or fall <= 0.0:
+            return self
+        lost = float(np.interp(fall, self.quantiles, LEVELS, left=0.0, right=1.0))
+        if lost == 1.0:
+            return ClassMargins()
+        left = np.interp(lost + (1.0 - lost) * np.array(LEVELS), LEVELS, self.quantiles) - fall
+        return ClassMargins(round(self.recall * (1.0 - lost), 4), tuple(left.round(4).tolist()))
+
 
 Margins = tuple[ClassMargins, ...]  # in the order of the classes
 

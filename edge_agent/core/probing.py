@@ -131,3 +131,11 @@ def masked(output: Tensor, forget: tuple[int, ...]) -> Tensor:
 def is_in(answers: Tensor, forget: tuple[int, ...]) -> Tensor:
     """Whether each answer is a forget class."""
     return torch.isin(answers, torch.tensor(forget))
+
+
+def still_known(output: Tensor, forget: tuple[int, ...]) -> Tensor:
+    """Which windows, of logits (n, K), are answered with a forget class.
+
+    Logits that are not numbers count as one: a network that diverged has forgotten nothing.
+    """
+    return is_in(output.argmax(1), forget) | output.isnan().any(1)

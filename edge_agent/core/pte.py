@@ -23,7 +23,7 @@ from torch.nn import functional
 from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.networks import channel_std, cut
-from edge_agent.core.probing import is_in, masked, probe
+from edge_agent.core.probing import masked, probe, still_known
 from edge_agent.core.training import logits
 
 
@@ -247,4 +247,4 @@ def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @torch.no_grad()
 def _share(tail: nn.Module, features: Tensor, forget: tuple[int, ...]) -> float:
-    return is_in(tail(features).argmax(1), forget).float().mean().item()
+    return still_known(tail(features), forget).float().mean().item()
