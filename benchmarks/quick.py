@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import epochs, models, runs, tsne
+from benchmarks import epochs, gate_edits, models, runs, tsne
 from benchmarks.case import Case
 from benchmarks.methods import ABLATIONS, ALL
 from benchmarks.runs import Run
@@ -123,6 +123,7 @@ def main() -> None:
         runs.carry_on(wanted, paths[0], case_of)
         epochs.carry_on(few, paths[1], case_of)
         tsne.draw_anew(few, paths[2], case_of)
+        gate_edits.judged(case(), "no consolidation")
         if runs.missing(wanted, paths[0]) or epochs.missing(few, paths[1]) or not paths[2].exists():
             sys.exit("runs are missing in what was written")
     print(f"{len(wanted)} small runs in {time.monotonic() - started_s:.0f} s; nothing is kept")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks import runs
 from benchmarks.methods import METHODS
+from benchmarks.runs import RESULTS
 from benchmarks.tables import TABLES, __main__, depth, every_class, f2, f3, gate, harm, page, rows, targets
 from benchmarks.tables.rows import estimate, mean_ranks, share_interval, student, title, where
 from edge_agent.core.gate import GateSettings
@@ -300,3 +301,9 @@ def test_a_method_without_all_its_repeats_is_missing_from_the_boxes(tmp_path: Pa
 def test_cases_that_are_not_there_are_counted(tmp_path: Path) -> None:
     content = every_class.make(write(tmp_path, runs=[run_row("pte"), run_row("pte", model=1)]))
     assert f"{every_class.cases('cwru') - 2} cases of cwru" in content.missing
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_committed_page_is_what_the_committed_rows_make(name: str) -> None:
+    """``python -m benchmarks.tables all`` once crashed on them, and nobody saw."""
+    assert (RESULTS / "tables" / f"{name}.md").read_text() == text_of(name, RESULTS)
