@@ -28,7 +28,7 @@ from edge_agent.core.training import logits
 from tests.model_fixtures import CLASSES, RATTLE, changed_parts, seeded, toy_network, windows_of
 
 # Of the small case, whose class is gone after about 12 steps, so that what follows it is seen as well.
-LONG: dict[str, Any] = {"push_rate": 3e-3, "pull_rate": 1.2e-2, "max_steps": 28, "batch": 16}
+LONG: dict[str, Any] = {"push_rate": 3e-3, "pull_rate": 6e-3, "max_steps": 40, "batch": 16}
 
 
 def task_of() -> Task:

@@ -174,7 +174,7 @@ def test_a_network_that_is_unchanged_keeps_everything() -> None:
     evidence = Evidence(without(toy_dreams(), (1,)), (1,), toy_margins())
     rows = evidence.compare(toy_network(), toy_network())
     assert [row.label for row in rows] == [0, 2, 3, 4]
-    assert all(row.kept == pytest.approx(1.0) for row in rows)
+    assert all((row.agreement, row.border_kept) == pytest.approx((1.0, 1.0)) for row in rows)
 
 
 def test_evidence_names_the_class_that_was_harmed() -> None:
@@ -182,7 +182,7 @@ def test_evidence_names_the_class_that_was_harmed() -> None:
     with torch.no_grad():
         harmed.get_parameter("head.bias")[3] -= 3.0
     rows = {row.label: row for row in evidence.compare(toy_network(), harmed)}
-    assert min(rows.values(), key=lambda row: row.kept).label == 3
+    assert min(rows.values(), key=lambda row: row.border_kept).label == 3
     assert rows[3].border_kept < 0.6
 
 
@@ -190,17 +190,27 @@ def test_what_happens_to_the_forget_class_does_not_count_as_harm() -> None:
     masked, evidence = toy_network(), Evidence(without(toy_dreams(), (1,)), (1,), toy_margins())
     with torch.no_grad():
         masked.get_parameter("head.bias")[1] -= 100.0
-    assert all(row.kept == pytest.approx(1.0, abs=1e-5) for row in evidence.compare(toy_network(), masked))
+    for row in evidence.compare(toy_network(), masked):
+        assert (row.agreement, row.border_kept) == pytest.approx((1.0, 1.0), abs=1e-5)
 
 
-def test_watching_the_tail_sees_what_comparing_the_networks_sees() -> None:
-    network, changed = toy_network(), toy_network()
+def test_a_tail_has_strayed_by_its_divergence_among_the_classes_that_stay() -> None:
+    network, changed, tau = toy_network(), toy_network(), 4.0
+    evidence = Evidence(without(toy_dreams(), (1,)), (1,), toy_margins())
+    strayed = evidence.watch(network, network[:-1], tau)
+    assert strayed(network[-1:]) == pytest.approx(0.0, abs=1e-6)
+    with torch.no_grad():
+        changed.get_parameter("head.bias")[1] += 5.0  # the class that is to go
+    assert strayed(changed[-1:]) == pytest.approx(0.0, abs=1e-6)
     with torch.no_grad():
         changed.get_parameter("head.weight").add_(0.5 * torch.randn(5, 32, generator=seeded()))
-    evidence = Evidence(without(toy_dreams(), (1,)), (1,), toy_margins())
-    worst = evidence.watch(network, network[:-1])(changed[-1:])
-    assert worst == pytest.approx(min(row.kept for row in evidence.compare(network, changed)), abs=1e-5)
-    assert worst < 0.99
+    before, after = (
+        (logits(each, evidence.dreams.windows)[:, [0, 2, 3, 4]] / tau).double().softmax(1)
+        for each in (network, changed)
+    )
+    expected = tau**2 * (before * (before / after).log()).sum(1).mean().item()
+    assert strayed(changed[-1:]) == pytest.approx(expected, rel=1e-4)
+    assert expected > 0.01
 
 
 def test_saved_dreams_are_answered_nearly_as_before(tmp_path: Path) -> None:

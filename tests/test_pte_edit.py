@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edge_agent.core import pte
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
-from edge_agent.core.networks import EditScope
+from edge_agent.core.networks import EditScope, cut
 from edge_agent.core.training import logits
 from tests.model_fixtures import (
     CLASSES,
@@ -142,11 +142,12 @@ def test_the_class_is_gone_in_the_state_that_is_kept() -> None:
 
 def test_the_state_that_is_kept_is_the_one_with_the_best_evidence() -> None:
     done = good_edit()
-    looked_at = {step.number: step.worst_kept for step in done.outcome.trace if step.worst_kept is not None}
+    looked_at = {step.number: step.strayed for step in done.outcome.trace if step.strayed is not None}
     assert len(looked_at) > 3
-    assert looked_at[done.outcome.chosen_step] == max(looked_at.values())
-    kept = min(row.kept for row in done.evidence.compare(toy_network(), done.network))
-    assert kept == pytest.approx(looked_at[done.outcome.chosen_step], abs=1e-6)
+    assert looked_at[done.outcome.chosen_step] == min(looked_at.values())
+    at = cut(done.network, SETTINGS.scope)
+    strayed = done.evidence.watch(toy_network(), done.network[:at], SETTINGS.anchor_tau)(done.network[at:])
+    assert strayed == pytest.approx(looked_at[done.outcome.chosen_step], rel=1e-4)
 
 
 def test_consolidation_goes_on_after_the_class_is_gone() -> None:

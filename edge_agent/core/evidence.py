@@ -33,11 +33,6 @@ class ClassEvidence:
     predicted_loss: float  # of its measured windows' answers
     margins_left: ClassMargins
 
-    @property
-    def kept(self) -> float:
-        """The weaker of agreement and probability kept."""
-        return min(self.agreement, self.border_kept)
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -47,25 +42,31 @@ class Evidence:
     forget: tuple[int, ...]
     margins: Margins
 
-    def watch(self, network: nn.Module, trunk: nn.Module) -> Callable[[nn.Module], float]:
-        """The worst retained class's ``kept``, as a function of the tail; the trunk runs once."""
-        before = self._answers(logits(network, self.dreams.windows))
+    def watch(self, network: nn.Module, trunk: nn.Module, tau: float) -> Callable[[nn.Module], float]:
+        """How far a tail has left the network, low is good; the trunk runs once.
+
+        The mean divergence KL(before || after) over the dreams, among the classes that stay, at temperature ``tau``
+        times ``tau`` squared. It tells states apart between which no dream changes its answer.
+        """
+        before = self._answers(logits(network, self.dreams.windows), tau)
         features = logits(trunk, self.dreams.windows)
+        stay = [label for label in range(before.shape[1]) if label not in self.forget]
 
-        def worst(tail: nn.Module) -> float:
-            after = self._answers(logits(tail, features))
-            return min((row.kept for row in self._compare(before, after)), default=1.0)
+        def strayed(tail: nn.Module) -> float:
+            after = self._answers(logits(tail, features), tau)
+            pair = after[:, stay], before[:, stay]
+            return functional.kl_div(*pair, reduction="batchmean", log_target=True).item() * tau**2
 
-        return worst
+        return strayed
 
     def compare(self, original: nn.Module, edited: nn.Module) -> list[ClassEvidence]:
         """One row for each retained class that has dreams."""
         windows = self.dreams.windows
         return self._compare(self._answers(logits(original, windows)), self._answers(logits(edited, windows)))
 
-    def _answers(self, output: Tensor) -> Tensor:
+    def _answers(self, output: Tensor, tau: float = 1.0) -> Tensor:
         """Log-probabilities over the classes that stay: what the agent answers once the forget classes are masked."""
-        output = output.clone()
+        output = output / tau
         output[:, list(self.forget)] = -torch.inf
         return functional.log_softmax(output, dim=1)
 

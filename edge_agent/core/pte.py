@@ -37,7 +37,7 @@ class Step:
     anchor_loss: float
     forget_share: float  # as of the last look, every ``check_every`` steps
     holdout_share: float
-    worst_kept: float | None = None  # evidence: the worst retained class, where it was looked at
+    strayed: float | None = None  # evidence: divergence from f0 on dreams that are no anchors, where it was looked at
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def edit(
         windows: the forget windows D_f of all forget classes, float32 (n, channels, length), n >= 2.
         forget: the forget classes' indices C_f.
         anchors: dreams of the classes that stay, float32 (m, channels, length).
-        evidence: other dreams of the classes that stay; decides which state that has forgotten is kept.
+        evidence: other dreams of the classes that stay; of the states that have forgotten the one is kept that left f0
+            least on them.
     """
     network.eval().requires_grad_(False)
     order = torch.randperm(len(windows), generator=generator)
@@ -107,7 +108,7 @@ def edit(
     )
     if anchors is not None and len(anchors) and settings.anchor_weight > 0:
         task.anchors = _Anchors.of(logits(trunk, anchors), logits(network, anchors), forget, settings)
-    watch = evidence.watch(network, trunk) if evidence is not None else None
+    watch = evidence.watch(network, trunk, settings.anchor_tau) if evidence is not None else None
     forgotten, chosen, trace = _run(tail.requires_grad_(True), task, watch, generator, on_step)
     network.requires_grad_(False)
     flipped_to = torch.bincount(probes.answers, minlength=int(task.target.shape[1])).tolist()
@@ -198,16 +199,16 @@ def _run(
     trace: list[Step] = []
     shares, end = (1.0, 1.0), settings.max_steps
     while len(trace) < end:
-        losses, kept, number = next(steps), None, len(trace) + 1
+        losses, strayed, number = next(steps), None, len(trace) + 1
         if number % settings.check_every == 0 or number == end:
             shares = _share(tail, task.clean, task.forget), _share(tail, task.holdout, task.forget)
             if shares == (0.0, 0.0):
                 if best is None:
                     end = min(end, number + settings.consolidation_steps)
-                kept = watch(tail) if watch is not None else 0.0
-                if best is None or kept >= best[0]:
-                    best = kept, number, {name: value.clone() for name, value in tail.state_dict().items()}
-        trace.append(Step(number, *losses, *shares, worst_kept=kept if watch is not None else None))
+                strayed = watch(tail) if watch is not None else 0.0
+                if best is None or strayed <= best[0]:
+                    best = strayed, number, {name: value.clone() for name, value in tail.state_dict().items()}
+        trace.append(Step(number, *losses, *shares, strayed=strayed if watch is not None else None))
         on_step(trace[-1])
     if best is not None:
         tail.load_state_dict(best[2])
