@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmarks.case import Case
-from benchmarks.measures import accuracy
 from benchmarks.measures.depth import depth
 from benchmarks.measures.divergence import answers_apart, jensen_shannon
 from benchmarks.measures.membership import auc, log_odds, membership_auc
@@ -25,7 +24,6 @@ from benchmarks.measures.samples import drawn, evenly, together
 from benchmarks.measures.separability import linear_probe, prototype_relearning
 from benchmarks.settings import Setting
 from benchmarks.task import Labelled
-from edge_agent.core.gate import forget_share
 from edge_agent.core.networks import channel_std
 from edge_agent.core.training import TrainingSettings, fit, logits
 from tests import toy
@@ -312,21 +310,3 @@ def test_depth_is_the_same_each_time_documents_each_figure_and_leaves_the_networ
     states = ([weight.requires_grad for weight in one.parameters()] for one in (network, untouched))
     assert next(states) == next(states)
     assert all(weight.grad is None for weight in network.parameters())
-
-
-# A network that ran away
-
-
-def diverged() -> nn.Sequential:
-    """The original of the small case with weights that are not numbers."""
-    network = copy.deepcopy(case().original)
-    with torch.no_grad():
-        network.get_parameter("head.bias").fill_(torch.nan)
-    return network
-
-
-def test_a_network_that_diverged_has_kept_nothing_and_forgotten_nothing() -> None:
-    """NaN's argmax is class 0: five methods once "forgot" by diverging, and the attack saw no members."""
-    row = accuracy.measure(case(), diverged())
-    assert (row["acc_r"], row["acc_rt"], row["h_mean"], row["mia"]) == (0.0, 0.0, 0.0, 100.0)
-    assert forget_share(diverged(), forget_windows(), case().forget) == 1.0
