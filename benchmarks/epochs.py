@@ -23,7 +23,7 @@ from torch import nn
 from benchmarks import runs
 from benchmarks.case import Case
 from benchmarks.machine import facts
-from benchmarks.measures.samples import recall
+from benchmarks.measures.samples import answered, recall
 from benchmarks.plans import f3
 from benchmarks.runs import RESULTS, Run
 from edge_agent.core.training import logits
@@ -38,7 +38,7 @@ def follow(run: Run, case: Case) -> list[dict[str, Any]]:
 
     def look(network: nn.Module) -> None:
         watched = copy.deepcopy(network)  # measuring switches batch norm to evaluation
-        answers = {name: logits(watched, pairs.windows).argmax(1) for name, pairs in sides.items()}
+        answers = {name: answered(logits(watched, pairs.windows)) for name, pairs in sides.items()}
         points.append({name: round(recall(answers[name], pairs.labels), 4) for name, pairs in sides.items()})
 
     look(case.original)

@@ -25,6 +25,7 @@ from benchmarks import runs
 from benchmarks.case import Case
 from benchmarks.machine import facts
 from benchmarks.measures.accuracy import class_changes
+from benchmarks.measures.samples import answered, recall
 from benchmarks.runs import RESULTS, Row
 from benchmarks.settings import SETTINGS
 from edge_agent.core import gate, pte
@@ -56,11 +57,11 @@ def judged(case: Case, kind: str, seed: int = 0) -> Row:
     test = case.side("test", gone=False)
     before, after = (logits(network, test.windows) for network in (original, edited))
     changes = class_changes(before, after, test.labels, case.data.classes)
-    right = [(output.argmax(1) == test.labels).float().mean().item() for output in (before, after)]
+    right = [recall(answered(output), test.labels) for output in (before, after)]
     return {
         "truth_worst_class": min(changes.values()),
         "worst_class": min(changes, key=lambda name: changes[name]),
-        "truth_retained": round(100 * (right[1] - right[0]), 3),
+        "truth_retained": round(right[1] - right[0], 3),
         "predicted_loss": round(max(row.predicted_loss for row in verdict.classes), 4),
         "agreement": round(min(row.agreement for row in verdict.classes), 4),
         "border_kept": round(min(row.border_kept for row in verdict.classes), 4),

@@ -25,7 +25,7 @@ varied it is ``pte_published``, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -41,7 +41,7 @@ from benchmarks.methods.common import forget_share, step, trainable
 from benchmarks.task import Method, Task
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
 from edge_agent.core.probing import Probes, is_in, masked, probe
-from edge_agent.core.pte import pull_loss, pull_target
+from edge_agent.core.pte import batches, pull_loss, pull_target
 from edge_agent.core.training import logits
 
 FLOOR: Final = 1e-8  # least probability of a target in eq. 10
@@ -118,7 +118,7 @@ def _varied(task: Task, settings: EditSettings, how: Variation) -> nn.Sequential
         torch.optim.SGD(network.parameters(), rate, settings.momentum)
         for rate in (settings.push_rate, settings.pull_rate)
     )
-    probed, clean = (_batches(len(windows), settings.batch, task.generator) for _side in range(2))
+    probed, clean = (batches(len(windows), settings.batch, task.generator) for _side in range(2))
     pulls, pulls_per_epoch = count(1), -(-len(order) // settings.batch)
 
     def push() -> None:
@@ -151,12 +151,6 @@ def _until_forgotten(task: Task, settings: EditSettings, turn: Turn) -> int:
     if gone:
         task.network.load_state_dict(gone)
     return number
-
-
-def _batches(windows: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Mini-batches of indices for ever, a new order each epoch."""
-    while True:
-        yield from torch.randperm(windows, generator=generator).split(size)
 
 
 def without_noisy_dreams(task: Task, settings: EditSettings) -> nn.Sequential:

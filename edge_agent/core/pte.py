@@ -221,8 +221,8 @@ def _steps(tail: nn.Module, task: _Task, generator: torch.Generator) -> Iterator
     settings = task.settings
     push = torch.optim.SGD(tail.parameters(), settings.push_rate, settings.momentum)
     pull = torch.optim.SGD(tail.parameters(), settings.pull_rate, settings.momentum)
-    probes = _batches(len(task.probes), settings.batch, generator)
-    windows = _batches(len(task.clean), settings.batch, generator)
+    probes = batches(len(task.probes), settings.batch, generator)
+    windows = batches(len(task.clean), settings.batch, generator)
     while True:
         batch = next(probes)
         push_loss = functional.cross_entropy(tail(task.probes[batch]), task.answers[batch])
@@ -234,7 +234,7 @@ def _steps(tail: nn.Module, task: _Task, generator: torch.Generator) -> Iterator
         yield push_loss.item(), loss.item(), anchor_loss.item()
 
 
-def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Mini-batches of indices for ever, a new order each epoch."""
     while True:
         yield from torch.randperm(count, generator=generator).split(size)
