@@ -37,6 +37,11 @@ TRAINING_RECIPE: Final = 1
 DREAM_RECIPE: Final = 1
 
 
+def recipes(setting: Setting | None) -> list[str | int]:
+    """What decides networks and dreams beside their seed and size, for the id of a run; None: no setting of results."""
+    return [repr(setting and setting.training), TRAINING_RECIPE, repr(dreams.DEFAULT), DREAM_RECIPE]
+
+
 def build(data: Dataset, architecture: str = ARCHITECTURE, width: int = WIDTH) -> nn.Sequential:
     """An untrained network for a data set."""
     size = {"channels": len(data.channels), "classes": len(data.classes), "width": width, "length": data.length}

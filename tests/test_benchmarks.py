@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import plans, quick, runs, tuning
+from benchmarks import models, plans, quick, runs, tuning
 from benchmarks.case import Case
 from benchmarks.methods import ABLATIONS, ALL, METHODS
 from benchmarks.runs import Run
@@ -209,9 +209,19 @@ def test_the_id_of_a_run_does_not_change_with_its_depth() -> None:
     assert dataclasses.replace(run, depth=True).id == run.id
 
 
+@pytest.mark.parametrize("recipe", ["TRAINING_RECIPE", "DREAM_RECIPE"])
+def test_the_id_of_a_run_changes_with_the_recipes_of_networks_and_dreams(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run("cwru", ("IR007",), "pte")
+    before = run.id
+    monkeypatch.setattr(models, recipe, 1000)
+    assert run.id != before
+
+
 def test_ids_are_still_those_of_the_committed_rows() -> None:
-    assert Run("cwru", ("IR007",), "original").id == "61a2304b833afb7d"
-    assert Run("cwru", ("IR007",), "head_surgery").id == "7a59d8b6b5596adf"
+    assert Run("cwru", ("IR007",), "original").id == "fa8f70977712ec9d"
+    assert Run("cwru", ("IR007",), "head_surgery").id == "54b35b1c84dcfd33"
 
 
 # Tuning
