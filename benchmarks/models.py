@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.image_networks import resnet18_2d
 from benchmarks.machine import CACHE
 from benchmarks.settings import WIDTH, Setting, tensors
-from benchmarks.task import Cost
+from benchmarks.task import Cost, measured
 from edge_agent.adapters import checkpoints
 from edge_agent.core import dreams, networks, training
 from edge_agent.core.types import Dataset
@@ -62,19 +62,16 @@ def trained(
     path = _weights(setting, seed, without, architecture, width)
     if not path.exists():
         say = _progress(f"training {setting.name}, model {seed}, without {without}")
-        started_s, started_cpu_s = time.monotonic(), time.process_time()
+        cost = Cost()
         torch.manual_seed(seed)  # the initial weights
         network = build(data, architecture, width)
         train, validation = (_staying(*tensors(split), without) for split in (data.train, data.validation))
         generator = torch.Generator().manual_seed(seed)
-        epochs = training.fit(network, train, validation, setting.training, generator, lambda epoch: say(_words(epoch)))
-        seen = len(epochs) * len(train[1])
-        cost = Cost(
-            seconds=time.monotonic() - started_s,
-            cpu_seconds=time.process_time() - started_cpu_s,
-            forward=seen + len(epochs) * len(validation[1]),
-            backward=seen,
-        )
+        with measured(cost):
+            parts = train, validation, setting.training, generator
+            epochs = training.fit(network, *parts, lambda epoch: say(_words(epoch)))
+        cost.backward = len(epochs) * len(train[1])
+        cost.forward = cost.backward + len(epochs) * len(validation[1])
         _save(path.with_suffix(".json"), lambda beside: _write_json(beside, dataclasses.asdict(cost)))
         _save(path, lambda beside: checkpoints.save_weights(network, beside))
     network = build(data, architecture, width)
@@ -85,7 +82,7 @@ def trained(
 def training_cost(
     setting: Setting, seed: int, without: tuple[int, ...], architecture: str = ARCHITECTURE, width: int = WIDTH
 ) -> Cost:
-    """What the training of that network cost; its peak memory was not measured."""
+    """What the training of that network cost."""
     path = _weights(setting, seed, without, architecture, width).with_suffix(".json")
     return Cost(**json.loads(path.read_text()))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import ctypes
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -146,14 +147,21 @@ def carry_out(method: Method[Settings], task: Task, settings: Settings) -> tuple
     """Run a method, and count what it costs."""
     cost = Cost()
     _count(task.network, cost)
+    with measured(cost):
+        network = method.unlearn(task, settings)
+    network[POOL]._forward_hooks.clear()  # noqa: SLF001  copies made by the method carry the hook as well
+    return network.eval().requires_grad_(False), cost
+
+
+@contextmanager
+def measured(cost: Cost) -> Iterator[None]:
+    """Write into ``cost`` what the block takes in time and memory."""
     ctypes.CDLL(None).malloc_trim(0)  # what earlier runs gave back must not hide what this one takes
     Path("/proc/self/clear_refs").write_text(RESET_PEAK)
     before_mib, started_s, started_cpu_s = _status_mib("VmRSS"), time.monotonic(), time.process_time()
-    network = method.unlearn(task, settings)
+    yield
     cost.seconds, cost.cpu_seconds = time.monotonic() - started_s, time.process_time() - started_cpu_s
     cost.peak_mib = _status_mib("VmHWM") - before_mib
-    network[POOL]._forward_hooks.clear()  # noqa: SLF001  copies made by the method carry the hook as well
-    return network.eval().requires_grad_(False), cost
 
 
 POOL: Final = -2  # the part before the head

@@ -44,20 +44,14 @@ def _section(setting: str, rows: list[Row]) -> str:
     body = []
     for method in methods_of(rows):
         own = where(rows, method=method)
-        beside = [_with_shares(row, retrained[case(row)]) for row in own if _timed(retrained.get(case(row)))]
-        peak = NONE if method == "retrain" else number(estimate(own, "peak_mib").mean, 0)
+        beside = [_with_shares(row, retrained[case(row)]) for row in own if case(row) in retrained]
         shares = [spread(estimate(beside, name)) if beside else NONE for name in ("seconds_share", "windows_share")]
-        windows = [number(estimate(own, name).mean, 0) for name in ("forward", "backward")]
+        counts = [number(estimate(own, name).mean, 0) for name in ("peak_mib", "forward", "backward")]
         seconds = [spread(estimate(own, name)) for name in ("seconds", "cpu_seconds")]
-        body.append([title(method), data(method), *seconds, peak, *windows, *shares, str(len(own))])
+        body.append([title(method), data(method), *seconds, *counts, *shares, str(len(own))])
     machines = sorted({row["machine"] for row in rows})
     heading = f"{SETTINGS[setting].title}: {SETTINGS[setting].paper_class}"
     return section(heading, grid(HEAD, body), f"Measured on {'; '.join(machines)}, one torch thread.")
-
-
-def _timed(retrained: Row | None) -> bool:
-    """Whether a row of retrain is there and its training was timed."""
-    return retrained is not None and float(retrained["cpu_seconds"]) > 0
 
 
 def _with_shares(row: Row, retrained: Row) -> Row:
@@ -71,10 +65,10 @@ TABLE: Final = Table(
     "cost",
     "Cost of forgetting",
     """Means over originals and unlearning seeds, ± the 95 % interval over originals (Student's t). `peak MiB` is the
-resident memory above what was in use before the method began; retraining's was not measured. Windows are counted at the
-part before the head, once for each pass, with a cached trunk or without: seconds show that difference. Other work may
-have run on the machine meanwhile: CPU seconds (of one thread) hardly show it, and the window counts not at all. Dreams,
-which a release carries, are made once per original and are not in the shipped method's seconds.""",
+resident memory above what was in use before the method or the training began. Windows are counted at the part before
+the head, once for each pass, with a cached trunk or without: seconds show that difference. Other work may have run on
+the machine meanwhile: CPU seconds (of one thread) hardly show it, and the window counts not at all. Dreams, which a
+release carries, are made once per original and are not in the shipped method's seconds.""",
     "python -m benchmarks.run t6",
     make,
 )
