@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from benchmarks.measures.samples import answered, drawn, recall
 from benchmarks.task import Labelled
-from edge_agent.core.training import logits
+from edge_agent.core.training import logits, step
 
 RATE: Final = 3e-4
 RETAIN_RATE: Final = 1e-3
@@ -82,10 +82,7 @@ def _fine_tuned(
     optimiser = torch.optim.SGD(learner.parameters(), rate, MOMENTUM)
     yield learner
     for windows, labels in batches:
-        loss = functional.cross_entropy(learner(windows), labels)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        step(optimiser, functional.cross_entropy(learner(windows), labels))
         yield learner
 
 

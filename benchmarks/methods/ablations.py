@@ -37,12 +37,12 @@ from torch.nn import functional
 
 from benchmarks.measures.robustness import pushed
 from benchmarks.methods import pte as methods
-from benchmarks.methods.common import forget_share, step, trainable
+from benchmarks.methods.common import forget_share, trainable
 from benchmarks.task import Method, Task
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
 from edge_agent.core.probing import Probes, is_in, masked, probe
 from edge_agent.core.pte import batches, pull_loss, pull_target
-from edge_agent.core.training import logits
+from edge_agent.core.training import logits, step
 
 FLOOR: Final = 1e-8  # least probability of a target in eq. 10
 PAST_RADIUS: Final = 0.5  # in channel standard deviations

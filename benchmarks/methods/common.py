@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmarks.task import Labelled, Task
 from edge_agent.core import gate
+from edge_agent.core.training import step
 
 
 def trainable(network: nn.Sequential, *, train_norms: bool) -> nn.Sequential:
@@ -25,13 +26,6 @@ def trainable(network: nn.Sequential, *, train_norms: bool) -> nn.Sequential:
 def forget_share(network: nn.Sequential, task: Task) -> float:
     """Share of D_f that is answered with a forget class; measured on a copy, so that the modes stay as they are."""
     return gate.forget_share(copy.deepcopy(network), task.forget_windows.windows, task.forget)
-
-
-def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """One descent step."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
 
 
 def random_staying(task: Task, count: int) -> torch.Tensor:

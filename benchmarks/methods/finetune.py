@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.methods.common import step, trainable
+from benchmarks.methods.common import trainable
 from benchmarks.task import Method, Task
+from edge_agent.core.training import step
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.methods.common import endless, step, trainable
+from benchmarks.methods.common import endless, trainable
 from benchmarks.task import Method, Task
+from edge_agent.core.training import step
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.methods.common import endless, forget_share, random_staying, step, trainable
+from benchmarks.methods.common import endless, forget_share, random_staying, trainable
 from benchmarks.task import Labelled, Method, Task
 from edge_agent.core.networks import channel_std
 from edge_agent.core.probing import STEP_PER_RADIUS
+from edge_agent.core.training import step
 
 
 @dataclass(frozen=True)

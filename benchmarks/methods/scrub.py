@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.methods.common import step, trainable
+from benchmarks.methods.common import trainable
 from benchmarks.task import Method, Task
 from edge_agent.core.pte import pull_loss
+from edge_agent.core.training import step
 
 
 @dataclass(frozen=True)

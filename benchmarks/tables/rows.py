@@ -30,6 +30,7 @@ from benchmarks.settings import SETTINGS, SURROGATE_SEED
 Row = dict[str, str]
 Case = tuple[str, str, str]  # setting, forget classes, original
 CONFIDENCE: Final = 0.95
+NETWORKS: Final = {"original": "Original", "retrain": "Retrain", "other_retrain": "Retrain, other seed"}  # no methods
 SAME_RUN: Final = ("setting", "forget", "method", "model_seed", "seed", "architecture")
 
 
@@ -120,19 +121,17 @@ def settings_of(rows: Iterable[Row]) -> list[str]:
 def methods_of(rows: Iterable[Row]) -> list[str]:
     """The methods that have rows, in the order of the tables."""
     present = {row["method"] for row in rows}
-    return [name for name in ("original", "retrain", "other_retrain", *ALL) if name in present]
+    return [name for name in (*NETWORKS, *ALL) if name in present]
 
 
 def title(method: str) -> str:
     """A method's name as in tables."""
-    if method == "other_retrain":
-        return "Retrain, other seed"
-    return ALL[method].title if method in ALL else method.capitalize()
+    return NETWORKS[method] if method in NETWORKS else ALL[method].title
 
 
 def data(method: str) -> str:
     """What a method is given: ``reference`` for what is no method, else ``forget`` or ``forget + retain``."""
-    if method in (*REFERENCES, "other_retrain"):
+    if method in (*NETWORKS, *REFERENCES):
         return "reference"
     return "forget + retain" if ALL[method].needs == "retain" else "forget"
 

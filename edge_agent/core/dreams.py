@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_agent.core.networks import channel_std
+from edge_agent.core.training import step
 
 STEPS: Final = 150
 RATE: Final = 0.05
@@ -149,15 +150,13 @@ def _synthesise(
 
     norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm1d)]
     hooks = [module.register_forward_hook(keep_distance) for module in norms]
-    for step in range(STEPS):
+    for done in range(1, STEPS + 1):
         distances.clear()
         loss = functional.cross_entropy(body(points), target)
         if distances:
             loss = loss + PRIOR_WEIGHT * torch.stack(distances).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        on_step(step + 1)
+        step(optimiser, loss)
+        on_step(done)
     for hook in hooks:
         hook.remove()
     normalise = network[0]

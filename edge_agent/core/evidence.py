@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_agent.core.dreams import Dreams, anchors_and_evidence, with_noisy
-from edge_agent.core.margins import ClassMargins, Margins
+from edge_agent.core.margins import ClassMargins, Margins, margins_of
 from edge_agent.core.training import logits
-
-NOBODY: Final = -1e30  # stands for the others where a single class stays: finite, so that margins can be subtracted
 
 
 @dataclass(frozen=True)
@@ -81,19 +78,13 @@ class Evidence:
                 continue
             was, is_now = before[edge, label].exp(), after[edge, label].exp()
             held = (torch.minimum(was, is_now).sum() / was.sum()).item() if edge.any() else 1.0
-            fallen = _margin(before[inner], label) - _margin(after[inner], label)
-            own, falls = self.margins[label], fallen.numpy()
+            labels = dreams.first[inner].numpy()
+            falls = margins_of(before[inner].numpy(), labels) - margins_of(after[inner].numpy(), labels)
+            own = self.margins[label]
             rows.append(
                 ClassEvidence(label, same[inner].mean().item(), held, own.predicted_loss(falls), own.after(falls))
             )
         return rows
-
-
-def _margin(answers: Tensor, label: int) -> Tensor:
-    """Log-probability of a class less the greatest other one, (n,)."""
-    others = answers.clone()
-    others[:, label] = -torch.inf
-    return answers[:, label] - others.amax(1).clamp_min(NOBODY)
 
 
 def prepare(

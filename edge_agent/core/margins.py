@@ -17,6 +17,8 @@ from edge_agent.core.types import Float32, Int64
 # Shares of a class's windows at which their margins are kept: closer where a small loss is told from none.
 LEVELS: Final = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 0.9, 1.0)
 
+NOBODY: Final = np.float32(-1e30)  # stands for the best of the others where there is none
+
 
 @dataclass(frozen=True)
 class ClassMargins:
@@ -49,12 +51,21 @@ class ClassMargins:
 Margins = tuple[ClassMargins, ...]  # in the order of the classes
 
 
-def measure(logits: Float32, labels: Int64, classes: int) -> Margins:
-    """Of held-out windows, from their logits float32 (n, classes)."""
+def margins_of(logits: Float32, labels: Int64) -> Float32:
+    """The margin of each window, (n,), from logits or log-probabilities float32 (n, classes).
+
+    Finite even where every other class is masked, so that margins can be subtracted.
+    """
     own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     others = logits.copy()
-    np.put_along_axis(others, labels[:, None], -np.inf, axis=1)
-    margins = own - others.max(axis=1)
+    np.put_along_axis(others, labels[:, None], NOBODY, axis=1)
+    margins: Float32 = own - others.max(axis=1)
+    return margins
+
+
+def measure(logits: Float32, labels: Int64, classes: int) -> Margins:
+    """Of held-out windows, from their logits float32 (n, classes)."""
+    margins = margins_of(logits, labels)
     return tuple(_of_class(margins[labels == label]) for label in range(classes))
 
 

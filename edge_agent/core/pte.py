@@ -24,7 +24,7 @@ from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.networks import channel_std, cut
 from edge_agent.core.probing import masked, probe, still_known
-from edge_agent.core.training import logits
+from edge_agent.core.training import logits, step
 
 
 @dataclass(frozen=True)
@@ -226,11 +226,11 @@ def _steps(tail: nn.Module, task: _Task, generator: torch.Generator) -> Iterator
     while True:
         batch = next(probes)
         push_loss = functional.cross_entropy(tail(task.probes[batch]), task.answers[batch])
-        _descend(push, push_loss)
+        step(push, push_loss)
         batch = next(windows)
         loss = pull_loss(tail(task.clean[batch]), task.target[batch], settings.tau)
         anchor_loss = task.anchors.loss(tail, settings, generator) if task.anchors else torch.zeros(())
-        _descend(pull, loss + settings.anchor_weight * anchor_loss)
+        step(pull, loss + settings.anchor_weight * anchor_loss)
         yield push_loss.item(), loss.item(), anchor_loss.item()
 
 
@@ -238,12 +238,6 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
     """Mini-batches of indices for ever, a new order each epoch."""
     while True:
         yield from torch.randperm(count, generator=generator).split(size)
-
-
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
 
 
 @torch.no_grad()

@@ -65,9 +65,7 @@ def fit(
                 continue
             shifted = _shift(windows[batch], settings.max_shift, generator)
             loss = functional.cross_entropy(network(shifted), labels[batch])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            step(optimiser, loss)
             schedule.step()
             total += loss.item() * len(batch)
         answers = logits(network, validation[0])
@@ -83,6 +81,13 @@ def fit(
     network.load_state_dict(best_state)
     network.eval()
     return history
+
+
+def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One descent step."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
 
 
 @torch.no_grad()
