@@ -100,7 +100,9 @@ seeds of one original averaged first). `data` is what a method is given; head su
 references. Numbers in italics are those of table 6 of the paper ({paper.SOURCE}); its second data set, SCUT-FD, is not
 public, and the simulated rig only has its shape, so compare orders there, not values. Its PTE stands under ours as
 published, its Bad Teacher under ours without retained windows, since its text names only Finetune and SCRUB as having
-them. `MIA` is the share of forget windows that the confidence attack calls members; `MIA AUC` tells the class's
+them. `H-Mean` is the harmonic mean of Acc_rt and the points that Acc_ft fell from the original's. The paper names the
+same, but its numbers do not follow from the accuracies beside them: for its PTE on CWRU they give 91.61, and it prints
+94.78. `MIA` is the share of forget windows that the confidence attack calls members; `MIA AUC` tells the class's
 training windows from its test windows and gives nothing away at 0.5. `worst class` is the single retained class that
 lost most, in points of test accuracy against the original, over all runs. `gap` is the mean distance to retrain over
 Acc_f, Acc_r, Acc_ft, Acc_rt and MIA. `rank` is the mean rank in H-Mean among the methods without retained data.""",
