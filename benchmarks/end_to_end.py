@@ -31,11 +31,12 @@ from benchmarks import trained
 from benchmarks.machine import DATA, facts
 from benchmarks.stream import Answer, Record, Sent, Stream, paced, stream
 from edge_agent.adapters.onnx_session import OnnxModel
-from edge_agent.adapters.releases import Release, read_release
+from edge_agent.adapters.releases import Release
 from edge_agent.commands.data import load_dataset
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.core.metrics import class_accuracies
 from edge_agent.core.types import Dataset, Float32
+from edge_agent.schemas.card import MODEL
 from edge_agent.schemas.messages import TERMINAL
 
 PRELOAD_PER_S = 200.0
@@ -108,7 +109,7 @@ def _numbers(
         raise TimeoutError(f"the agent said nothing about the command; see {agent.log_path}")
     final = record.statuses[-1][2]
     releases = {before.digest: before}
-    after = read_release((agent.state_dir / "current").resolve())
+    after = agent.live_release()
     releases[after.digest] = after
     logits = {digest: _logits(one, test.windows) for digest, one in releases.items()}
     accepted = next((order for _, order, content in record.statuses if content["status"] == "accepted"), None)
@@ -154,7 +155,7 @@ def _numbers(
 
 
 def _logits(release: Release, windows: Any) -> Any:
-    model = OnnxModel(release.model, 1)
+    model = OnnxModel(release.read(MODEL), 1)
     return np.concatenate([model.logits(windows[start : start + 64]) for start in range(0, len(windows), 64)])
 
 

@@ -14,6 +14,7 @@ from benchmarks import trained
 from benchmarks.machine import DATA, facts
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.commands.data import load_dataset
+from edge_agent.schemas.card import MODEL
 
 BATCH = 16
 SECONDS = 3.0
@@ -43,7 +44,7 @@ def main() -> None:
     print(json.dumps(facts()))
     for width in options.widths:
         release = trained.release(data, width, options.seed)
-        speed = windows_per_s(OnnxModel(release.model, 1), data.test.windows[:BATCH])
+        speed = windows_per_s(OnnxModel(release.read(MODEL), 1), data.test.windows[:BATCH])
         row = {"data": data.name, "width": width, "seed": options.seed, **release.card.metrics}
         print(json.dumps({**row, "windows_per_s": round(speed)}))
 

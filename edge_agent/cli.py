@@ -219,6 +219,17 @@ def releases_verify(config_path: Path) -> None:
     sys.exit(1 if broken else 0)
 
 
+@releases.command("export")
+@click.argument("digest")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_CONFIG
+def releases_export(digest: str, folder: Path, config_path: Path) -> None:
+    """Write a release out, unsealed, into a new folder; what it knows is outside the agent's reach from then on."""
+    from edge_agent.commands.releases import open_store
+
+    click.echo(f"wrote {open_store(config_path).export(digest, folder).digest[:12]} to {folder}")
+
+
 @releases.command("install")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @_CONFIG

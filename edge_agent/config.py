@@ -28,6 +28,9 @@ class Gateway(_Section):
     state_dir: Path = Field(
         Path("/var/lib/edge-agent"), description="releases, cache, journal; only this agent writes it"
     )
+    master_key_file: Path | None = Field(
+        None, description="64 hex digits that wrap all other keys; none: systemd's credential, else made in state_dir"
+    )
     release: Path | None = Field(None, description="release to adopt when the state directory holds none")
 
 
@@ -76,6 +79,9 @@ class Forget(_Section):
     nice: int = Field(10, ge=0, le=19, description="nice level of the job, so that serving goes first")
     timeout_s: float = Field(1800, gt=0, description="a longer job is ended; the old model serves on")
     queue: int = Field(8, ge=1, le=1024, description="most commands that wait or run")
+    work_dir: Path | None = Field(
+        None, description="in memory (tmpfs), for a job's files; none: $RUNTIME_DIRECTORY, /dev/shm, else state_dir"
+    )
     probation_s: float = Field(0, ge=0, description="how long the parent release is kept for a rollback")
 
     @model_validator(mode="after")
@@ -129,7 +135,7 @@ def read_config(path: Path) -> Config:
 
 def _anchored(config: Config, folder: Path) -> Config:
     sections: dict[str, Any] = {}
-    for name in ("gateway", "mqtt"):
+    for name in ("gateway", "mqtt", "forget"):
         section: BaseModel = getattr(config, name)
         paths = {key: folder / value for key, value in section if isinstance(value, Path)}
         sections[name] = section.model_copy(update=paths)

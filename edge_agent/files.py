@@ -8,8 +8,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from edge_agent.core.errors import StorageFailed
+
+SHRED_BYTES: Final = 1 << 20  # of one write
 
 
 @contextmanager
@@ -21,11 +24,14 @@ def storage(what: str) -> Iterator[None]:
         raise StorageFailed("E_STORAGE", f"{what}: {error.strerror or error} ({error.filename or ''})") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``; after a crash it holds the old or the new bytes, whole."""
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Replace ``path`` by ``content``; after a crash it holds the old or the new bytes, whole.
+
+    ``mode`` is that of the file, less the process's umask.
+    """
     beside = path.with_name(f".{path.name}.new")
     try:
-        with beside.open("wb") as file:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -73,6 +79,25 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     if path.parent.is_dir():
         sync_folder(path.parent)
+
+
+def shred(path: Path) -> None:
+    """Overwrite a file in place, then unlink it, both durably; gone already is fine.
+
+    What the overwriting is worth depends on the disk: flash and copy-on-write file systems write it elsewhere.
+    """
+    if not path.exists():
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        left = os.fstat(descriptor).st_size
+        while left:
+            left -= os.write(descriptor, os.urandom(min(left, SHRED_BYTES)))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    sync_folder(path.parent)
 
 
 def size_of(folder: Path) -> int:

@@ -26,9 +26,9 @@ from edge_agent.adapters.child import Child
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.windows import WindowCache
+from edge_agent.adapters.workplace import Workplace
 from edge_agent.config import Forget
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, Refused, StorageFailed
-from edge_agent.files import remove, storage
 from edge_agent.live import LiveModel
 from edge_agent.schemas.card import Card
 from edge_agent.schemas.commands import UnlearnCommand
@@ -65,7 +65,7 @@ class Forgetting:
     def __init__(
         self,
         settings: Forget,
-        state_dir: Path,
+        workplace: Workplace,
         journal: Journal,
         store: ReleaseStore,
         live: LiveModel,
@@ -74,7 +74,7 @@ class Forgetting:
         release_changed: Callable[[], None],
     ) -> None:
         self.settings = settings
-        self._jobs_dir, self._journal, self._store = state_dir / "jobs", journal, store
+        self._workplace, self._journal, self._store = workplace, journal, store
         self._live, self._cache = live, cache
         self._announce, self._release_changed = announce, release_changed
         self._running: _Running | None = None
@@ -178,13 +178,12 @@ class Forgetting:
 
     def _start(self, state: JobState) -> None:
         self._clear_jobs()
-        folder = self._jobs_dir / f"{zlib.crc32(state.id.encode()):08x}"
         try:
             acceptance.check_classes(state.classes, self._live.card)  # another release may have come since
             state = self._journal.write(
                 replace(state, status="executing", phase="probing", attempts=state.attempts + 1)
             )
-            self._prepare(state, folder)
+            folder = self._prepare(state)
             child = Child(folder, folder / job_folder.LOG)
         except (OSError, EdgeAgentError) as error:
             failure = error if isinstance(error, EdgeAgentError) else JobFailed("E_CHILD", f"cannot start: {error}")
@@ -194,7 +193,7 @@ class Forgetting:
         log.info("job.started", id=state.id, classes=state.classes, attempt=state.attempts, pid=child.pid)
         self._announce(state)
 
-    def _prepare(self, state: JobState, folder: Path) -> None:
+    def _prepare(self, state: JobState) -> Path:
         windows, sources = {}, dict[str, int]()
         for name in state.classes:
             windows[name], counts = self._cache.load(name, self.settings.max_windows)
@@ -205,7 +204,10 @@ class Forgetting:
         seed = zlib.crc32(state.id.encode())
         job = job_folder.Job(state.id, state.classes, seed, self.settings.threads, self.settings.nice, sources)
         release = self._live.release
-        job_folder.prepare(folder, job, release.folder, release.card, windows)
+        needed_bytes = job_folder.needed_bytes(release, windows)
+        folder = self._workplace.folder(f"{seed:08x}", needed_bytes)
+        job_folder.prepare(folder, job, release, windows)
+        return folder
 
     def _follow(self, running: _Running) -> None:
         code = running.child.ended()
@@ -306,9 +308,7 @@ class Forgetting:
         self._clear_jobs()
 
     def _clear_jobs(self) -> None:
-        with storage("a job folder cannot be removed"):
-            for folder in self._jobs_dir.glob("*"):
-                remove(folder)
+        self._workplace.clear()
 
     def _end_probations(self) -> None:
         for state in self._journal.states():

@@ -9,7 +9,7 @@ from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
-from edge_agent.schemas.card import Card, self_test_windows
+from edge_agent.schemas.card import MODEL, Card, self_test_windows
 from edge_agent.schemas.messages import Answer
 from edge_agent.schemas.windows import WindowSpec
 
@@ -56,7 +56,7 @@ class LiveModel:
             StorageFailed: ``current`` could not be moved; the old one stays live.
         """
         refuse_erased(release, erased)
-        model = OnnxModel(release.model, self._threads)
+        model = OnnxModel(release.read(MODEL), self._threads)
         self_test(model, release)
         if self._store.current() != release.digest:
             self._store.set_current(release.digest)

@@ -86,8 +86,8 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     parent = read_release(folder / RELEASE, without=frozenset({DREAMS}))
     # What was forgotten before stays masked: no probe may lead back to it, and the gate looks at it again.
     forget = parent.card.indices(tuple(dict.fromkeys((*job.classes, *parent.card.forgotten))))
-    original = checkpoints.load_network(parent.weights, parent.card)
-    edited = checkpoints.load_network(parent.weights, parent.card)
+    original = checkpoints.load_network(parent.read(WEIGHTS), parent.card)
+    edited = checkpoints.load_network(parent.read(WEIGHTS), parent.card)
     generator = torch.Generator().manual_seed(job.seed)
     dreams = checkpoints.load_dreams(folder / DREAMS)
     anchors, evidence = prepare(dreams, original, forget, parent.card.margins, generator)
@@ -164,9 +164,9 @@ def _write_result(
     result, card = folder / RESULT, parent.card
     result.mkdir()
     checkpoints.save_weights(edited, result / WEIGHTS)
-    onnx_export.with_weights(parent.model, edited, result / MODEL)
+    onnx_export.with_weights(parent.read(MODEL), edited, result / MODEL)
     (folder / DREAMS).rename(result / DREAMS)
-    answers = OnnxModel(result / MODEL, job.threads).logits(windows.numpy())
+    answers = OnnxModel((result / MODEL).read_bytes(), job.threads).logits(windows.numpy())
     parity = onnx_export.check_parity(edited, windows, answers)
     test_windows = self_test_windows(card.channel_mean, card.channel_std, card.length)
     expected = logits(edited, torch.from_numpy(test_windows)).tolist()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.commands.train import train_release
 from edge_agent.core.dreams import DreamSettings
@@ -48,6 +49,7 @@ def start_agent(tmp_path: Path, toy_release: Path, broker: LocalBroker) -> Itera
     for agent in started:
         if agent.process.poll() is None:
             agent.kill()
+        Workplace(agent.state_dir).clear()  # in memory, which nobody else clears
 
 
 @pytest.fixture

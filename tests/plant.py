@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.commands import local
 from edge_agent.commands.client import Heard, ToolClient, connected
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.types import Float32, Window
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.windows import encode
+from edge_agent.vault import Vault
 from tests import toy
 
 BASE = "edge/toy"
@@ -29,6 +31,11 @@ def toy_agent(folder: Path, port: int, release: Path, extra: str = "", env: dict
 def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
     """Poll until ``condition`` is true, and return what it gave; fail after ``timeout_s``."""
     return local.wait_until(condition, str(condition), timeout_s)
+
+
+def store_at(state_dir: Path) -> ReleaseStore:
+    """The releases of a state directory that keeps its own master key."""
+    return ReleaseStore(state_dir, Vault(state_dir))
 
 
 class Plant:

@@ -10,8 +10,9 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 
 
-def run_script(script: str) -> None:
-    """Run Python code from the project's root; it must end with exit code 0."""
+def run_script(script: str) -> str:
+    """Run Python code from the project's root; it must end with exit code 0. Returns what it printed."""
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
+    return done.stdout

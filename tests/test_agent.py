@@ -30,7 +30,7 @@ def test_every_window_is_answered_with_the_class_that_onnx_runtime_gives_offline
     start_agent()
     windows = toy.dataset(seed=3).test.windows
     answers = plant.answers([plant.send(row) for row in windows])
-    offline = OnnxModel(toy_release / "model.onnx", 1).logits(windows).argmax(axis=1)
+    offline = OnnxModel((toy_release / "model.onnx").read_bytes(), 1).logits(windows).argmax(axis=1)
     assert [row["class"] for row in answers] == [toy.CLASSES[label] for label in offline]
     assert all(row["release"] == read_release(toy_release).digest for row in answers)
 
@@ -304,7 +304,7 @@ def test_a_tampered_release_is_never_served(start_agent: Start, plant: Plant, to
 
 
 def tamper(agent: LocalAgent, release: Path) -> None:
-    model = agent.state_dir / "releases" / read_release(release).digest / "model.onnx"
+    model = agent.state_dir / "releases" / read_release(release).digest / "model.onnx.sealed"
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.adapters.releases import ReleaseStore, read_release
+from edge_agent.adapters.releases import read_release
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from tests import toy
-from tests.plant import Plant, wait_until
+from tests.plant import Plant, store_at, wait_until
 
 Start = Callable[..., LocalAgent]
 
@@ -141,7 +141,7 @@ def test_releases_are_listed_shown_verified_installed_and_rolled_back(
     agent = start_agent("[forget]\nprobation_s = 600")
     plant.answers(plant.feed(2, 64, seed=11))
     assert edge_agent("unlearn", "whine", "--config", agent.config, "--wait").returncode == 0
-    first, second = read_release(toy_release).digest, ReleaseStore(agent.state_dir).current()
+    first, second = read_release(toy_release).digest, store_at(agent.state_dir).current()
     assert second is not None
     listed = edge_agent("releases", "list", "--config", agent.config).stdout
     assert first[:12] in listed
@@ -149,11 +149,13 @@ def test_releases_are_listed_shown_verified_installed_and_rolled_back(
     assert '"whine"' in edge_agent("releases", "show", second[:8], "--config", agent.config).stdout
     assert edge_agent("releases", "verify", "--config", agent.config).returncode == 0
     assert edge_agent("releases", "rollback", "--config", agent.config).returncode == 0
-    wait_until(lambda: ReleaseStore(agent.state_dir).current() == first)
+    wait_until(lambda: store_at(agent.state_dir).current() == first)
     plant.expect("unlearn/whine/status", code="E_ROLLED_BACK")
-    installed = edge_agent("releases", "install", agent.state_dir / "releases" / second, "--config", agent.config)
+    exported = edge_agent("releases", "export", second[:8], tmp_path / "second", "--config", agent.config)
+    assert exported.returncode == 0, exported.stderr
+    installed = edge_agent("releases", "install", tmp_path / "second", "--config", agent.config)
     assert installed.returncode == 0, installed.stderr
-    wait_until(lambda: ReleaseStore(agent.state_dir).current() == second)
+    wait_until(lambda: store_at(agent.state_dir).current() == second)
 
 
 def test_a_rollback_across_an_erasure_is_refused(start_agent: Start, plant: Plant, toy_release: Path) -> None:

@@ -13,13 +13,14 @@ import pytest
 
 from edge_agent.adapters import job_folder
 from edge_agent.adapters.journal import Journal, read_states
-from edge_agent.adapters.releases import Release, ReleaseStore, read_release
+from edge_agent.adapters.releases import Release, read_release
 from edge_agent.adapters.windows import Source, WindowCache
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.core.types import Window
 from edge_agent.schemas.messages import JobState, Phase
+from edge_agent.vault import Vault
 from tests import toy
-from tests.plant import Plant, plant_at, toy_agent, wait_until
+from tests.plant import Plant, plant_at, store_at, toy_agent, wait_until
 
 Start = Callable[..., LocalAgent]
 WHINE, RATTLE = toy.CLASSES.index("whine"), toy.CLASSES.index("rattle")
@@ -32,7 +33,7 @@ def edited(tmp_path_factory: pytest.TempPathFactory, toy_release: Path) -> Path:
     folder = tmp_path_factory.mktemp("edited") / "job"
     release = read_release(toy_release)
     windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(11))}
-    job_folder.prepare(folder, job_folder.Job("id", ("whine",), 1, 1, 0, {}), release.folder, release.card, windows)
+    job_folder.prepare(folder, job_folder.Job("id", ("whine",), 1, 1, 0, {}), release, windows)
     subprocess.run([sys.executable, "-m", "edge_agent.unlearn_job", str(folder)], check=True, timeout=120)
     return folder / "result"
 
@@ -40,10 +41,10 @@ def edited(tmp_path_factory: pytest.TempPathFactory, toy_release: Path) -> Path:
 def crashed_state(folder: Path, parent: Path, edited: Path, phase: Phase) -> tuple[Release, Release]:
     """A state directory as a crash in ``phase`` leaves it; the releases before and after."""
     state_dir = folder / "state"
-    store = ReleaseStore(state_dir)
+    store = store_at(state_dir)
     before, after = store.add(parent), store.add(edited)
     store.set_current(before.digest if phase == "committing" else after.digest)
-    cache = WindowCache(state_dir / "cache", 512, 1 << 30, 16, np.random.default_rng(0))
+    cache = WindowCache(state_dir / "cache", Vault(state_dir), 512, 1 << 30, 16, np.random.default_rng(0))
     cache.fit(toy.CLASSES, (3, 256))
     for seq, samples in enumerate(toy.windows(WHINE, 40, np.random.default_rng(5))):
         cache.offer("whine", Window("m1", "b", seq, 0, "whine", samples), Source.SENDER)
@@ -66,7 +67,7 @@ def test_a_crash_after_the_point_of_no_return_ends_in_success(
     try:
         agent.ready()
         plant.expect("unlearn/whine/status", status="successful", id="crashed")
-        store = ReleaseStore(agent.state_dir)
+        store = store_at(agent.state_dir)
         assert store.current() == after.digest
         assert store.digests() == [after.digest]
         assert before.digest not in store.digests()
@@ -85,13 +86,13 @@ def test_a_damaged_candidate_fails_the_commit_and_the_parent_serves(
 ) -> None:
     """In ``erasing`` it reported success, and destroyed the parent, which served."""
     before, after = crashed_state(tmp_path / "agent", toy_release, edited, phase)
-    model = tmp_path / "agent" / "state" / "releases" / after.digest / "model.onnx"
+    model = tmp_path / "agent" / "state" / "releases" / after.digest / "model.onnx.sealed"
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
     agent = toy_agent(tmp_path / "agent", broker.port, toy_release)
     try:
         agent.ready()
         assert plant.expect("unlearn/whine/status", status="failed")["code"] == "E_HASH"
-        assert ReleaseStore(agent.state_dir).current() == before.digest
+        assert store_at(agent.state_dir).current() == before.digest
         answers = plant.answers(plant.feed(WHINE, 10, seed=3))
         assert [row["class"] for row in answers].count("whine") >= 8
     finally:
@@ -120,7 +121,7 @@ def test_a_rollback_over_two_probations_undoes_both(start_agent: Start, plant: P
     stock(plant, WHINE, RATTLE)
     assert forget(plant, "whine")["status"] == "successful"
     assert forget(plant, "rattle")["status"] == "successful"
-    ReleaseStore(agent.state_dir).want(read_release(toy_release).digest)
+    store_at(agent.state_dir).want(read_release(toy_release).digest)
     for name in ("whine", "rattle"):
         plant.expect(f"unlearn/{name}/status", code="E_ROLLED_BACK")
     states = read_states(agent.state_dir / "journal.jsonl")
@@ -136,10 +137,10 @@ def test_another_release_is_adopted_only_when_no_command_is_unfinished(
     plant.raw("unlearn/whine", b"")
     plant.raw("unlearn/rattle", b"")
     plant.expect("unlearn/rattle/status", status="accepted")
-    ReleaseStore(agent.state_dir).want(read_release(toy_release).digest)
+    store_at(agent.state_dir).want(read_release(toy_release).digest)
     ended = wait_until(lambda: [row for name in ("whine", "rattle") if (row := _final(plant, name))][1:], FORGET_S)
     assert ended[0]["status"] == "successful"
-    wait_until(lambda: ReleaseStore(agent.state_dir).wanted() is None)
+    wait_until(lambda: store_at(agent.state_dir).wanted() is None)
     assert agent.process.poll() is None
 
 

@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
+from benchmarks import forensics
 from edge_agent.adapters.onnx_session import OnnxModel
-from edge_agent.adapters.releases import read_release
+from edge_agent.adapters.releases import Release
+from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker
+from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS
+from edge_agent.vault import Vault
 from tests import toy
-from tests.plant import Plant, plant_at, wait_until
+from tests.plant import Plant, plant_at, store_at, wait_until
 
 Start = Callable[..., LocalAgent]
 WHINE = toy.CLASSES.index("whine")
@@ -54,23 +59,37 @@ def current(agent: LocalAgent) -> Path:
     return (agent.state_dir / "current").resolve()
 
 
+def knowledge(release: Release, label: int) -> list[bytes]:
+    """What a release holds of one class alone: its row of the head, and its dreams."""
+    weights, dreams = (safetensors.numpy.load(release.read(name)) for name in (WEIGHTS, DREAMS))
+    (head,) = (value for value in weights.values() if value.ndim == 2)
+    assert head[label].tobytes() in release.read(MODEL)
+    return [head[label].tobytes(), *(dream.tobytes()[:256] for dream in dreams["samples"][dreams["first"] == label])]
+
+
+def job_files(agent: LocalAgent) -> list[Path]:
+    """What is left of job folders, in memory and on the disk."""
+    folder = Workplace(agent.state_dir).folder("any", 0)
+    return [*folder.parent.iterdir(), *(agent.state_dir / "jobs").glob("*")]
+
+
 def job_processes(agent: LocalAgent) -> list[int]:
     children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children").read_text()
     return [int(pid) for pid in children.split()]
 
 
 def test_a_class_is_forgotten_by_the_weights_and_the_others_are_kept(stocked: LocalAgent, plant: Plant) -> None:
-    before = current(stocked)
+    before = stocked.live_release()
     test = toy.dataset(seed=3).test
     kept = test.labels != WHINE
-    old = OnnxModel(before / "model.onnx", 1).logits(test.windows).argmax(axis=1)
+    old = OnnxModel(before.read(MODEL), 1).logits(test.windows).argmax(axis=1)
 
     status = forget(plant)
     assert status["status"] == "successful", status
     assert status["phase"] == "done"
 
-    after = read_release(current(stocked))
-    raw = OnnxModel(after.model, 1).logits(test.windows).argmax(axis=1)  # nothing masked
+    after = stocked.live_release()
+    raw = OnnxModel(after.read(MODEL), 1).logits(test.windows).argmax(axis=1)  # nothing masked
     assert (raw[~kept] == WHINE).mean() <= 0.02
     assert (raw == test.labels)[kept].mean() >= (old == test.labels)[kept].mean() - 0.03
     answers = plant.answers([plant.send(row) for row in test.windows])
@@ -81,19 +100,22 @@ def test_a_class_is_forgotten_by_the_weights_and_the_others_are_kept(stocked: Lo
 
 
 def test_nothing_of_the_class_stays_behind(stocked: LocalAgent, plant: Plant) -> None:
-    parent = current(stocked).name
+    parent = stocked.live_release()
+    marks = [row.tobytes()[:256] for row in toy.windows(WHINE, 64, np.random.default_rng(11))]
+    marks += knowledge(parent, WHINE)
+    before = forensics.image(stocked.state_dir)
+    assert forensics.found(marks, before, Vault(stocked.state_dir)) == len(marks)  # else the search proves nothing
     status = forget(plant)
     assert status["metrics"]["windows_erased"] == {"whine": 64}
     stocked.stop()
     stocked.start()  # a start must not bring the parent back from the folder that gateway.release names
     stocked.ready(times=2)
-    assert not (stocked.state_dir / "releases" / parent).exists()
-    assert list((stocked.state_dir / "jobs").iterdir()) == []
-    windows = toy.windows(WHINE, 64, np.random.default_rng(11))
-    content = b"".join(path.read_bytes() for path in stocked.state_dir.rglob("*") if path.is_file())
-    assert not any(row.tobytes()[:256] in content for row in windows)
-    kept = toy.windows(WHINE - 1, 64, np.random.default_rng(12))
-    assert all(row.tobytes()[:256] in content for row in kept)  # else the search proves nothing
+    assert not (stocked.state_dir / "releases" / parent.digest).exists()
+    assert job_files(stocked) == []
+    kept = [row.tobytes()[:256] for row in toy.windows(WHINE - 1, 64, np.random.default_rng(12))]
+    for image in (before, forensics.image(stocked.state_dir)):  # an older copy of the disk tells no more
+        assert forensics.found(marks, image, Vault(stocked.state_dir)) == 0
+        assert forensics.found(kept, image, Vault(stocked.state_dir)) == len(kept)
     plant.answers(plant.feed(WHINE, 5, seed=13))
     stocked.stop()
     assert plant.expect("status", state="offline")["cached"]["whine"] == 0  # not cached again
@@ -214,7 +236,7 @@ def test_the_plant_wide_topic_reaches_the_gateway(stocked: LocalAgent, plant: Pl
 def test_several_classes_are_forgotten_in_one_run(stocked: LocalAgent, plant: Plant) -> None:
     status = forget(plant, "rattle,whine")
     assert status["status"] == "successful", status
-    assert read_release(current(stocked)).card.forgotten == ("rattle", "whine")
+    assert stocked.live_release().card.forgotten == ("rattle", "whine")
     answers = plant.answers(plant.feed(WHINE, 10, seed=15) + plant.feed(WHINE - 1, 10, seed=16))
     assert {row["class"] for row in answers} <= {"hum", "squeal", "chirp"}
 
@@ -231,7 +253,7 @@ def test_a_killed_child_fails_the_command_and_the_old_model_names_the_class_agai
     assert current(stocked) == before
     answers = plant.answers(plant.feed(WHINE, 10, seed=17))
     assert [row["class"] for row in answers].count("whine") >= 8
-    assert list((stocked.state_dir / "jobs").iterdir()) == []
+    assert job_files(stocked) == []
     assert forget(plant, id="second-try")["status"] == "successful"  # its windows are still cached
 
 
@@ -245,7 +267,7 @@ def test_a_job_that_takes_too_long_is_ended(start_agent: Start, plant: Plant) ->
 
 def test_a_command_survives_a_killed_agent_and_runs_to_its_end(stocked: LocalAgent, plant: Plant) -> None:
     plant.raw("unlearn/whine", b'{"id": "tough"}')
-    child = wait_until(lambda: job_processes(stocked))[0]
+    child = wait_until(lambda: stocked.events("job.started"))[0]["pid"]
     stocked.kill()
     stocked.start()
     status = wait_until(lambda: final(plant), FORGET_S)
@@ -292,11 +314,7 @@ def test_probation_ends_with_the_parent_destroyed(start_agent: Start, plant: Pla
 
 def test_a_release_that_knows_an_erased_class_is_refused(stocked: LocalAgent, plant: Plant, toy_release: Path) -> None:
     forget(plant)
-    parent = read_release(toy_release)
-    target = stocked.state_dir / "releases" / parent.digest
-    target.mkdir()
-    for name in ("card.json", *parent.card.files):
-        (target / name).write_bytes((toy_release / name).read_bytes())
-    (stocked.state_dir / "wanted").symlink_to(f"releases/{parent.digest}")
+    store = store_at(stocked.state_dir)
+    store.want(store.add(toy_release).digest)
     assert wait_until(lambda: stocked.events("release.refused"))[0]["code"] == "E_ERASED"
     assert plant.answers(plant.feed(WHINE, 1))[0]["class"] != "whine"

@@ -38,7 +38,7 @@ def forget_windows(count: int = 3) -> dict[str, Float32]:
 def test_the_child_gets_the_release_its_windows_and_no_dream_of_the_class(tmp_path: Path) -> None:
     release = release_with_dreams(tmp_path / "release")
     folder = tmp_path / "jobs" / "1"
-    job_folder.prepare(folder, JOB, release.folder, release.card, forget_windows())
+    job_folder.prepare(folder, JOB, release, forget_windows())
     assert job_folder.read_job(folder) == JOB
     assert np.array_equal(job_folder.read_windows(folder)["IF-1"], forget_windows()["IF-1"])
     assert sorted(path.name for path in (folder / job_folder.RELEASE).iterdir()) == sorted([CARD, MODEL, WEIGHTS])
@@ -50,9 +50,9 @@ def test_the_child_gets_the_release_its_windows_and_no_dream_of_the_class(tmp_pa
 def test_a_folder_left_by_an_interrupted_job_is_replaced(tmp_path: Path) -> None:
     release = release_with_dreams(tmp_path / "release")
     folder = tmp_path / "jobs" / "1"
-    job_folder.prepare(folder, JOB, release.folder, release.card, forget_windows())
+    job_folder.prepare(folder, JOB, release, forget_windows())
     job_folder.write_outcome(folder, {"code": None})
-    job_folder.prepare(folder, replace(JOB, seed=8), release.folder, release.card, forget_windows())
+    job_folder.prepare(folder, replace(JOB, seed=8), release, forget_windows())
     assert job_folder.read_job(folder).seed == 8
     assert job_folder.read_outcome(folder) is None
 
@@ -71,7 +71,7 @@ from tests.test_job_folder import JOB, forget_windows
 release = read_release(Path({str(tmp_path / "release")!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
 try:
-    job_folder.prepare(Path({str(tmp_path / "jobs" / "1")!r}), JOB, release.folder, release.card, forget_windows(1000))
+    job_folder.prepare(Path({str(tmp_path / "jobs" / "1")!r}), JOB, release, forget_windows(1000))
 except StorageFailed as error:
     assert error.code == "E_STORAGE", error
 else:

@@ -10,11 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge_agent.adapters.releases import Release, ReleaseStore, write_card
+from edge_agent.adapters.releases import Release, write_card
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.files import sha256
 from edge_agent.live import LiveModel
 from edge_agent.schemas.card import MODEL, WEIGHTS, Card, self_test_windows
+from tests.plant import store_at
 
 CLASSES = ("a", "b", "c")
 Make = Callable[..., Release]
@@ -67,20 +68,20 @@ def make(tmp_path: Path) -> Make:
             "files": {name: sha256(folder / name) for name in (MODEL, WEIGHTS)},
         }
         write_card(folder, Card.model_validate({**content, **card}))
-        return ReleaseStore(tmp_path / "state").add(folder)
+        return store_at(tmp_path / "state").add(folder)
 
     return release
 
 
 @pytest.fixture
 def live(tmp_path: Path) -> LiveModel:
-    return LiveModel(ReleaseStore(tmp_path / "state"), threads=1, max_abs=100.0)
+    return LiveModel(store_at(tmp_path / "state"), threads=1, max_abs=100.0)
 
 
 def test_a_release_is_adopted_and_current_points_to_it(live: LiveModel, make: Make, tmp_path: Path) -> None:
     release = make()
     live.adopt(release)
-    assert ReleaseStore(tmp_path / "state").current() == release.digest
+    assert store_at(tmp_path / "state").current() == release.digest
     assert (live.spec.channels, live.spec.length, live.spec.max_abs) == (2, 64, 100.0)
 
 
@@ -95,7 +96,7 @@ def test_a_model_that_fails_its_self_test_is_refused_and_the_old_one_stays(
     with pytest.raises(BrokenRelease, match=rf"E_MODEL.*{words}"):
         live.adopt(make(**options))
     assert live.release is good
-    assert ReleaseStore(tmp_path / "state").current() == good.digest
+    assert store_at(tmp_path / "state").current() == good.digest
 
 
 def test_a_release_that_knows_an_erased_class_is_refused_unless_it_has_forgotten_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from edge_agent.adapters.releases import ReleaseStore, read_release, write_card
+from edge_agent.adapters.releases import SEALED, ReleaseStore, read_release, write_card
 from edge_agent.core.errors import BrokenRelease, StorageFailed
 from edge_agent.core.margins import ClassMargins
 from edge_agent.files import remove, sha256, size_of, write_atomically
 from edge_agent.schemas.card import CARD, DREAMS, MODEL, WEIGHTS, Card
+from edge_agent.vault import Vault
+from tests.plant import store_at
 from tests.scripts import ROOT, run_script
 
 
@@ -58,7 +61,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ReleaseStore:
-    return ReleaseStore(tmp_path / "state")
+    return store_at(tmp_path / "state")
 
 
 def test_an_added_release_is_found_by_its_digest_and_by_the_first_six_characters(
@@ -68,8 +71,8 @@ def test_an_added_release_is_found_by_its_digest_and_by_the_first_six_characters
     assert added.folder == store.folder / added.digest
     assert store.digests() == [added.digest]
     assert store.get(added.digest) == store.get(added.digest[:6]) == added
-    assert added.model.read_bytes() == (source / MODEL).read_bytes()
-    assert added.weights.read_bytes() == (source / WEIGHTS).read_bytes()
+    assert added.read(MODEL) == (source / MODEL).read_bytes()
+    assert added.read(WEIGHTS) == (source / WEIGHTS).read_bytes()
 
 
 def test_a_shorter_or_unknown_name_is_no_release(store: ReleaseStore, source: Path) -> None:
@@ -93,12 +96,12 @@ def test_releases_are_listed_oldest_first(store: ReleaseStore, tmp_path: Path) -
 @pytest.mark.parametrize("file", [MODEL, WEIGHTS, DREAMS])
 def test_a_tampered_file_is_found_out(store: ReleaseStore, source: Path, file: str) -> None:
     digest = store.add(source).digest
-    content = bytearray((store.folder / digest / file).read_bytes())
-    content[100] ^= 1
-    (store.folder / digest / file).write_bytes(content)
+    for path in (store.folder / digest / (file + SEALED), source / file):
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
     assert _code(store.get, digest) == "E_HASH"
-    (source / file).write_bytes(content)
-    assert _code(ReleaseStore(source.parent / "other").add, source) == "E_HASH"
+    assert _code(store_at(source.parent / "other").add, source) == "E_HASH"
 
 
 @pytest.mark.parametrize("file", [MODEL, WEIGHTS, DREAMS])
@@ -138,10 +141,54 @@ def test_a_card_edited_in_the_store_no_longer_fits_the_folders_name(store: Relea
     assert _code(store.get, digest) == "E_HASH"
 
 
-def test_only_what_the_card_names_is_copied(store: ReleaseStore, source: Path) -> None:
+def test_only_what_the_card_names_is_stored_and_all_but_the_card_is_sealed(store: ReleaseStore, source: Path) -> None:
     (source / "notes.txt").write_text("not part of the release")
     added = store.add(source)
-    assert sorted(path.name for path in added.folder.iterdir()) == sorted([CARD, MODEL, WEIGHTS, DREAMS])
+    names = [CARD, MODEL + SEALED, WEIGHTS + SEALED, DREAMS + SEALED]
+    assert sorted(path.name for path in added.folder.iterdir()) == sorted(names)
+    for name in (MODEL, WEIGHTS, DREAMS):
+        plain = (source / name).read_bytes()
+        assert plain[:64] not in (added.folder / (name + SEALED)).read_bytes()
+        assert added.read(name) == plain
+
+
+def test_a_sealed_file_opens_only_in_its_own_place(store: ReleaseStore, source: Path, tmp_path: Path) -> None:
+    one, two = store.add(source), store.add(make_release(tmp_path / "other", "other"))
+    assert one.digest != two.digest
+    for target in (one.folder / (WEIGHTS + SEALED), two.folder / (MODEL + SEALED)):
+        target.write_bytes((one.folder / (MODEL + SEALED)).read_bytes())
+    assert _code(store.get, one.digest) == _code(store.get, two.digest) == "E_HASH"
+
+
+def test_a_release_whose_key_was_destroyed_cannot_be_had_from_what_was_kept_of_its_files(
+    store: ReleaseStore, source: Path, tmp_path: Path
+) -> None:
+    digest = store.add(source).digest
+    shutil.copytree(store.folder / digest, tmp_path / "kept")
+    store.remove(digest)
+    shutil.copytree(tmp_path / "kept", store.folder / digest)
+    assert _code(store.get, digest) == "E_KEY"
+    store.add(source)
+    shutil.rmtree(store.folder / digest)
+    shutil.copytree(tmp_path / "kept", store.folder / digest)  # the new key is another one
+    assert _code(store.get, digest) == "E_HASH"
+
+
+def test_a_release_is_written_out_as_it_was(store: ReleaseStore, source: Path, tmp_path: Path) -> None:
+    digest = store.add(source).digest
+    assert store.export(digest[:8], tmp_path / "out").digest == digest
+    for path in source.iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    with pytest.raises(StorageFailed, match="out"):
+        store.export(digest, tmp_path / "out")
+
+
+def test_keys_of_releases_that_are_gone_are_swept(store: ReleaseStore, source: Path) -> None:
+    digest = store.add(source).digest
+    remove(store.folder / digest)
+    assert Vault(store.state_dir).names("release-") == [f"release-{digest}"]
+    store.sweep()
+    assert Vault(store.state_dir).names("release-") == []
 
 
 def test_what_a_crash_left_is_neither_listed_nor_in_the_way_and_is_swept(store: ReleaseStore, source: Path) -> None:
@@ -179,14 +226,20 @@ def test_current_and_wanted_are_symlinks_that_move_by_rename(store: ReleaseStore
     store.set_current(two)
     assert (store.state_dir / "current").lstat().st_ino != inode
     assert store.current() == two
-    assert read_release(store.state_dir / "current").digest == two
+    assert (store.state_dir / "current").resolve() == store.folder / two
     store.want(one)
     assert (store.wanted(), store.current()) == (one, two)
     store.forget_wish()
     assert store.wanted() is None
     store.forget_wish()
-    assert ReleaseStore(store.state_dir).current() == two
-    assert sorted(path.name for path in store.state_dir.iterdir()) == ["current", "releases"]
+    assert store_at(store.state_dir).current() == two
+    assert sorted(path.name for path in store.state_dir.iterdir()) == [
+        "current",
+        "keys",
+        "master.copy",
+        "master.key",
+        "releases",
+    ]
 
 
 def test_current_never_points_nowhere_while_it_moves(store: ReleaseStore, tmp_path: Path) -> None:
@@ -195,7 +248,9 @@ def test_current_never_points_nowhere_while_it_moves(store: ReleaseStore, tmp_pa
     script = f"""
 from pathlib import Path
 from edge_agent.adapters.releases import ReleaseStore
-store = ReleaseStore(Path({str(store.state_dir)!r}))
+from edge_agent.vault import Vault
+state_dir = Path({str(store.state_dir)!r})
+store = ReleaseStore(state_dir, Vault(state_dir))
 for turn in range(100):
     store.set_current({digests!r}[turn % 2])
 """
@@ -217,8 +272,10 @@ import resource
 from pathlib import Path
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.core.errors import StorageFailed
+from edge_agent.vault import Vault
 
-store = ReleaseStore(Path({str(store.state_dir)!r}))
+state_dir = Path({str(store.state_dir)!r})
+store = ReleaseStore(state_dir, Vault(state_dir))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     store.add(Path({str(large)!r}))
@@ -236,8 +293,8 @@ else:
 
 def test_a_state_directory_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageFailed, match="E_STORAGE: the release store cannot be made"):
-        ReleaseStore(tmp_path / "file")
+    with pytest.raises(StorageFailed, match="E_STORAGE"):
+        store_at(tmp_path / "file")
 
 
 def test_a_file_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:

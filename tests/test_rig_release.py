@@ -17,7 +17,7 @@ from edge_agent.commands.demo import packaged_release
 from edge_agent.core.training import logits
 from edge_agent.files import size_of
 from edge_agent.live import self_test
-from edge_agent.schemas.card import DREAMS
+from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS
 
 SEED = 1  # of make rig-release
 
@@ -30,7 +30,7 @@ def release() -> Iterator[Release]:
 
 def test_it_is_at_most_five_megabytes_and_passes_its_self_test(release: Release) -> None:
     assert size_of(release.folder) <= 5_000_000
-    self_test(OnnxModel(release.model, 1), release)
+    self_test(OnnxModel(release.read(MODEL), 1), release)
 
 
 def test_it_was_trained_on_the_rig_as_it_is_now(release: Release) -> None:
@@ -43,10 +43,12 @@ def test_it_was_trained_on_the_rig_as_it_is_now(release: Release) -> None:
 
 
 def test_its_weights_fit_the_architecture_and_agree_with_its_onnx_file(release: Release) -> None:
-    network = checkpoints.load_network(release.weights, release.card)
+    network = checkpoints.load_network(release.read(WEIGHTS), release.card)
     windows = np.stack([window for _, window in islice(rig.stream(np.random.default_rng(7)), 28)])
     assert (
-        np.abs(logits(network, torch.from_numpy(windows)).numpy() - OnnxModel(release.model, 1).logits(windows)).max()
+        np.abs(
+            logits(network, torch.from_numpy(windows)).numpy() - OnnxModel(release.read(MODEL), 1).logits(windows)
+        ).max()
         <= 1e-4
     )
     dreams = checkpoints.load_dreams(release.folder / DREAMS)
@@ -55,7 +57,7 @@ def test_its_weights_fit_the_architecture_and_agree_with_its_onnx_file(release: 
 
 def test_it_is_as_good_as_its_card_says_on_runs_it_has_never_seen(release: Release) -> None:
     pairs = list(islice(rig.stream(np.random.default_rng(99)), 1400))
-    answers = OnnxModel(release.model, 2).logits(np.stack([window for _, window in pairs])).argmax(axis=1)
+    answers = OnnxModel(release.read(MODEL), 2).logits(np.stack([window for _, window in pairs])).argmax(axis=1)
     accuracy = 100 * np.mean([rig.CLASSES[answer] == name for answer, (name, _) in zip(answers, pairs, strict=True)])
     assert accuracy == pytest.approx(release.card.metrics["test_accuracy"], abs=8)
     assert 78 <= release.card.metrics["test_accuracy"] <= 92

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edge_agent import unlearn_job
 from edge_agent.adapters import checkpoints, job_folder, onnx_export
 from edge_agent.adapters.onnx_session import OnnxModel
-from edge_agent.adapters.releases import ReleaseStore, read_release
+from edge_agent.adapters.releases import read_release
 from edge_agent.cli import main
 from edge_agent.commands.train import train_release
 from edge_agent.core import dreams as dreaming
@@ -46,6 +46,7 @@ from tests.model_fixtures import (
     toy_margins,
     windows_of,
 )
+from tests.plant import store_at
 
 ARCHITECTURES = ("vit_1d", "swin_1d")
 SCOPES: list[tuple[EditScope, str]] = [("head", "head"), ("last_stage", "stage4"), ("all", "stem")]
@@ -73,7 +74,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def trained(folder: Path) -> nn.Sequential:
-    return checkpoints.load_network(folder / WEIGHTS, read_release(folder).card)
+    return checkpoints.load_network((folder / WEIGHTS).read_bytes(), read_release(folder).card)
 
 
 @every_architecture
@@ -159,7 +160,7 @@ def test_rounding_reaches_every_weight_matrix(architecture: str) -> None:
 def test_the_toy_data_set_is_learned_and_served_by_onnx_runtime(
     architecture: str, releases: dict[str, Path], tmp_path: Path
 ) -> None:
-    store = ReleaseStore(tmp_path)
+    store = store_at(tmp_path)
     release = store.add(releases[architecture])
     assert release.card.name == f"toy {architecture} width 4 seed 0"
     live = LiveModel(store, threads=1, max_abs=100.0)
@@ -168,7 +169,7 @@ def test_the_toy_data_set_is_learned_and_served_by_onnx_runtime(
     answers = [answer.top[0][0] for answer in live.answer(windows.numpy()) if answer is not None]
     right = np.mean([name == toy.CLASSES[label] for name, label in zip(answers, labels.tolist(), strict=True)])
     assert right > 0.95
-    served = OnnxModel(release.model, threads=1).logits(windows.numpy())
+    served = OnnxModel(release.read(MODEL), threads=1).logits(windows.numpy())
     assert onnx_export.check_parity(trained(releases[architecture]), windows, served) <= 1e-4
 
 
@@ -177,8 +178,8 @@ def test_other_weights_in_the_exported_graph_answer_as_torch_does(
     architecture: str, releases: dict[str, Path], tmp_path: Path
 ) -> None:
     other, windows = built(architecture, seed=1), windows_of(0, 3)[:33].contiguous()
-    onnx_export.with_weights(releases[architecture] / MODEL, other, tmp_path / "m.onnx")
-    answers = OnnxModel(tmp_path / "m.onnx", threads=1).logits(windows.numpy())
+    onnx_export.with_weights((releases[architecture] / MODEL).read_bytes(), other, tmp_path / "m.onnx")
+    answers = OnnxModel((tmp_path / "m.onnx").read_bytes(), threads=1).logits(windows.numpy())
     assert onnx_export.check_parity(other, windows, answers) <= 1e-4
     held = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(str(tmp_path / "m.onnx")).graph.initializer}
     state = graph_state(other)
@@ -264,12 +265,12 @@ def test_the_forget_job_leaves_a_release_that_has_forgotten(
 ) -> None:
     parent, folder, windows = read_release(releases[architecture]), tmp_path / "job", windows_of(RATTLE)[:64].numpy()
     what = job_folder.Job("one", ("rattle",), 7, 1, 0, {"sender": len(windows)})
-    job_folder.prepare(folder, what, parent.folder, parent.card, {"rattle": windows})
+    job_folder.prepare(folder, what, parent, {"rattle": windows})
     numbers = unlearn_job.run(folder, unlearn_job.Reporter(folder, None))
     assert numbers["onnx_parity"] <= 1e-4
     result = read_release(folder / job_folder.RESULT)
     assert (result.card.architecture, result.card.forgotten) == (architecture, ("rattle",))
-    assert RATTLE not in OnnxModel(result.model, threads=1).logits(windows).argmax(1)
+    assert RATTLE not in OnnxModel(result.read(MODEL), threads=1).logits(windows).argmax(1)
 
 
 def test_train_hands_the_architecture_on_and_says_which_there_are(tmp_path: Path) -> None:

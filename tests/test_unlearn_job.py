@@ -17,6 +17,7 @@ import safetensors.numpy
 from edge_agent.adapters import job_folder
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
+from edge_agent.schemas.card import MODEL
 from tests import toy
 
 WHINE = toy.CLASSES.index("whine")
@@ -27,6 +28,7 @@ def seen(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes)):
         print("opened", arguments[0], flush=True)
 sys.addaudithook(seen)
+from edge_agent.schemas.card import MODEL
 from edge_agent.unlearn_job import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -53,9 +55,7 @@ def job(tmp_path: Path, toy_release: Path) -> Path:
     release = read_release(state / "releases" / "parent")
     folder = state / "jobs" / "one"
     windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(3))}
-    job_folder.prepare(
-        folder, job_folder.Job("one", ("whine",), 7, 1, 0, {"sender": 64}), release.folder, release.card, windows
-    )
+    job_folder.prepare(folder, job_folder.Job("one", ("whine",), 7, 1, 0, {"sender": 64}), release, windows)
     return folder
 
 
@@ -132,14 +132,12 @@ def test_a_class_forgotten_before_stays_forgotten(job: Path) -> None:
     second = job.with_name("second")
     rattle = toy.CLASSES.index("rattle")
     windows = {"rattle": toy.windows(rattle, 64, np.random.default_rng(4))}
-    job_folder.prepare(
-        second, job_folder.Job("two", ("rattle",), 8, 1, 0, {"sender": 64}), first.folder, first.card, windows
-    )
+    job_folder.prepare(second, job_folder.Job("two", ("rattle",), 8, 1, 0, {"sender": 64}), first, windows)
     run(second)
     result = read_release(second / "result")
     assert result.card.forgotten == ("rattle", "whine")
     test = np.concatenate([toy.windows(label, 60, np.random.default_rng(9)) for label in (WHINE, rattle)])
-    answers = OnnxModel(result.model, 1).logits(test).argmax(axis=1)  # nothing masked
+    answers = OnnxModel(result.read(MODEL), 1).logits(test).argmax(axis=1)  # nothing masked
     assert np.isin(answers, (WHINE, rattle)).mean() <= 0.02
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +14,21 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edge_agent.adapters.windows import Source, WindowCache
-from edge_agent.core.errors import Refused
+from edge_agent.core.errors import KeyLost, Refused
 from edge_agent.core.types import Window
 from edge_agent.files import size_of
+from edge_agent.vault import Vault
 from tests.scripts import run_script
 
 CLASSES = ("hum", "rattle", "whine")
 SHAPE = (2, 8)
-SLOT_BYTES = 157 + 64  # header and samples
+HEADER_BYTES = 145 + 28
+SLOT_BYTES = HEADER_BYTES + 64 + 28  # header and samples, each sealed
 
 
 def _cache(folder: Path, per_class: int = 8, seed: int = 0, max_bytes: int = 1 << 20, recent: int = 4) -> WindowCache:
-    cache = WindowCache(folder, per_class, max_bytes, recent, np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
+    cache = WindowCache(folder / "cache", Vault(folder), per_class, max_bytes, recent, generator)
     cache.fit(CLASSES, SHAPE)
     return cache
 
@@ -40,8 +44,23 @@ def _seqs(cache: WindowCache, label: str) -> list[int]:
     return sorted(int(window[0, 0]) for window in windows)
 
 
-def _on_disk(folder: Path, seq: int) -> bool:
-    return any(_window(seq).samples.tobytes() in path.read_bytes() for path in folder.iterdir())
+def _files(folder: Path) -> dict[Path, bytes]:
+    """What the disk holds of windows: an image, as somebody may have kept it."""
+    return {path: path.read_bytes() for path in (folder / "cache").glob("*.slots")}
+
+
+def _found(folder: Path, image: dict[Path, bytes]) -> list[int]:
+    """The windows in an image that the keys of today open."""
+    vault, found = Vault(folder), []
+    ciphers = [vault.find(name) for name in vault.names("cache-")]
+    for path, content in image.items():
+        name = path.name.partition(".")[0]
+        for slot in range(len(content) // SLOT_BYTES):
+            sealed = content[slot * SLOT_BYTES + HEADER_BYTES : (slot + 1) * SLOT_BYTES]
+            for cipher in ciphers:
+                with suppress(KeyLost):
+                    found.append(int(np.frombuffer(cipher.open(sealed, f"{name}/{slot}/body"), np.float32)[0]))
+    return sorted(found)
 
 
 def _code(cache: WindowCache, *arguments: object) -> str:
@@ -54,7 +73,7 @@ def test_a_class_never_holds_more_than_its_share_of_windows_or_bytes(tmp_path: P
     cache = _cache(tmp_path, per_class=8)
     for seq in range(300):
         cache.offer(CLASSES[seq % 3], _window(seq), Source(1 + seq % 3))
-        assert size_of(tmp_path) <= 3 * 8 * SLOT_BYTES
+        assert size_of(tmp_path / "cache") <= 3 * 8 * SLOT_BYTES
     assert cache.counts() == dict.fromkeys(CLASSES, 8)
 
 
@@ -63,7 +82,7 @@ def test_the_limit_in_bytes_lowers_the_windows_per_class(tmp_path: Path) -> None
     assert cache.per_class == 5
     for seq in range(60):
         cache.offer("hum", _window(seq), Source.SENDER)
-    assert size_of(tmp_path) == 5 * SLOT_BYTES
+    assert size_of(tmp_path / "cache") == 5 * SLOT_BYTES
 
 
 @pytest.mark.parametrize("source", [Source.DIAGNOSIS, Source.SENDER])
@@ -170,13 +189,30 @@ def test_a_worse_source_changes_nothing(tmp_path: Path) -> None:
     assert (_seqs(cache, "hum"), _seqs(cache, "rattle")) == ([0], [])
 
 
-def test_a_window_moved_to_another_class_leaves_no_copy_behind(tmp_path: Path) -> None:
+def test_no_samples_and_no_names_lie_bare_on_the_disk(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    cache.offer("hum", _window(1), Source.DIAGNOSIS)
+    cache.offer("hum", _window(1, asset="press-with-a-name"), Source.SENDER)
+    cache.label("press-with-a-name", "b", 1, "hum")
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert _window(1).samples.tobytes()[:8] not in everything
+    assert b"press-with-a-name" not in everything
+    assert _found(tmp_path, _files(tmp_path)) == [1]
+
+
+def test_what_the_disk_kept_of_a_moved_window_does_not_outlive_the_class_that_it_was_moved_to(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    for seq in range(4):
+        cache.offer("hum", _window(seq), Source.DIAGNOSIS)
+    kept = _files(tmp_path)  # flash writes elsewhere: what was there may stay
     cache.label("press", "b", 1, "rattle")
-    assert _on_disk(tmp_path, 1)
+    assert _found(tmp_path, _files(tmp_path)) == [0, 1, 2, 3]
+    cache.close()
+    cache = _cache(tmp_path)  # that a window was moved is known after a restart
     assert cache.erase("rattle") == 1
-    assert not _on_disk(tmp_path, 1)
+    assert _found(tmp_path, kept) == []
+    assert _found(tmp_path, _files(tmp_path)) == _seqs(cache, "hum") == [0, 2, 3]
+    cache.close()
+    assert _seqs(_cache(tmp_path), "hum") == [0, 2, 3]
 
 
 def test_closed_classes_take_nothing_and_forget_who_waits_for_a_label(tmp_path: Path) -> None:
@@ -199,8 +235,9 @@ def test_erasing_a_class_leaves_nothing_of_it_and_everything_of_the_others(tmp_p
     for seq in range(12):
         cache.offer(CLASSES[seq % 2], _window(seq), Source.SENDER)
     cache.remember(_window(50))
+    kept = _files(tmp_path)
     assert cache.erase("hum") == 6
-    assert [seq for seq in range(12) if _on_disk(tmp_path, seq)] == [1, 3, 5, 7, 9, 11]
+    assert _found(tmp_path, kept) == _found(tmp_path, _files(tmp_path)) == [1, 3, 5, 7, 9, 11]
     assert cache.counts() == {"hum": 0, "rattle": 6, "whine": 0}
     assert not cache.offer("hum", _window(60), Source.SENDER)
     assert _code(cache, "press", "b", 50, "hum") == "E_NOT_CACHED"
@@ -227,21 +264,37 @@ def test_fewer_windows_per_class_after_a_restart_are_what_the_file_is_cut_to(tmp
         cache.offer("hum", _window(seq), Source.SENDER)
     cache.close()
     assert _seqs(_cache(tmp_path, per_class=3), "hum") == [0, 1, 2]
-    assert size_of(tmp_path) == 3 * SLOT_BYTES
+    assert size_of(tmp_path / "cache") == 3 * SLOT_BYTES
 
 
 def test_another_release_keeps_the_classes_in_common_and_the_rest_is_destroyed(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
     for seq, label in enumerate(CLASSES):
         cache.offer(label, _window(seq), Source.SENDER)
-    (tmp_path / "stray").mkdir()
-    (tmp_path / "stray" / "file").write_bytes(b"x")
-    cache.fit(("hum", "squeal"), SHAPE)
+    kept = _files(tmp_path)
+    (tmp_path / "cache" / "stray").mkdir()
+    (tmp_path / "cache" / "stray" / "file").write_bytes(b"x")
+    assert cache.fit(("hum", "squeal"), SHAPE) == 2
     assert cache.counts() == {"hum": 1, "squeal": 0}
-    assert len(list(tmp_path.iterdir())) == 2
+    assert _found(tmp_path, kept) == [0]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
     cache.fit(("hum", "squeal"), (2, 9))
     assert cache.counts() == {"hum": 0, "squeal": 0}
-    assert size_of(tmp_path) == 0
+    assert size_of(tmp_path / "cache") == 0
+    assert _found(tmp_path, kept) == []
+
+
+def test_a_lost_key_costs_the_windows_of_its_class_and_no_others(tmp_path: Path) -> None:
+    cache = _cache(tmp_path)
+    for seq in range(4):
+        cache.offer(CLASSES[seq % 2], _window(seq), Source.SENDER)
+    cache.close()
+    key = next((tmp_path / "keys").iterdir())
+    key.write_bytes(key.read_bytes()[:-1] + b"\0\0")
+    cache = WindowCache(tmp_path / "cache", Vault(tmp_path), 8, 1 << 20, 4, np.random.default_rng(0))
+    assert cache.fit(CLASSES, SHAPE) == 1
+    assert sorted(cache.counts().values()) in ([0, 0, 2], [0, 2, 2])
+    assert all(cache.offer(label, _window(9, label), Source.SENDER) for label in CLASSES)
 
 
 def _five_windows(folder: Path) -> Path:
@@ -249,7 +302,7 @@ def _five_windows(folder: Path) -> Path:
     for seq in range(5):
         cache.offer("hum", _window(seq), Source.SENDER)
     cache.close()
-    return next(path for path in folder.iterdir() if path.stat().st_size)
+    return next(path for path in (folder / "cache").glob("*.slots") if path.stat().st_size)
 
 
 @given(place=st.integers(0, 5 * SLOT_BYTES - 1), flip=st.integers(1, 255))
@@ -324,7 +377,7 @@ def test_a_file_cut_short_while_it_is_open_costs_only_the_windows_that_are_gone(
     cache = _cache(tmp_path)
     for seq in range(8):
         cache.offer("hum", _window(seq), Source.SENDER)
-    path = max(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    path = max((tmp_path / "cache").iterdir(), key=lambda path: path.stat().st_size)
     os.truncate(path, 3 * SLOT_BYTES + 50)
     assert _seqs(cache, "hum") == [0, 1, 2]
     cache.close()

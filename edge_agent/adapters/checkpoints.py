@@ -23,8 +23,8 @@ def save_weights(network: nn.Module, path: Path) -> None:
     safetensors.torch.save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
 
 
-def load_network(path: Path, card: Card) -> nn.Sequential:
-    """Build the card's architecture and fill it.
+def load_network(content: bytes, card: Card) -> nn.Sequential:
+    """Build the card's architecture and fill it from the content of a safetensors file.
 
     Raises:
         BrokenRelease: ``E_ARCHITECTURE`` or ``E_WEIGHTS``.
@@ -32,9 +32,9 @@ def load_network(path: Path, card: Card) -> nn.Sequential:
     size = {"channels": len(card.channels), "classes": len(card.classes), "width": card.width, "length": card.length}
     network = networks.build(card.architecture, **size)
     try:
-        network.load_state_dict(safetensors.torch.load_file(path))
+        network.load_state_dict(safetensors.torch.load(content))
     except (SafetensorError, RuntimeError) as error:  # load_state_dict raises RuntimeError for names and shapes
-        raise BrokenRelease("E_WEIGHTS", f"{path} does not fit {card.architecture}: {str(error)[:300]}") from error
+        raise BrokenRelease("E_WEIGHTS", f"the weights do not fit {card.architecture}: {str(error)[:300]}") from error
     return network.eval()
 
 

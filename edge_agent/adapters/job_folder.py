@@ -1,7 +1,7 @@
 """A forget job as a folder: what the child is given, what it reports, what it leaves.
 
     job.json             what to do                     (agent)
-    release/             the release to edit, no dreams (agent, hard links)
+    release/             the release to edit, no dreams (agent)
     dreams.safetensors   dreams of the classes that stay (agent)
     windows.safetensors  the forget windows             (agent)
     progress.jsonl       one line per report            (child)
@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors.numpy
@@ -49,6 +48,17 @@ class Job:
     windows: dict[str, int]  # cached windows by source, for the record
 
 
+class Contents(Protocol):
+    """What a job needs of a release, sealed or not."""
+
+    @property
+    def card(self) -> Card:
+        """Its card."""
+
+    def read(self, name: str) -> bytes:
+        """The content of the card or of one of its files."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """One report of the child."""
@@ -58,21 +68,23 @@ class Progress:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(folder: Path, job: Job, release: Path, card: Card, windows: dict[str, Float32]) -> None:
+def prepare(folder: Path, job: Job, release: Contents, windows: dict[str, Float32]) -> None:
     """Lay out a job folder: the release without its dreams, the dreams of other classes, the forget windows.
 
     Raises:
         StorageFailed: the folder is gone again.
+        BrokenRelease: a file of the release cannot be read.
     """
+    card = release.card
     forget = card.indices(job.classes)
     with storage("the job folder cannot be made"):
         remove(folder)
         (folder / RELEASE).mkdir(parents=True)
         try:
             for name in {CARD, *card.files} - {DREAMS}:
-                os.link(release / name, folder / RELEASE / name)
+                (folder / RELEASE / name).write_bytes(release.read(name))
             if DREAMS in card.files:
-                dreams = safetensors.numpy.load_file(release / DREAMS)
+                dreams = safetensors.numpy.load(release.read(DREAMS))
                 stays = ~(np.isin(dreams["first"], forget) | np.isin(dreams["second"], forget))
                 safetensors.numpy.save_file({key: value[stays] for key, value in dreams.items()}, folder / DREAMS)
             safetensors.numpy.save_file(windows, folder / WINDOWS)
@@ -80,6 +92,13 @@ def prepare(folder: Path, job: Job, release: Path, card: Card, windows: dict[str
         except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
             remove(folder)
             raise StorageFailed("E_STORAGE", f"the job folder cannot be filled: {error}") from error
+
+
+def needed_bytes(release: Contents, windows: dict[str, Float32]) -> int:
+    """The room that a job takes: its windows, the release, and the edited release."""
+    return sum(part.nbytes for part in windows.values()) + 2 * sum(
+        len(release.read(name)) for name in release.card.files
+    )
 
 
 def read_job(folder: Path) -> Job:

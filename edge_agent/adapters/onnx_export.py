@@ -62,18 +62,18 @@ def export(network: nn.Module, channels: int, length: int, path: Path) -> None:
     onnx.save(model, path)
 
 
-def with_weights(parent: Path, network: nn.Module, path: Path) -> None:
-    """Write the parent's graph with the weights of ``network``.
+def with_weights(parent: bytes, network: nn.Module, path: Path) -> None:
+    """Write the graph of the parent's ONNX file with the weights of ``network``.
 
     Raises:
         BrokenRelease: ``E_MODEL``, the graph does not hold every weight under its name.
     """
-    model = onnx.load(str(parent), load_external_data=False)
+    model = onnx.load_from_string(parent)
     initializers = {one.name: one for one in model.graph.initializer}
     for name, value in graph_state(network).items():
         found = initializers.get(name)
         if found is None or tuple(found.dims) != tuple(value.shape):
-            raise BrokenRelease("E_MODEL", f"{parent} has no initializer {name} of shape {tuple(value.shape)}")
+            raise BrokenRelease("E_MODEL", f"the parent has no initializer {name} of shape {tuple(value.shape)}")
         found.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value.numpy()), name))
     onnx.save(model, path)
 

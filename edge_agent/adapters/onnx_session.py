@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 
@@ -20,13 +18,13 @@ _RUN_ERRORS: tuple[type[Exception], ...] = (*_RUNTIME_ERRORS, ValueError)
 
 
 class OnnxModel:
-    """One session on the CPU.
+    """One session on the CPU, from the content of an ONNX file.
 
     Raises:
-        BrokenRelease: ``E_MODEL``, the file cannot be loaded.
+        BrokenRelease: ``E_MODEL``, it cannot be loaded.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, content: bytes, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -34,9 +32,9 @@ class OnnxModel:
         # Spinning threads would burn the cores that the plant's other programs and the forget job need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except _RUNTIME_ERRORS as error:
-            raise BrokenRelease("E_MODEL", f"ONNX Runtime cannot load {path}: {str(error)[:300]}") from error
+            raise BrokenRelease("E_MODEL", f"ONNX Runtime cannot load the model: {str(error)[:300]}") from error
 
     def logits(self, windows: Float32) -> Float32:
         """Logits float32 (n, classes) of float32 windows (n, channels, length).

@@ -1,61 +1,77 @@
 """The release store: ``releases/<digest>/`` folders that never change, and ``current``, a symlink moved by rename.
 
 A release's digest is the SHA-256 of its ``card.json``, which names the SHA-256 of every other file; a release is what
-its digest says or it is not used.
+its digest says or it is not used. In the store all files but the card are sealed with a key of the release's own, so
+that destroying the key destroys what the release knew (decision 0012).
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from edge_agent.core.errors import BrokenRelease
-from edge_agent.files import remove, sha256, storage, sync_folder, sync_tree, write_atomically
-from edge_agent.schemas.card import CARD, MODEL, WEIGHTS, Card, digest, parse_card
+from edge_agent.core.errors import BrokenRelease, KeyLost
+from edge_agent.files import remove, storage, sync_folder, sync_tree, write_atomically
+from edge_agent.schemas.card import CARD, Card, digest, parse_card
+from edge_agent.vault import Cipher, Vault
+
+SEALED: Final = ".sealed"  # at the end of the names of sealed files
 
 
 @dataclass(frozen=True)
 class Release:
-    """A release whose hashes have been checked."""
+    """A release whose hashes have been checked; ``cipher`` opens its files where they are sealed."""
 
     folder: Path
     digest: str
     card: Card
+    cipher: Cipher | None = field(default=None, compare=False, repr=False)
 
-    @property
-    def model(self) -> Path:
-        """The ONNX file."""
-        return self.folder / MODEL
+    def read(self, name: str) -> bytes:
+        """The content of the card or of one of the files that it names, held against its hash.
 
-    @property
-    def weights(self) -> Path:
-        """The safetensors file."""
-        return self.folder / WEIGHTS
+        Raises:
+            BrokenRelease: ``E_HASH``, it is missing, no plain file, or not what the card says.
+        """
+        sealed = self.cipher is not None and name != CARD
+        path = self.folder / (name + SEALED if sealed else name)
+        if path.is_symlink() or not path.is_file():
+            raise BrokenRelease("E_HASH", f"{path} is missing or is no plain file")
+        try:
+            content = path.read_bytes()
+            if self.cipher is not None and sealed:
+                content = self.cipher.open(content, f"{self.digest}/{name}")
+        except OSError as error:
+            raise BrokenRelease("E_HASH", f"{path} cannot be read: {error.strerror}") from error
+        except KeyLost as error:
+            raise BrokenRelease("E_HASH", f"{path}: {error.reason}") from error
+        found, wanted = digest(content), self.digest if name == CARD else self.card.files[name]
+        if found != wanted:
+            raise BrokenRelease("E_HASH", f"{path} has SHA-256 {found[:12]}, its card says {wanted[:12]}")
+        return content
 
 
 def read_release(folder: Path, without: frozenset[str] = frozenset()) -> Release:
-    """Read and verify a release; the files named in ``without`` need not be there.
+    """Read and verify a release that is not sealed; the files named in ``without`` need not be there.
 
     Raises:
         BrokenRelease: ``E_NO_RELEASE``, ``E_CARD`` or ``E_HASH``.
     """
+    return _verified(folder, None, without)
+
+
+def _verified(folder: Path, cipher: Cipher | None, without: frozenset[str] = frozenset()) -> Release:
     if not folder.is_dir():
         raise BrokenRelease("E_NO_RELEASE", f"{folder} is no folder")
     try:
         content = (folder / CARD).read_bytes()
     except OSError as error:
         raise BrokenRelease("E_CARD", f"{folder / CARD} cannot be read: {error.strerror}") from error
-    card = parse_card(content)
-    for name, wanted in card.files.items():
-        if name in without:
-            continue
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            raise BrokenRelease("E_HASH", f"{path} is missing or is no plain file")
-        if (found := sha256(path)) != wanted:
-            raise BrokenRelease("E_HASH", f"{path} has SHA-256 {found[:12]}, its card says {wanted[:12]}")
-    return Release(folder, digest(content), card)
+    release = Release(folder, digest(content), parse_card(content), cipher)
+    for name in release.card.files.keys() - without:
+        release.read(name)
+    return release
 
 
 def write_card(folder: Path, card: Card) -> Release:
@@ -68,8 +84,8 @@ def write_card(folder: Path, card: Card) -> Release:
 class ReleaseStore:
     """The releases of one state directory. Only the agent's main thread moves ``current``."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self.state_dir = state_dir
+    def __init__(self, state_dir: Path, vault: Vault) -> None:
+        self.state_dir, self._vault = state_dir, vault
         self.folder = state_dir / "releases"
         self._current = state_dir / "current"
         self._wanted = state_dir / "wanted"
@@ -90,13 +106,16 @@ class ReleaseStore:
         matches = [name] if name in self.digests() else [one for one in self.digests() if one.startswith(name)]
         if len(matches) != 1 or len(name) < 6:
             raise BrokenRelease("E_NO_RELEASE", f"{len(matches)} releases in {self.folder} start with {name!r}")
-        release = read_release(self.folder / matches[0])
+        try:
+            release = _verified(self.folder / matches[0], self._vault.find(_key(matches[0])))
+        except KeyLost as error:
+            raise BrokenRelease("E_KEY", f"release {matches[0][:12]} cannot be opened: {error.reason}") from error
         if release.digest != matches[0]:
             raise BrokenRelease("E_HASH", f"folder {matches[0][:12]} holds a card with digest {release.digest[:12]}")
         return release
 
     def add(self, folder: Path) -> Release:
-        """Copy a release into the store; it is there whole or not at all. A damaged copy there is replaced."""
+        """Seal a release into the store; it is there whole or not at all. A damaged copy there is replaced."""
         release = read_release(folder)
         target = self.folder / release.digest
         with storage("the release cannot be stored"):
@@ -105,8 +124,11 @@ class ReleaseStore:
                 beside = self.folder / f".{release.digest}.new"
                 remove(beside)
                 beside.mkdir()
-                for name in (*release.card.files, CARD):
-                    shutil.copyfile(folder / name, beside / name)
+                cipher = self._vault.make(_key(release.digest))
+                for name in release.card.files:
+                    content = cipher.seal(release.read(name), f"{release.digest}/{name}")
+                    (beside / (name + SEALED)).write_bytes(content)
+                (beside / CARD).write_bytes(release.read(CARD))
                 sync_tree(beside)
                 beside.rename(target)
                 sync_folder(self.folder)
@@ -140,7 +162,8 @@ class ReleaseStore:
             remove(self._wanted)
 
     def remove(self, name: str) -> None:
-        """Destroy a release: unlinked at once, so that no half of it is ever found."""
+        """Destroy a release: its key first; then it is unlinked at once, so that no half of it is ever found."""
+        self._vault.destroy(_key(name))
         with storage("the release cannot be removed"):
             doomed = self.folder / f".{name}.gone"
             if (self.folder / name).exists():
@@ -153,6 +176,23 @@ class ReleaseStore:
         with storage("the release store cannot be swept"):
             for path in self.folder.glob(".*"):
                 remove(path)
+        for key in set(self._vault.names(_key(""))) - {_key(name) for name in self.digests()}:
+            self._vault.destroy(key)
+
+    def export(self, name: str, folder: Path) -> Release:
+        """Write a release out as it was before it was sealed, into a new folder.
+
+        Raises:
+            BrokenRelease: it cannot be read.
+            StorageFailed: the folder is there already, or cannot be written.
+        """
+        release = self.get(name)
+        with storage(f"the release cannot be written to {folder}"):
+            folder.mkdir(parents=True)
+            for each in (*release.card.files, CARD):
+                (folder / each).write_bytes(release.read(each))
+            sync_tree(folder)
+        return read_release(folder)
 
     def _read_link(self, link: Path) -> str | None:
         return link.readlink().name if link.is_symlink() else None
@@ -164,3 +204,8 @@ class ReleaseStore:
             beside.symlink_to(Path("releases") / name)
             beside.replace(link)
             sync_folder(link.parent)
+
+
+def _key(name: str) -> str:
+    """The name of a release's key in the vault."""
+    return f"release-{name}"

@@ -1,19 +1,17 @@
 """The window cache: per class a bounded reservoir of windows on disk, from which a forget job is fed.
 
-A class has one file of equal slots, so disk use is bounded by construction. Which windows stay is decided by reservoir
-sampling (Vitter 1985, algorithm R), so that a class is represented by all of its history and the disk is written less
-and less. Labelled windows replace unlabelled ones, never the other way round.
+A class has one file of equal, sealed slots (``edge_agent.slots``), so disk use is bounded by construction and erasing a
+class is destroying one key. Which windows stay is decided by reservoir sampling (Vitter 1985, algorithm R), so that a
+class is represented by all of its history and the disk is written less and less. Labelled windows replace unlabelled
+ones, never the other way round.
 
-Slot: magic, CRC-32 of the rest of the header, source, seq, captured_ns, CRC-32 of the samples, asset, boot; then the
-samples, float32 (channels, length). A slot that does not check out is empty: a torn write loses one window.
+A slot's header is source, seq, captured_ns, asset, boot; its body the samples, float32 (channels, length).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
-import zlib
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,10 +23,12 @@ import numpy as np
 
 from edge_agent.core.errors import Refused
 from edge_agent.core.types import Float32, Window
-from edge_agent.files import remove, storage
+from edge_agent.files import storage
+from edge_agent.slots import SlotFile, slot_bytes, sweep
+from edge_agent.vault import Vault
 
-_HEADER: Final = struct.Struct("<4sIBqqI64s64s")
-_MAGIC: Final = b"WIN1"
+_HEADER: Final = struct.Struct("<Bqq64s64s")
+HEADER_BYTES: Final = _HEADER.size
 
 
 class Source(IntEnum):
@@ -47,8 +47,7 @@ Key = tuple[str, str, int]  # asset, boot, seq
 class _Class:
     """One class's file and what is known of its slots."""
 
-    descriptor: int
-    path: Path
+    file: SlotFile
     keys: list[Key | None]
     sources: list[Source]
     seen: dict[bool, int]  # windows offered so far: labelled (True) and not (False)
@@ -64,6 +63,7 @@ class WindowCache:
 
     Args:
         folder: where the files lie; files of another window shape in it are destroyed.
+        vault: where their keys lie.
         per_class: most windows of one class.
         max_bytes: most bytes of all files together; lowers ``per_class`` where it must.
         recent: how many windows without a known class wait in memory for a label message.
@@ -72,12 +72,13 @@ class WindowCache:
     def __init__(
         self,
         folder: Path,
+        vault: Vault,
         per_class: int,
         max_bytes: int,
         recent: int,
         generator: np.random.Generator,
     ) -> None:
-        self._folder, self._generator = folder, generator
+        self._folder, self._vault, self._generator = folder, vault, generator
         self._most_per_class, self._max_bytes = per_class, max_bytes
         self._recent: deque[Window] = deque(maxlen=recent)
         self._classes: dict[str, _Class] = {}
@@ -87,25 +88,23 @@ class WindowCache:
         """Serve a release: take its classes and window shape (channels, samples).
 
         Windows of classes that it has in common with the last one stay, if the shape does. The files of others are
-        destroyed; their number is returned.
+        destroyed; their number, and that of files whose key is lost, is returned.
 
         Raises:
             StorageFailed: the cache takes no windows of the classes whose file cannot be opened.
         """
         self.close()
         self._recent.clear()
-        self._shape, self._slot_bytes = shape, _HEADER.size + shape[0] * shape[1] * 4
-        self.per_class = min(self._most_per_class, self._max_bytes // self._slot_bytes // len(classes))
+        self._shape, self._body_bytes = shape, shape[0] * shape[1] * 4
+        size = slot_bytes(HEADER_BYTES, self._body_bytes)
+        self.per_class = min(self._most_per_class, self._max_bytes // size // len(classes))
         self._where = {}
         with storage("the window cache cannot be opened"):
             self._folder.mkdir(parents=True, exist_ok=True)
-            paths = {name: self._folder / self._file_name(name) for name in classes}
-            strays = set(self._folder.iterdir()) - set(paths.values())
-            for stray in strays:
-                remove(stray)
-            for name, path in paths.items():
-                self._classes[name] = self._open(name, path)
-        return len(strays)
+            strays = sweep(self._folder, self._vault, frozenset(map(self._file_name, classes)))
+            for name in classes:
+                self._classes[name] = self._open(name)
+        return strays + sum(one.file.given_up for one in self._classes.values())
 
     def counts(self) -> dict[str, int]:
         """Cached windows of each class."""
@@ -172,58 +171,58 @@ class WindowCache:
         for slot in order:
             if one.sources[slot] is Source.EMPTY or len(windows) == most:
                 break
-            content = os.pread(one.descriptor, self._slot_bytes, slot * self._slot_bytes)
-            samples = content[_HEADER.size :]
-            if self._is_sound(content):
+            samples = one.file.body(slot)
+            if samples is not None:
                 windows.append(np.frombuffer(samples, "<f4").reshape(self._shape))
                 counts[one.sources[slot].name.lower()] += 1
             else:
                 self._vacate(one, slot)
                 with suppress(OSError):  # or the slot is found damaged again after the next start
-                    os.pwrite(one.descriptor, bytes(_HEADER.size), slot * self._slot_bytes)
+                    one.file.clear(slot)
         stacked = np.stack(windows) if windows else np.empty((0, *self._shape), np.float32)
         return stacked, counts
 
     def erase(self, label: str) -> int:
         """Destroy all windows of a class and keep it closed; returns how many there were.
 
+        Files that such windows were moved from get a new key. Done again, it does what a crash left undone.
+
         Raises:
-            StorageFailed: the file could not be removed.
+            StorageFailed: something may be left.
         """
         if label not in self._classes:  # of a release that is not live any more; `fit` has removed its file
             return 0
         one = self._classes.pop(label)
         self._recent.clear()
         self._where = {key: place for key, place in self._where.items() if place[0] != label}
-        os.close(one.descriptor)
-        with storage(f"the cached windows of {label} cannot be removed"):
-            remove(one.path)
-            fresh = self._open(label, one.path)
-        fresh.closed = True
-        self._classes[label] = fresh
+        with storage(f"the cached windows of {label} cannot be destroyed"):
+            one.file.erase()
+            fresh = self._open(label)
+            fresh.closed = True
+            self._classes[label] = fresh
+            for other in self._classes.values():
+                if self._file_name(label) in other.file.lent:
+                    other.file.rekey()
         return sum(source > 0 for source in one.sources)
 
     def close(self) -> None:
         """Close all files."""
         for one in self._classes.values():
-            os.close(one.descriptor)
+            one.file.close()
         self._classes = {}
 
     def _file_name(self, label: str) -> str:
         # A digest, because two class names may differ only in what a file system folds together.
         name = hashlib.sha256(label.encode()).hexdigest()[:16]
-        return f"{name}-{self._shape[0]}x{self._shape[1]}.slots"
+        return f"{name}-{self._shape[0]}x{self._shape[1]}"
 
-    def _open(self, label: str, path: Path) -> _Class:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        one = _Class(descriptor, path, [None] * self.per_class, [Source.EMPTY] * self.per_class, {})
-        # What lies beyond the last whole slot was torn, or is more than per_class allows now.
-        whole = min(os.fstat(descriptor).st_size // self._slot_bytes, self.per_class)
-        os.ftruncate(descriptor, whole * self._slot_bytes)
-        for slot in range(whole):
-            header = os.pread(descriptor, _HEADER.size, slot * self._slot_bytes)
-            magic, checksum, source, seq, _, _, asset, boot = _HEADER.unpack(header)
-            if magic == _MAGIC and checksum == zlib.crc32(header[8:]):
+    def _open(self, label: str) -> _Class:
+        sizes = HEADER_BYTES, self._body_bytes, self.per_class
+        file = SlotFile(self._folder, self._file_name(label), self._vault, *sizes)
+        one = _Class(file, [None] * self.per_class, [Source.EMPTY] * self.per_class, {})
+        for slot in range(file.count):
+            if (header := file.header(slot)) is not None:
+                source, seq, _, asset, boot = _HEADER.unpack(header)
                 key = asset.rstrip(b"\0").decode(), boot.rstrip(b"\0").decode(), seq
                 one.keys[slot], one.sources[slot] = key, Source(source)
                 self._where[key] = label, slot
@@ -243,14 +242,9 @@ class WindowCache:
 
     def _write(self, label: str, one: _Class, slot: int, window: Window, source: Source) -> None:
         samples = np.ascontiguousarray(window.samples, "<f4").tobytes()
-        tail = _HEADER.pack(
-            _MAGIC, 0, source, window.seq, window.captured_ns, zlib.crc32(samples),
-            window.asset.encode(), window.boot.encode()[:64],
-        )[8:]  # fmt: skip
-        content = _MAGIC + struct.pack("<I", zlib.crc32(tail)) + tail + samples
+        names = window.asset.encode(), window.boot.encode()[:64]
         with storage("a window cannot be cached"):
-            if os.pwrite(one.descriptor, content, slot * self._slot_bytes) != len(content):
-                raise OSError(28, "the disk is full", str(one.path))
+            one.file.write(slot, _HEADER.pack(source, window.seq, window.captured_ns, *names), samples)
         if (old := one.keys[slot]) is not None:
             del self._where[old]
         key = (window.asset, window.boot, window.seq)
@@ -263,27 +257,22 @@ class WindowCache:
         one = self._classes[old_label]
         if source <= one.sources[slot] or one.closed:
             return False
-        content = os.pread(one.descriptor, self._slot_bytes, slot * self._slot_bytes)
-        if not self._is_sound(content):
+        header, body = one.file.header(slot), one.file.body(slot)
+        if header is None or body is None:
             self._vacate(one, slot)
             return False
-        captured_ns = _HEADER.unpack_from(content)[4]
-        samples = np.frombuffer(content[_HEADER.size :], "<f4").reshape(self._shape)
+        captured_ns = _HEADER.unpack(header)[2]
+        samples = np.frombuffer(body, "<f4").reshape(self._shape)
         window = Window(*key, captured_ns, label, samples)
         if label == old_label:
             self._write(label, one, slot, window, source)
             return True
         with storage("a window cannot be moved to its class"):
-            # The samples too: they must not outlive an erasure of the class that they belong to.
-            os.pwrite(one.descriptor, bytes(self._slot_bytes), slot * self._slot_bytes)
+            # What may be left of it on the disk must not outlive an erasure of the class that it belongs to.
+            one.file.lend(self._file_name(label))
+            one.file.clear(slot)
         self._vacate(one, slot)
         return self.offer(label, window, source)
-
-    def _is_sound(self, content: bytes) -> bool:
-        """Whether a slot is whole and its samples are those that were written."""
-        if len(content) != self._slot_bytes:
-            return False
-        return bool(_HEADER.unpack_from(content)[5] == zlib.crc32(content[_HEADER.size :]))
 
     def _vacate(self, one: _Class, slot: int) -> None:
         """The slot holds no window any more."""

@@ -13,13 +13,14 @@ from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import connected
+from edge_agent.commands.releases import store_of
 from edge_agent.commands.run import broker_address
 from edge_agent.config import Config, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
 from edge_agent.forgetting import erased_classes
 from edge_agent.live import refuse_erased, self_test
-from edge_agent.schemas.card import CARD
+from edge_agent.schemas.card import CARD, MODEL
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
 SPARE_BYTES = 512 << 20
@@ -70,16 +71,18 @@ def _clock() -> Finding:
 
 def _release(config: Config) -> Finding:
     """Verify the release that the agent would serve, and run its self-test."""
-    folder = config.gateway.state_dir
+    source = config.gateway.release
     remedy = "train one (edge-agent train) and name it in gateway.release, or edge-agent releases install"
-    current = folder / "current"
-    target = current.resolve() if current.is_symlink() else config.gateway.release
-    if target is None:
-        return Finding("release", False, "no live release, and gateway.release is not set", remedy)
     try:
-        release = read_release(target)
-        self_test(OnnxModel(release.model, config.serving.threads), release)
-    except BrokenRelease as error:
+        if (config.gateway.state_dir / "current").is_symlink():
+            store = store_of(config)
+            release = store.get(store.current() or "")
+        elif source is not None:
+            release = read_release(source)
+        else:
+            return Finding("release", False, "no live release, and gateway.release is not set", remedy)
+        self_test(OnnxModel(release.read(MODEL), config.serving.threads), release)
+    except (BrokenRelease, Misconfigured) as error:
         return Finding("release", False, f"{error.code}: {error.reason}", remedy)
     forgotten = f", forgotten: {', '.join(release.card.forgotten)}" if release.card.forgotten else ""
     return Finding("release", True, f"{release.digest[:12]} {release.card.name}{forgotten}")

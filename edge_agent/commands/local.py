@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.core.errors import Misconfigured, Unreachable
+from edge_agent.vault import Vault
 
 Found = TypeVar("Found")
 START_S = 20.0
@@ -144,6 +146,11 @@ class LocalAgent:
         wait_until(decided, "the agent is connected")
         if self.process.poll() is not None:
             raise Misconfigured("E_STATE", f"the agent ended: {self.log_path.read_text()[-2000:]}")
+
+    def live_release(self) -> Release:
+        """The release that ``current`` points to."""
+        store = ReleaseStore(self.state_dir, Vault(self.state_dir))
+        return store.get(store.current() or "")
 
     def rss_mib(self) -> float:
         """Resident memory of the serving process."""

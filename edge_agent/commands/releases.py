@@ -6,15 +6,22 @@ from pathlib import Path
 
 from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.releases import Release, ReleaseStore
-from edge_agent.config import read_config
+from edge_agent.config import Config, read_config
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.forgetting import erased_classes
 from edge_agent.live import refuse_erased
+from edge_agent.vault import Vault, given_master_file
 
 
 def open_store(config_path: Path) -> ReleaseStore:
     """The store of the gateway that a configuration describes."""
-    return ReleaseStore(read_config(config_path).gateway.state_dir)
+    return store_of(read_config(config_path))
+
+
+def store_of(config: Config) -> ReleaseStore:
+    """The store of a gateway, with the keys that open it."""
+    state_dir = config.gateway.state_dir
+    return ReleaseStore(state_dir, Vault(state_dir, given_master_file(config.gateway.master_key_file)))
 
 
 def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:

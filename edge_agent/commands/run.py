@@ -19,6 +19,7 @@ from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import ReleaseStore, read_release
 from edge_agent.adapters.windows import WindowCache
+from edge_agent.adapters.workplace import Workplace
 from edge_agent.agent import Agent, fit_cache
 from edge_agent.config import Config, read_config, read_password
 from edge_agent.core.errors import BrokenRelease, Misconfigured, StorageFailed
@@ -31,6 +32,7 @@ from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
 from edge_agent.tally import Tally
+from edge_agent.vault import Vault, given_master_file
 
 log = structlog.get_logger(__name__)
 
@@ -58,13 +60,14 @@ def assemble(config: Config) -> Agent:
     journal = Journal(state_dir / "journal.jsonl")
     if journal.damaged_lines:
         log.error("journal.damaged", lines_given_up=journal.damaged_lines, kept_in="journal.damaged")
-    store = ReleaseStore(state_dir)
+    vault = Vault(state_dir, given_master_file(config.gateway.master_key_file))
+    store = ReleaseStore(state_dir, vault)
     with _tolerant():
         store.sweep()
     live = LiveModel(store, config.serving.threads, config.serving.max_abs)
     _adopt_first(config, store, live, erased_classes(journal.states()))
     limits = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
-    cache = WindowCache(state_dir / "cache", *limits, np.random.default_rng())
+    cache = WindowCache(state_dir / "cache", vault, *limits, np.random.default_rng())
     with _tolerant():
         fit_cache(cache, live)
     topics, session = Topics(config.base), _next_session(state_dir / "session")
@@ -82,8 +85,9 @@ def assemble(config: Config) -> Agent:
     serving = Serving(config.cache, session, topics, broker, live, cache, tally)
     notifier = systemd.from_environment()
     agent = Agent(config, session, topics, inbox, broker, store, live, cache, notifier, tally, serving)
+    workplace = Workplace(state_dir, config.forget.work_dir)
     agent.forgetting = Forgetting(
-        config.forget, state_dir, journal, store, live, cache, agent.announce, agent.publish_release
+        config.forget, workplace, journal, store, live, cache, agent.announce, agent.publish_release
     )
     return agent
 

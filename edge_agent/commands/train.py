@@ -76,7 +76,7 @@ def train_release(
     checkpoints.save_dreams(made, beside / DREAMS)
     onnx_export.export(network, *shape, beside / MODEL)
     some = validation[0][:PARITY_WINDOWS]
-    onnx_export.check_parity(network, some, OnnxModel(beside / MODEL, threads=1).logits(some.numpy()))
+    onnx_export.check_parity(network, some, OnnxModel((beside / MODEL).read_bytes(), threads=1).logits(some.numpy()))
 
     answers = training.logits(network, test[0]).argmax(1).numpy()
     train_answers = training.logits(network, train[0]).argmax(1).numpy()

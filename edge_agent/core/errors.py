@@ -55,6 +55,7 @@ CODES: Final[dict[str, str]] = {
     "E_CONFIG": "The configuration is missing or wrong.",
     "E_STATE": "The state directory cannot be used, or another agent uses it.",
     "E_BROKER": "The broker cannot be reached or refuses the connection.",
+    "E_KEY": "The master key or another key is missing or damaged; what it sealed cannot be read.",
     "E_STORAGE": "A file could not be written (disk full, read-only, I/O error).",
     "E_DATA": "A data set is missing or malformed.",
 }
@@ -84,6 +85,10 @@ class BrokenRelease(EdgeAgentError):
 
 class Misconfigured(EdgeAgentError):
     """The configuration, the data or the machine must be changed by a person before it can go on."""
+
+
+class KeyLost(EdgeAgentError):
+    """What a key sealed cannot be read, now or ever: go on without it."""
 
 
 class Unreachable(EdgeAgentError):

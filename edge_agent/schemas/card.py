@@ -93,7 +93,7 @@ def parse_card(content: bytes) -> Card:
 
 
 def digest(content: bytes) -> str:
-    """The digest of a release, from the bytes of its card."""
+    """Hex SHA-256; that of its card names a release."""
     return hashlib.sha256(content).hexdigest()
 
 

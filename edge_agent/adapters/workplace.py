@@ -1,0 +1,92 @@
+"""Where job folders lie: in memory where there is room, so that bare windows and weights never reach a disk.
+
+In memory means a tmpfs: ``forget.work_dir``, else systemd's RuntimeDirectory, else /dev/shm. Without one, or without
+room in it, a job works in the state directory, and its files are overwritten before they are unlinked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from edge_agent.files import remove, shred, storage
+
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used, see _own
+SPARE_BYTES: Final = 16 << 20
+IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+
+
+class Workplace:
+    """The places of one state directory's jobs, best first."""
+
+    def __init__(self, state_dir: Path, configured: Path | None = None) -> None:
+        self._disk = state_dir / "jobs"
+        name = f"edge-agent-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]}"
+        runtime = os.environ.get("RUNTIME_DIRECTORY")
+        roots = [configured] if configured else [*([Path(runtime.split(":")[0])] if runtime else []), SHARED_MEMORY]
+        self._memory = [root / name for root in roots]
+
+    def folder(self, name: str, needed_bytes: int) -> Path:
+        """Where a job of this name and size goes; its parent is there.
+
+        Raises:
+            StorageFailed: not even in the state directory.
+        """
+        for place in self._memory:
+            if file_system(place.parent) in IN_MEMORY and _own(place):
+                if shutil.disk_usage(place).free >= needed_bytes + SPARE_BYTES:
+                    return place / name
+                remove(place)
+        with storage("the folder for jobs cannot be made"):
+            self._disk.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self._disk / name
+
+    def on_disk(self, folder: Path) -> bool:
+        """Whether a job folder is not in memory."""
+        return folder.parent == self._disk
+
+    def clear(self) -> None:
+        """Remove every job folder, those of earlier starts too.
+
+        Raises:
+            StorageFailed: something is left.
+        """
+        with storage("a job folder cannot be removed"):
+            for path in self._disk.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    shred(path)
+            for folder in self._disk.glob("*"):
+                remove(folder)
+            for place in self._memory:
+                if place.is_dir() and _own(place):
+                    remove(place)
+
+
+def _own(place: Path) -> bool:
+    """Make a folder that is ours alone; False where somebody else has put something there, or nothing can be made."""
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        found = place.lstat()
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o077 and not place.is_symlink()
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a path is on, as /proc/mounts names it; empty if that cannot be told."""
+    try:
+        real = path.resolve(strict=True)
+        mounts = dict(_mounts(Path("/proc/self/mounts").read_text()))
+    except OSError:
+        return ""
+    return next((mounts[place] for place in (real, *real.parents) if place in mounts), "")
+
+
+def _mounts(text: str) -> Iterator[tuple[Path, str]]:
+    for line in text.splitlines():
+        _, place, kind, *_ = line.split(" ")
+        yield Path(place.encode().decode("unicode_escape")), kind  # a space in a path stands there as \040

@@ -1,0 +1,184 @@
+"""Files of equal slots, each sealed, under one key per file that can be destroyed or replaced.
+
+    <name>.<generation>.slots   slot after slot: a sealed header, a sealed body
+    <name>.lent                 JSON: the names of files that contents of this one were moved to
+
+Both parts of a slot are sealed for their place, so that no slot passes for another. A slot that does not open is empty:
+a torn write loses one, a file cut short its tail. A disk that does not write in place may keep what a slot held before;
+it opens with the file's key alone. ``rekey`` therefore copies a file under a new key and destroys the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from edge_agent.core.errors import KeyLost
+from edge_agent.files import remove, sync_folder, write_atomically
+from edge_agent.vault import OVERHEAD_BYTES, Cipher, Vault
+
+SUFFIX: Final = ".slots"
+LENT: Final = ".lent"
+KEY: Final = "cache-"  # before the names of keys in the vault
+
+
+class SlotFile:
+    """One file of at most ``most`` slots.
+
+    Attributes:
+        count: slots that the file has room for so far.
+        given_up: whether there was a file whose key is lost, so that a new one was begun.
+        lent: names of files that contents were moved to.
+
+    Raises:
+        OSError: it cannot be opened or made.
+        StorageFailed: its key cannot be made or destroyed.
+    """
+
+    def __init__(self, folder: Path, name: str, vault: Vault, header_bytes: int, body_bytes: int, most: int) -> None:
+        self._folder, self._name, self._vault = folder, name, vault
+        self._header_bytes = header_bytes + OVERHEAD_BYTES
+        self.slot_bytes = slot_bytes(header_bytes, body_bytes)
+        self._generation, self._cipher, self.given_up = self._settle()
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # What lies beyond the last whole slot was torn, or is more than is allowed now.
+        self.count = min(os.fstat(self._descriptor).st_size // self.slot_bytes, most)
+        os.ftruncate(self._descriptor, self.count * self.slot_bytes)
+        self.lent: frozenset[str] = frozenset()
+        with suppress(OSError, ValueError):
+            self.lent = frozenset(json.loads((folder / (name + LENT)).read_bytes()))
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._name}.{self._generation}{SUFFIX}"
+
+    def _settle(self) -> tuple[int, Cipher, bool]:
+        """The newest generation that opens; older ones, left by a crash in ``rekey``, are destroyed."""
+        found = sorted((_generation(path) for path in self._folder.glob(f"{self._name}.*{SUFFIX}")), reverse=True)
+        for place, generation in enumerate(found):
+            try:
+                cipher = self._vault.find(self._key(generation))
+            except KeyLost:
+                continue
+            self._destroy(found[place + 1 :])
+            return generation, cipher, False
+        self._destroy(found)
+        return 1, self._vault.make(self._key(1)), bool(found)
+
+    def header(self, slot: int) -> bytes | None:
+        """The header of a slot, or None if the slot is empty."""
+        return self._open(slot, "header", os.pread(self._descriptor, self._header_bytes, slot * self.slot_bytes))
+
+    def body(self, slot: int) -> bytes | None:
+        """The body of a slot, or None if the slot is empty."""
+        size, start = self.slot_bytes - self._header_bytes, slot * self.slot_bytes + self._header_bytes
+        return self._open(slot, "body", os.pread(self._descriptor, size, start))
+
+    def write(self, slot: int, header: bytes, body: bytes) -> int:
+        """Fill a slot; returns how many bytes went to the disk.
+
+        Raises:
+            OSError: the slot is as before, or empty.
+        """
+        parts = ((header, "header"), (body, "body"))
+        content = b"".join(self._cipher.seal(part, self._about(slot, kind)) for part, kind in parts)
+        if os.pwrite(self._descriptor, content, slot * self.slot_bytes) != len(content):
+            raise OSError(28, "the disk is full", str(self._path))
+        self.count = max(self.count, slot + 1)
+        return len(content)
+
+    def clear(self, slot: int) -> None:
+        """Overwrite a slot."""
+        os.pwrite(self._descriptor, bytes(self.slot_bytes), slot * self.slot_bytes)
+
+    def lend(self, name: str) -> None:
+        """Remember, durably, that a content of this file is about to be moved to another one."""
+        if name not in self.lent:
+            write_atomically(self._folder / (self._name + LENT), json.dumps(sorted({*self.lent, name})).encode())
+            self.lent |= {name}
+
+    def rekey(self) -> None:
+        """Copy all slots under a new key, then destroy the old one and what it sealed.
+
+        Raises:
+            OSError: it is as before.
+            StorageFailed: a key could not be made or destroyed.
+        """
+        old, fresh = self._generation, self._generation + 1
+        cipher = self._vault.make(self._key(fresh))
+        beside = self._folder / f".{self._name}.new"
+        with beside.open("wb") as file:
+            for slot in range(self.count):
+                parts = [(self.header(slot), "header"), (self.body(slot), "body")]
+                sealed = [cipher.seal(part, self._about(slot, kind)) for part, kind in parts if part is not None]
+                file.write(b"".join(sealed) if len(sealed) == len(parts) else bytes(self.slot_bytes))
+            file.flush()
+            os.fsync(file.fileno())
+        self._generation, self._cipher = fresh, cipher
+        beside.rename(self._path)
+        sync_folder(self._folder)
+        os.close(self._descriptor)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        self._destroy([old])
+        remove(self._folder / (self._name + LENT))
+        self.lent = frozenset()
+
+    def erase(self) -> None:
+        """Destroy the key, then the file, and close it.
+
+        Raises:
+            OSError: the file may be left, without a key.
+            StorageFailed: the key may be left.
+        """
+        self.close()
+        self._destroy([self._generation])
+        remove(self._folder / (self._name + LENT))
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _open(self, slot: int, kind: str, sealed: bytes) -> bytes | None:
+        with suppress(KeyLost):
+            return self._cipher.open(sealed, self._about(slot, kind))
+        return None
+
+    def _about(self, slot: int, kind: str) -> str:
+        return f"{self._name}/{slot}/{kind}"
+
+    def _key(self, generation: int) -> str:
+        return f"{KEY}{self._name}.{generation}"
+
+    def _destroy(self, generations: list[int]) -> None:
+        for generation in generations:
+            self._vault.destroy(self._key(generation))
+            remove(self._folder / f"{self._name}.{generation}{SUFFIX}")
+
+
+def slot_bytes(header_bytes: int, body_bytes: int) -> int:
+    """What a slot takes on the disk."""
+    return header_bytes + body_bytes + 2 * OVERHEAD_BYTES
+
+
+def sweep(folder: Path, vault: Vault, keep: frozenset[str]) -> int:
+    """Destroy the files of all other names, keys first; returns how many there were.
+
+    Raises:
+        OSError: something may be left.
+        StorageFailed: a key may be left.
+    """
+    for key in vault.names(KEY):
+        if key.removeprefix(KEY).partition(".")[0] not in keep:
+            vault.destroy(key)
+    strays = [path for path in folder.iterdir() if path.name.partition(".")[0] not in keep]
+    for path in strays:
+        remove(path)
+    return sum(path.suffix == SUFFIX for path in strays)
+
+
+def _generation(path: Path) -> int:
+    number = path.name.removesuffix(SUFFIX).rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0

@@ -1,0 +1,155 @@
+"""Keys. What may know a fault class lies on the disk only sealed, each thing under a key of its own.
+
+    master.key, master.copy   wrap all other keys; two copies, so that one damaged sector does not lose everything
+    keys/<name>.key           one key, wrapped
+
+Sealing is AES-256-GCM (NIST SP 800-38D) with a random nonce of 96 bits in front: 2^32 seals per key are safe, and no
+key comes near that. Destroying a key erases what it sealed, wherever copies of that may lie. A key file is written
+once and overwritten in place before it is unlinked; a disk that writes elsewhere (flash, copy on write) may keep the
+wrapped key, so there the master key belongs outside the disk: ``gateway.master_key_file`` or a systemd credential.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from edge_agent.core.errors import KeyLost, Misconfigured
+from edge_agent.files import shred, storage, write_atomically
+
+NONCE_BYTES: Final = 12
+OVERHEAD_BYTES: Final = NONCE_BYTES + 16  # of a seal: the nonce and the tag
+KEY_BYTES: Final = 32
+MASTER, MASTER_COPY, KEYS = "master.key", "master.copy", "keys"
+CREDENTIAL: Final = "edge-agent-master-key"
+OTHERS: Final = 0o077  # permission bits of everybody but the owner
+
+
+class Cipher:
+    """Seals and opens with one key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = AESGCM(key)
+
+    def seal(self, content: bytes, about: str) -> bytes:
+        """Encrypt; ``about`` says what it is, and must be the same when it is opened."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._key.encrypt(nonce, content, about.encode())
+
+    def open(self, sealed: bytes, about: str) -> bytes:
+        """Decrypt.
+
+        Raises:
+            KeyLost: ``E_KEY``, it was damaged or sealed under another key or name.
+        """
+        try:
+            return self._key.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], about.encode())
+        except (InvalidTag, ValueError) as error:  # ValueError: shorter than a nonce and a tag
+            raise KeyLost("E_KEY", f"{about} is damaged, or was sealed with another key") from error
+
+
+class Vault:
+    """The keys of one state directory, by name.
+
+    Raises:
+        Misconfigured: ``E_KEY``, the master key cannot be had.
+        StorageFailed: a new one cannot be stored.
+    """
+
+    def __init__(self, state_dir: Path, master_file: Path | None = None) -> None:
+        self._folder = state_dir / KEYS
+        with storage("the keys cannot be stored"):
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._master = Cipher(_given(master_file) if master_file else _own(state_dir))
+
+    def make(self, name: str) -> Cipher:
+        """A new key under a name; one that was there is destroyed.
+
+        Raises:
+            StorageFailed: there is no such key now.
+        """
+        self.destroy(name)
+        key = secrets.token_bytes(KEY_BYTES)
+        with storage(f"key {name} cannot be stored"):
+            write_atomically(self._path(name), self._master.seal(key, name), mode=0o600)
+        return Cipher(key)
+
+    def find(self, name: str) -> Cipher:
+        """The key under a name.
+
+        Raises:
+            KeyLost: ``E_KEY``, it was destroyed, is damaged, or was wrapped by another master key.
+        """
+        try:
+            wrapped = self._path(name).read_bytes()
+        except OSError as error:
+            raise KeyLost("E_KEY", f"key {name} cannot be read: {error.strerror}") from error
+        return Cipher(self._master.open(wrapped, name))
+
+    def destroy(self, name: str) -> None:
+        """Destroy a key, durably; gone already is fine.
+
+        Raises:
+            StorageFailed: it may be there still.
+        """
+        with storage(f"key {name} cannot be destroyed"):
+            shred(self._path(name))
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of the keys that begin so."""
+        return sorted(path.stem for path in self._folder.glob(f"{prefix}*.key"))
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.key"
+
+
+def given_master_file(configured: Path | None) -> Path | None:
+    """Where an operator keeps the master key: as configured, or systemd's credential; None: nowhere."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    credential = Path(folder) / CREDENTIAL if folder else None
+    return configured or (credential if credential and credential.exists() else None)
+
+
+def _given(path: Path) -> bytes:
+    try:
+        if path.stat().st_mode & OTHERS:
+            mode = f"{path.stat().st_mode & 0o777:04o}"
+            raise Misconfigured("E_KEY", f"master key {path} is open to others (mode {mode}), expected 0600 or less")
+        key = _parse(path.read_bytes())
+    except OSError as error:
+        raise Misconfigured("E_KEY", f"master key {path} cannot be read: {error.strerror}") from error
+    if key is None:
+        raise Misconfigured("E_KEY", f"master key {path} is not 64 hex digits (openssl rand -hex 32)")
+    return key
+
+
+def _own(state_dir: Path) -> bytes:
+    """The state directory's own master key, made when there is none; a damaged copy is mended from the other."""
+    paths = state_dir / MASTER, state_dir / MASTER_COPY
+    contents = [path.read_bytes() if path.exists() else None for path in paths]
+    found = [key for key in (_parse(content or b"", checked=True) for content in contents) if key]
+    if not found and any(content is not None for content in contents):
+        raise Misconfigured("E_KEY", f"both copies of the master key are damaged: {paths[0]} and {paths[1]}")
+    key = found[0] if found else secrets.token_bytes(KEY_BYTES)
+    text = f"{key.hex()} {zlib.crc32(key):08x}\n".encode()
+    for path, content in zip(paths, contents, strict=True):
+        if content != text:
+            write_atomically(path, text, mode=0o600)
+    return key
+
+
+def _parse(content: bytes, *, checked: bool = False) -> bytes | None:
+    """The key of a file: 64 hex digits, in our own followed by their CRC-32."""
+    words = content.split()
+    with suppress(ValueError, IndexError):
+        key = bytes.fromhex(words[0].decode("ascii"))
+        if len(key) == KEY_BYTES and (not checked or int(words[1], 16) == zlib.crc32(key)):
+            return key
+    return None

@@ -1,0 +1,94 @@
+"""Where bare windows and weights may lie: in memory, in a folder of our own, and overwritten where that cannot be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.adapters import workplace
+from edge_agent.adapters.workplace import SHARED_MEMORY, Workplace, file_system
+
+pytestmark = pytest.mark.skipif(file_system(SHARED_MEMORY) != "tmpfs", reason="/dev/shm is no tmpfs here")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    made = Workplace(tmp_path)
+    yield made
+    made.clear()
+
+
+def test_a_job_lies_in_memory_in_a_folder_for_its_owner_alone(place: Workplace, tmp_path: Path) -> None:
+    folder = place.folder("job", 1000)
+    assert folder.parent.parent == SHARED_MEMORY
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    assert not place.on_disk(folder)
+    assert place.folder("job", 1000) == folder == Workplace(tmp_path).folder("job", 1000)
+    assert Workplace(tmp_path / "other").folder("job", 10**18).parent.parent == tmp_path / "other"
+
+
+def test_what_does_not_fit_in_memory_goes_to_the_disk(place: Workplace, tmp_path: Path) -> None:
+    folder = place.folder("job", 10**18)
+    assert folder == tmp_path / "jobs" / "job"
+    assert place.on_disk(folder)
+
+
+def test_a_folder_that_somebody_else_could_read_is_not_used(place: Workplace, tmp_path: Path) -> None:
+    folder = place.folder("job", 0).parent
+    folder.chmod(0o755)
+    assert place.on_disk(place.folder("job", 0))
+    folder.chmod(0o700)
+    folder.rmdir()
+    (tmp_path / "trap").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "trap")
+    try:
+        assert place.on_disk(place.folder("job", 0))
+        place.clear()
+        assert folder.is_symlink()
+    finally:
+        folder.unlink()
+
+
+def test_a_configured_place_that_is_no_memory_is_passed_over(tmp_path: Path) -> None:
+    if file_system(tmp_path) in workplace.IN_MEMORY:
+        pytest.skip("the folder for tests is in memory")
+    place = Workplace(tmp_path / "state", tmp_path)
+    assert place.on_disk(place.folder("job", 0))
+
+
+def test_the_runtime_directory_of_systemd_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = SHARED_MEMORY / f"edge-agent-test-{os.getpid()}"
+    runtime.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{runtime}:/run/another")
+    try:
+        place = Workplace(tmp_path)
+        assert place.folder("job", 0).parent.parent == runtime
+        place.clear()
+    finally:
+        runtime.rmdir()
+
+
+def test_clearing_overwrites_what_is_on_the_disk_and_removes_what_is_in_memory(
+    place: Workplace, tmp_path: Path
+) -> None:
+    names = []
+    for number, size in enumerate((0, 10**18)):
+        folder = place.folder("job", size)
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "windows").write_bytes(b"bare windows")
+        names.append(tmp_path / f"block{number}")
+    names[1].hardlink_to(tmp_path / "jobs" / "job" / "deep" / "windows")
+    place.clear()
+    place.clear()
+    assert names[1].read_bytes() != b"bare windows"
+    assert list((tmp_path / "jobs").iterdir()) == []
+    assert list(place.folder("job", 0).parent.iterdir()) == []
+
+
+def test_a_path_that_is_not_there_is_of_no_file_system(tmp_path: Path) -> None:
+    assert file_system(tmp_path / "nowhere") == ""
+    assert file_system(Path("/proc")) == "proc"
