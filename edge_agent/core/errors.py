@@ -51,6 +51,9 @@ CODES: Final[dict[str, str]] = {
     "E_ARCHITECTURE": "No installed package provides the release's architecture.",
     "E_MODEL": "ONNX Runtime cannot run the release's model, or it fails its self-test.",
     "E_WEIGHTS": "The release's weights do not fit its architecture.",
+    # A document: do not believe it.
+    "E_SIGNATURE": "A signature does not hold: the document was changed, or signed with another key.",
+    "E_CHAIN": "A row of the audit log is missing, was changed or stands in another place.",
     # The surroundings: mend them.
     "E_CONFIG": "The configuration is missing or wrong.",
     "E_STATE": "The state directory cannot be used, or another agent uses it.",
@@ -89,6 +92,10 @@ class Misconfigured(EdgeAgentError):
 
 class KeyLost(EdgeAgentError):
     """What a key sealed cannot be read, now or ever: go on without it."""
+
+
+class Untrusted(EdgeAgentError):
+    """A signature or a chain of hashes does not hold: believe nothing of what it vouched for."""
 
 
 class Unreachable(EdgeAgentError):

@@ -1,0 +1,165 @@
+"""The audit log: what happened to the gateway's knowledge, in rows that cannot be taken out or changed unseen.
+
+One canonical JSON object per line, fsynced: ``n``, ``prev`` (hash of the row before), ``time``, ``event``, ``content``,
+and ``hash``, the SHA-256 of all the rest. Rows at the end can only be missed by somebody who knows a later head: it is
+published with the status, and stands in every certificate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent.clock import Clock
+from edge_agent.core.errors import StorageFailed, Untrusted
+from edge_agent.files import storage, sync_folder, write_atomically
+from edge_agent.signing import canonical
+
+Row = dict[str, Any]
+EVENTS: Final[dict[str, str]] = {
+    "agent.started": "the agent started; version, session, live release",
+    "audit.damaged": "what the log could not read when it was opened; bytes given up, or the row where the chain broke",
+    "class.erased": "a class was erased; id, classes, what was destroyed and how",
+    "class.revived": "an operator allowed a class to come back; class",
+    "command.accepted": "a command to forget; id, classes, digest, reason, and the key that signed it",
+    "command.failed": "it ended without a new model; id, classes, code, reason",
+    "command.refused": "a command was refused; code, reason, topic, digest of the payload",
+    "commands.refused": "more were refused than are recorded one by one; count",
+    "gate.judged": "the gate's verdict on an edit; id, accepted, reasons",
+    "parent.destroyed": "the probation of a parent release ended; id, releases",
+    "release.adopted": "another release serves; release, before, reason",
+    "release.refused": "a release was refused; release, code, reason",
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest row."""
+
+    n: int = 0
+    hash: str = "0" * 64
+
+
+class AuditLog:
+    """Appends to the log of one gateway. Owned by the agent's main thread.
+
+    A torn last line, which no one was promised, is cut off and kept in ``audit.damaged``; a chain broken further up is
+    gone on with, and stays broken for ``check``. Either is a row of its own.
+
+    Raises:
+        StorageFailed: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path, self._clock = path, clock
+        with storage("the audit log cannot be opened"):
+            content = path.read_bytes() if path.exists() else b""
+            whole = content[: content.rfind(b"\n") + 1]
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.ftruncate(self._file, len(whole))
+            sync_folder(path.parent)
+        self.rows = [row for line in whole.splitlines() if (row := _parsed(line)) is not None]
+        self.head = Head(self.rows[-1]["n"], self.rows[-1]["hash"]) if self.rows else Head()
+        torn = len(content) - len(whole)
+        if torn:
+            with suppress(OSError):  # to keep it is a service, no promise
+                write_atomically(path.with_name("audit.damaged"), content[len(whole) :])
+            self.append("audit.damaged", bytes_given_up=torn)
+        try:
+            check(whole)
+        except Untrusted as error:
+            if not any(row["content"].get("reason") == error.reason for row in self._of("audit.damaged")):
+                self.append("audit.damaged", reason=error.reason)
+
+    def append(self, event: str, **content: Any) -> Head:
+        """Write a row durably.
+
+        Raises:
+            StorageFailed: it was not written.
+        """
+        assert event in EVENTS, event
+        row: Row = {"n": self.head.n + 1, "prev": self.head.hash, "time": self._clock.now().document()}
+        row |= {"event": event, "content": content}
+        row["hash"] = _hash(row)
+        line = canonical(row) + b"\n"
+        end = os.fstat(self._file).st_size
+        try:
+            with storage("the audit log cannot be written"):
+                if os.write(self._file, line) != len(line):
+                    raise OSError(28, "the disk is full", str(self._path))
+                os.fsync(self._file)
+        except StorageFailed:
+            os.ftruncate(self._file, end)
+            raise
+        self.rows.append(row)
+        self.head = Head(row["n"], row["hash"])
+        return self.head
+
+    def _of(self, event: str) -> list[Row]:
+        return [row for row in self.rows if row["event"] == event]
+
+    def close(self) -> None:
+        """Close the file; every row is on disk already."""
+        os.close(self._file)
+
+
+def check(content: bytes, head: Head | None = None) -> int:
+    """Check a log's content; returns the number of its rows.
+
+    Raises:
+        Untrusted: ``E_CHAIN``, the first row that is not as it was written, or the head is not among them.
+    """
+    previous = Head()
+    whole, _, torn = content.rpartition(b"\n")
+    for number, line in enumerate(whole.splitlines(), 1):
+        row = _parsed(line)
+        if row is None or row["hash"] != _hash(row):
+            raise Untrusted("E_CHAIN", f"row {number} was changed")
+        if (row["n"], row["prev"]) != (number, previous.hash):
+            raise Untrusted("E_CHAIN", f"row {number} does not follow the one before: rows were removed or moved")
+        previous = Head(number, row["hash"])
+        if head is not None and number == head.n and previous != head:
+            raise Untrusted("E_CHAIN", f"row {number} is not the one whose hash is {head.hash[:12]}")
+    if torn:
+        raise Untrusted("E_CHAIN", "the last row was torn")
+    if head is not None and head.n > previous.n:
+        raise Untrusted("E_CHAIN", f"the log ends at row {previous.n}, but there was a row {head.n}")
+    return previous.n
+
+
+def erased_classes(rows: list[Row]) -> frozenset[str]:
+    """Classes that were erased and not revived since."""
+    gone: set[str] = set()
+    for row in rows:
+        if row["event"] == "class.erased":
+            gone.update(row["content"].get("classes", ()))
+        elif row["event"] == "class.revived":
+            gone.discard(row["content"].get("class"))
+    return frozenset(gone)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a log that somebody else may be writing; none if there is no file."""
+    content = path.read_bytes() if path.exists() else b""
+    return [row for line in content.splitlines() if (row := _parsed(line)) is not None]
+
+
+def _parsed(line: bytes) -> Row | None:
+    """A row that could have been written here; whether its hash is right is another question."""
+    try:
+        row = json.loads(line)
+        kinds = {"n": int, "prev": str, "time": dict, "event": str, "content": dict, "hash": str}
+        if {name: type(value) for name, value in row.items()} != kinds or canonical(row) != line:
+            return None
+    except (ValueError, AttributeError, RecursionError):  # AttributeError: no object
+        return None
+    return dict(row)
+
+
+def _hash(row: Row) -> str:
+    return hashlib.sha256(canonical({name: value for name, value in row.items() if name != "hash"})).hexdigest()
