@@ -115,8 +115,8 @@ def check(content: bytes, head: Head | None = None) -> int:
         Untrusted: ``E_CHAIN``, the first row that is not as it was written, or the head is not among them.
     """
     previous = Head()
-    whole, _, torn = content.rpartition(b"\n")
-    for number, line in enumerate(whole.splitlines(), 1):
+    *lines, torn = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
         row = _parsed(line)
         if row is None or row["hash"] != _hash(row):
             raise Untrusted("E_CHAIN", f"row {number} was changed")
