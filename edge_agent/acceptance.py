@@ -22,14 +22,15 @@ def check(
     cached: Mapping[str, int],
     settings: Forget,
     now: datetime,
+    erased: frozenset[str] = frozenset(),
 ) -> None:
     """Check a command that has not been seen before against the live release, the queue and the cache.
 
     Raises:
         Refused: with the first reason.
     """
-    if command.expires_at is not None and command.expires_at < now:
-        raise Refused("E_EXPIRED", f"the command expired at {command.expires_at.isoformat()}")
+    if command.expires_at is not None:
+        check_time(command.expires_at, now)
     check_classes(command.classes, card)
     if DREAMS not in card.files:
         raise Refused("E_DREAMS", "the live release has no dreams; without them harm to other classes cannot be judged")
@@ -39,7 +40,7 @@ def check(
     if len(waiting) >= settings.queue:
         raise Refused("E_QUEUE_FULL", f"{len(waiting)} commands wait or run, limit {settings.queue}")
     going = {name for state in waiting for name in state.classes}
-    stay = set(card.living) - set(command.classes) - going
+    stay = set(card.living) - set(command.classes) - going - erased
     if len(stay) < LEAST_CLASSES:
         raise Refused("E_LAST_CLASS", f"{len(stay)} classes would stay, at least {LEAST_CLASSES} must")
     for name in command.classes:
@@ -48,6 +49,16 @@ def check(
                 "E_TOO_FEW_WINDOWS",
                 f"{cached.get(name, 0)} windows of {name} are cached, at least {settings.min_windows} are needed",
             )
+
+
+def check_time(expires_at: datetime, now: datetime) -> None:
+    """Check that a command has not expired.
+
+    Raises:
+        Refused: ``E_EXPIRED``.
+    """
+    if expires_at < now:
+        raise Refused("E_EXPIRED", f"the command expired at {expires_at.isoformat()}, it is {now.isoformat()}")
 
 
 def check_classes(names: Iterable[str], card: Card) -> None:

@@ -14,10 +14,12 @@ from typing import Final
 import structlog
 
 from edge_agent import __version__, logs
+from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.mqtt import Broker, Connected, Disconnected, Dropped, Message, PublishRefused
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.adapters.windows import WindowCache
+from edge_agent.clock import Clock
 from edge_agent.config import Config, changed_keys, needs_restart
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Refused, StorageFailed
 from edge_agent.forgetting import Forgetting
@@ -27,7 +29,7 @@ from edge_agent.schemas import messages
 from edge_agent.schemas.commands import id_of, parse_unlearn
 from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
-from edge_agent.tally import Tally, acknowledge
+from edge_agent.tally import Tally, acknowledge, tolerant
 
 log = structlog.get_logger(__name__)
 
@@ -52,12 +54,15 @@ class Agent:
         notifier: Notifier,
         tally: Tally,
         serving: Serving,
+        audit: AuditLog,
+        clock: Clock,
     ) -> None:
         self._config, self._session, self._topics = config, session, topics
         self._inbox, self._broker, self._store = inbox, broker, store
         self._live, self._cache, self._notifier = live, cache, notifier
         self.forgetting: Forgetting  # set by the composition root: it announces through this object
         self._tally, self._counters, self._serving = tally, tally.counters, serving
+        self._audit, self._clock = audit, clock
         self._housekeeping_s = self._status_s = float("-inf")
         self._stopping = False
         self._new_config: Callable[[], Config] | None = None
@@ -65,6 +70,9 @@ class Agent:
     def run(self) -> None:
         """Serve until ``stop`` is called."""
         self.forgetting.resume()
+        about = {"version": __version__, "session": self._session, "release": self._live.release.digest}
+        with tolerant():
+            self._audit.append("agent.started", **about)
         self._broker.start()
         self._notifier.send("READY=1")
         log.info("agent.started", version=__version__, session=self._session, release=self._live.release.digest[:12])
@@ -121,6 +129,8 @@ class Agent:
             self._tally.refuse(message, error)
             if name is not None and len(name) <= LONGEST_NAME:
                 self._reject(name, id_ or id_of(message.payload), error)
+            with tolerant():
+                self._audit.refused(message.topic, message.payload, error)
             return
         self._counters["commands_accepted"] += 1
         acknowledge(message)
@@ -141,6 +151,10 @@ class Agent:
         self._broker.publish(
             self._topics.unlearn_status(state.name), messages.dump(messages.job_status(state)), retain=True
         )
+
+    def publish_certificate(self, name: str, document: bytes) -> None:
+        """Publish the certificate of a forget command, retained, byte for byte as it was signed."""
+        self._broker.publish(self._topics.certificate(name), document, retain=True)
 
     def _connected(self, event: Connected) -> None:
         """The broker's retained topics are a projection of our state: publish all of it again."""
@@ -170,10 +184,14 @@ class Agent:
             "masked": self._live.masked,
             "cached": self._cache.counts(),
             "counters": dict(self._counters),
+            **self.forgetting.credentials(),
         }
 
     def _housekeep(self, now_s: float) -> None:
         self._tally.next_second()
+        with tolerant():
+            self._clock.keep()
+            self.forgetting.revive_wanted()
         self._notifier.send("WATCHDOG=1", f"STATUS={self._counters['windows_answered']} windows answered")
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status()
@@ -189,13 +207,16 @@ class Agent:
             return
         try:
             self._store.forget_wish()  # first: a release that ended the process would do so at every start
-            self._live.adopt(self._store.get(wanted), self.forgetting.erased())
+            self._live.adopt(self._store.get(wanted), self.forgetting.unwelcome())
         except (BrokenRelease, StorageFailed) as error:
             self._counters["releases_refused"] += 1
             log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
+            with tolerant():
+                self._audit.append("release.refused", release=wanted, code=error.code, reason=error.reason)
             return
         log.info("release.adopted", release=wanted[:12], reason="operator")
         try:
+            self._audit.append("release.adopted", release=wanted, reason="operator")
             fit_cache(self._cache, self._live)
             self.forgetting.release_adopted(self._live.card)
         except StorageFailed as error:

@@ -235,10 +235,11 @@ def releases_export(digest: str, folder: Path, config_path: Path) -> None:
 @_CONFIG
 def releases_install(folder: Path, config_path: Path) -> None:
     """Add a trained release and ask the agent to serve it: within a second, or at its next start."""
-    from edge_agent.commands.releases import install, open_store
+    from edge_agent.commands.releases import install, store_of
+    from edge_agent.config import read_config
 
-    store = open_store(config_path)
-    click.echo(f"asked for {install(store, folder).digest[:12]}")
+    config = read_config(config_path)
+    click.echo(f"asked for {install(config, store_of(config), folder).digest[:12]}")
 
 
 @releases.command("rollback")
@@ -246,12 +247,88 @@ def releases_install(folder: Path, config_path: Path) -> None:
 @_CONFIG
 def releases_rollback(digest: str | None, config_path: Path) -> None:
     """Ask the agent to go back; refused (E_ERASED) where that would bring back an erased class."""
-    from edge_agent.commands.releases import ask, open_store, parent_of_live
+    from edge_agent.commands.releases import ask, parent_of_live, store_of
+    from edge_agent.config import read_config
 
-    store = open_store(config_path)
+    config = read_config(config_path)
+    store = store_of(config)
     release = store.get(digest) if digest else parent_of_live(store)
-    ask(store, release)
+    ask(config, store, release)
     click.echo(f"asked for {release.digest[:12]}")
+
+
+@releases.command("revive")
+@click.argument("name", metavar="CLASS")
+@_CONFIG
+def releases_revive(name: str, config_path: Path) -> None:
+    """Allow a forgotten class to come back with a later release; the audit log says so.
+
+    It brings nothing back by itself: what was destroyed is gone.
+    """
+    from edge_agent.commands.releases import revive
+    from edge_agent.config import read_config
+
+    revive(read_config(config_path), name)
+    click.echo(f"asked for {name} to be allowed again")
+
+
+@main.group()
+def certificate() -> None:
+    """Certificates of forgetting: signed by the gateway, checked anywhere."""
+
+
+@certificate.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="The gateway's public key, PEM.")
+def certificate_verify(file: Path, key: Path) -> None:
+    """Check a certificate, offline; exit code 0 if the gateway signed every byte of it, else 1.
+
+    \b
+    Example: mosquitto_sub -t 'edge/press-7/unlearn/IF-1/certificate' -C 1 -N > forgotten.json
+             edge-agent certificate verify forgotten.json --key press-7.pem
+    """
+    from edge_agent.commands.trust import certificate as checked
+    from edge_agent.commands.trust import in_words
+
+    for line in in_words(checked(file, key)):
+        click.echo(line)
+
+
+@certificate.command("key")
+@_CONFIG
+def certificate_key(config_path: Path) -> None:
+    """Print this gateway's public key; it stands in its birth message as well."""
+    from edge_agent.commands.trust import public_key
+
+    click.echo(public_key(config_path).pem, nl=False)
+
+
+@main.group()
+def audit() -> None:
+    """The log of everything that was forgotten, refused and served."""
+
+
+@audit.command("verify")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--certificate", "document", type=click.Path(path_type=Path), help="Must be in the log with its head.")
+@click.option("--key", type=click.Path(path_type=Path), help="Public key of that certificate.")
+@_CONFIG
+def audit_verify(file: Path | None, document: Path | None, key: Path | None, config_path: Path) -> None:
+    """Find any row that was removed, changed or moved; exit code 0 if there is none, else 1.
+
+    Rows cut off at the end are found with a certificate, which holds the head of its time. FILE is a copy of
+    audit.jsonl; without it the log of --config is read.
+    """
+    from edge_agent.adapters.audit import Head
+    from edge_agent.commands.trust import certificate as checked
+    from edge_agent.commands.trust import check_audit
+    from edge_agent.config import read_config
+
+    if (document is None) != (key is None):
+        raise click.UsageError("--certificate and --key go together")
+    head = Head(**checked(document, key)["audit"]) if document and key else None
+    path = file or read_config(config_path).gateway.state_dir / "audit.jsonl"
+    click.echo(f"{check_audit(path, head)} rows, none removed, changed or moved")
 
 
 def _address(config_path: Path | None, host: str, port: int, base: str, tool: str) -> tuple[BrokerAddress, str]:

@@ -82,6 +82,9 @@ class Forget(_Section):
     work_dir: Path | None = Field(
         None, description="in memory (tmpfs), for a job's files; none: $RUNTIME_DIRECTORY, /dev/shm, else state_dir"
     )
+    known_again: Literal["refuse", "mask"] = Field(
+        "refuse", description="a later release that knows an erased class: refuse it, or serve it with the class masked"
+    )
     probation_s: float = Field(0, ge=0, description="how long the parent release is kept for a rollback")
 
     @model_validator(mode="after")

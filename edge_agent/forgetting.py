@@ -11,24 +11,21 @@ Before ``committing`` is written, a crash starts the job again from its beginnin
 from __future__ import annotations
 
 import time
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from pathlib import Path
+from datetime import datetime
 from typing import Final
 
 import structlog
 
 from edge_agent import acceptance
-from edge_agent.adapters import job_folder
-from edge_agent.adapters.child import Child
 from edge_agent.adapters.journal import Journal
-from edge_agent.adapters.releases import ReleaseStore
-from edge_agent.adapters.windows import WindowCache
-from edge_agent.adapters.workplace import Workplace
-from edge_agent.config import Forget
+from edge_agent.config import Config, Forget
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, Refused, StorageFailed
+from edge_agent.erasure import Erasure, Parts, erased_classes
+from edge_agent.files import remove, storage
+from edge_agent.jobs import Ended, News
 from edge_agent.live import LiveModel
 from edge_agent.schemas.card import Card
 from edge_agent.schemas.commands import UnlearnCommand
@@ -37,48 +34,32 @@ from edge_agent.schemas.messages import JobState
 log = structlog.get_logger(__name__)
 
 MOST_ATTEMPTS: Final = 3
-STATUS_EVERY_S: Final = 0.25
 STORAGE_WAIT_S: Final = 5.0
-Announce = Callable[[JobState], None]
+REVIVE: Final = "revive"  # file of the state directory: the class that an operator allows to come back
+PROBATION_KEPT_EVERY_S: Final = 300.0  # how much of a probation a crash may count again
 
 
-@dataclass
-class _Running:
-    """The one job that runs: its child, its folder, its reports."""
+@dataclass(frozen=True)
+class Publisher:
+    """Who is told: of a command's state, of its certificate, and that another release has gone live."""
 
-    id: str
-    child: Child
-    folder: Path
-    reports: job_folder.Reports
-    started_s: float
-    announced_s: float = float("-inf")
+    state: Callable[[JobState], None]
+    certificate: Callable[[str, bytes], None]
+    release: Callable[[], None]
 
 
 class Forgetting:
-    """Owner of the forget commands. Everything here runs in the agent's main thread.
+    """Owner of the forget commands. Everything here runs in the agent's main thread."""
 
-    Args:
-        announce: publishes a command's state.
-        release_changed: called after another release has gone live.
-    """
-
-    def __init__(
-        self,
-        settings: Forget,
-        workplace: Workplace,
-        journal: Journal,
-        store: ReleaseStore,
-        live: LiveModel,
-        cache: WindowCache,
-        announce: Announce,
-        release_changed: Callable[[], None],
-    ) -> None:
-        self.settings = settings
-        self._workplace, self._journal, self._store = workplace, journal, store
-        self._live, self._cache = live, cache
-        self._announce, self._release_changed = announce, release_changed
-        self._running: _Running | None = None
+    def __init__(self, config: Config, journal: Journal, live: LiveModel, parts: Parts, publish: Publisher) -> None:
+        self.settings: Forget = config.forget
+        self._journal, self._live, self._publish = journal, live, publish
+        self._store, self._cache, self._jobs = parts.store, parts.cache, parts.jobs
+        self._audit, self._clock, self._signer = parts.audit, parts.clock, parts.signer
+        self._wish = config.gateway.state_dir / REVIVE
+        self._erasure = Erasure(config.gateway, parts)
         self._wait_until_s = float("-inf")
+        self._counted_s = time.monotonic()
 
     def accept(self, command: UnlearnCommand) -> JobState:
         """Record a command durably and mask its classes; a command seen before only returns its state.
@@ -93,21 +74,39 @@ class Forgetting:
             if command.id is not None and known.digest != command.digest:
                 raise Refused("E_SAME_ID", f"id {id_!r} belongs to another command, for {known.name}")
             return known
-        now = datetime.now(timezone.utc)
-        acceptance.check(command, self._live.card, self._unfinished(), self._cache.counts(), self.settings, now)
-        state = self._journal.write(JobState(id_, command.classes, command.digest, "accepted", "masked"))
+        now, cached = self._clock.latest(), self._cache.counts()
+        acceptance.check(command, self._live.card, self._unfinished(), cached, self.settings, now, self.erased())
+        about = {"id": id_, "classes": list(command.classes), "digest": command.digest, "reason": command.reason}
+        self._audit.append("command.accepted", **about)
+        state = JobState(id_, command.classes, command.digest, "accepted", "masked")
+        if command.expires_at is not None:
+            state = replace(state, expires_at=command.expires_at.isoformat())
+        state = self._journal.write(state)
         self._apply()
         log.info("command.accepted", id=id_, classes=command.classes, reason=command.reason)
         return state
 
+    def credentials(self) -> dict[str, object]:
+        """What others need to check what this gateway says: its public key, the audit log's head, its clock's state."""
+        head = self._audit.head
+        return {
+            "public_key": self._signer.public.pem,
+            "audit": {"n": head.n, "hash": head.hash},
+            "clock": self._clock.now().document(),
+        }
+
     def _anonymous_id(self, name: str) -> str:
-        """A command without id means "see to it that this is forgotten": it is new only after a failure."""
-        failed = [one for one in self._journal.states() if one.name == name and one.status == "failed"]
-        return f"anonymous/{name}/{len(failed) + 1}"  # with a character that no sender's id may have
+        """A command without id means "see to it that this is forgotten": it is new after a failure or a revival."""
+        over = [one for one in self._journal.states() if one.name == name and (one.status == "failed" or one.revived)]
+        return f"anonymous/{name}/{len(over) + 1}"  # with a character that no sender's id may have
 
     def erased(self) -> frozenset[str]:
-        """Classes that no release may bring back."""
-        return erased_classes(self._journal.states(), self._live.card)
+        """Classes that stay forgotten, whatever release is served."""
+        return erased_classes(self._journal.states(), self._audit.rows, self._live.card)
+
+    def unwelcome(self) -> frozenset[str]:
+        """Erased classes that make a release unfit; none where it is served with them masked."""
+        return self.erased() if self.settings.known_again == "refuse" else frozenset()
 
     @property
     def busy(self) -> bool:
@@ -118,7 +117,7 @@ class Forgetting:
         """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""
         self._apply()
         try:
-            self._clear_jobs()
+            self._jobs.clear()
         except StorageFailed as error:
             log.error("storage.failed", code=error.code, reason=error.reason)
 
@@ -131,35 +130,57 @@ class Forgetting:
         if now_s < self._wait_until_s:
             return
         try:
-            if self._running is not None:
-                self._follow(self._running)
+            if self._jobs.running is not None:
+                self._follow(self._jobs.poll())
             elif waiting := self._unfinished():
                 self._go_on(waiting[0])
             else:
-                self._end_probations()
+                self._count_probations(now_s)
         except StorageFailed as error:
             self._wait_until_s = now_s + STORAGE_WAIT_S
             log.error("storage.failed", code=error.code, reason=error.reason, next_try_s=STORAGE_WAIT_S)
 
     def stop(self) -> None:
         """End the child; its command starts again with the next agent."""
-        if self._running is not None:
-            self._running.child.end()
-            self._running = None
+        self._jobs.stop()
+        with suppress(StorageFailed):  # then some of a probation counts again
+            self._count_probations(time.monotonic(), keep_every_s=0.0)
+
+    def revive_wanted(self) -> None:
+        """Let a class come back that an operator asked for (``edge-agent releases revive``).
+
+        Raises:
+            StorageFailed: it is as it was before.
+        """
+        with storage("the wish cannot be read"):
+            name = self._wish.read_text() if self._wish.exists() else None
+        if name is None:
+            return
+        if name in self.erased():
+            self._audit.append("class.revived", **{"class": name})
+            for state in self._journal.states():
+                if state.status == "successful" and name in state.classes:
+                    self._journal.write(replace(state, revived=tuple(sorted({*state.revived, name}))))
+            log.warning("class.revived", name=name)
+            self._apply()
+        with storage("the wish cannot be removed"):
+            remove(self._wish)
 
     def republish(self) -> None:
         """Announce the state of every command again: the newest of each set of classes is what stays retained."""
         newest = {state.name: state for state in self._journal.states()}
         for state in newest.values():
-            self._announce(state)
+            self._publish.state(state)
+            if state.status == "successful" and (certificate := self._erasure.certificate(state)) is not None:
+                self._publish.certificate(state.name, certificate)
 
     def release_adopted(self, card: Card) -> None:
         """Another release went live by an operator's wish: what it brings back, within its probation, is undone."""
         for state in self._journal.states():
-            if state.kept_until_s is not None and set(state.classes) & set(card.living):
+            if state.kept_s is not None and set(state.classes) & set(card.living):
                 reason = "an operator went back to a release that knows the class, during its probation"
-                undone = replace(state, status="failed", code="E_ROLLED_BACK", reason=reason, kept_until_s=None)
-                self._announce(self._journal.write(undone))
+                undone = replace(state, status="failed", code="E_ROLLED_BACK", reason=reason, kept_s=None)
+                self._publish.state(self._journal.write(undone))
         self._apply()
 
     # Life of a command
@@ -170,83 +191,48 @@ class Forgetting:
         elif set(state.classes) <= set(self._live.card.forgotten):
             # Committed, but the rows that say so were damaged: what is left is to erase.
             after, before = self._live.release.digest, self._live.card.parent
-            self._erase(replace(state, release_before=before, release_after=after))
+            self._commit(replace(state, phase="committing", release_before=before, release_after=after))
         elif state.attempts >= MOST_ATTEMPTS:
             self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
         else:
             self._start(state)
 
     def _start(self, state: JobState) -> None:
-        self._clear_jobs()
         try:
+            if state.attempts == 0 and state.expires_at is not None:  # it may have waited for long
+                acceptance.check_time(datetime.fromisoformat(state.expires_at), self._clock.latest())
             acceptance.check_classes(state.classes, self._live.card)  # another release may have come since
             state = self._journal.write(
                 replace(state, status="executing", phase="probing", attempts=state.attempts + 1)
             )
-            folder = self._prepare(state)
-            child = Child(folder, folder / job_folder.LOG)
-        except (OSError, EdgeAgentError) as error:
-            failure = error if isinstance(error, EdgeAgentError) else JobFailed("E_CHILD", f"cannot start: {error}")
-            self._fail(state, failure)
+            pid = self._jobs.start(state, self.settings, self.erased())
+        except EdgeAgentError as error:
+            self._fail(state, error)
             return
-        self._running = _Running(state.id, child, folder, job_folder.Reports(folder), time.monotonic())
-        log.info("job.started", id=state.id, classes=state.classes, attempt=state.attempts, pid=child.pid)
-        self._announce(state)
+        log.info("job.started", id=state.id, classes=state.classes, attempt=state.attempts, pid=pid)
+        self._publish.state(state)
 
-    def _prepare(self, state: JobState) -> Path:
-        windows, sources = {}, dict[str, int]()
-        for name in state.classes:
-            windows[name], counts = self._cache.load(name, self.settings.max_windows)
-            if len(windows[name]) < self.settings.min_windows:  # some were damaged on the disk
-                words = f"only {len(windows[name])} windows of {name} are sound, {self.settings.min_windows} are needed"
-                raise JobFailed("E_TOO_FEW_WINDOWS", words)
-            sources = {source: sources.get(source, 0) + count for source, count in counts.items()}
-        seed = zlib.crc32(state.id.encode())
-        job = job_folder.Job(state.id, state.classes, seed, self.settings.threads, self.settings.nice, sources)
-        release = self._live.release
-        needed_bytes = job_folder.needed_bytes(release, windows)
-        folder = self._workplace.folder(f"{seed:08x}", needed_bytes)
-        job_folder.prepare(folder, job, release, windows)
-        return folder
+    def _follow(self, report: News | Ended | None) -> None:
+        match report:
+            case News():
+                state, news = self._state(self._jobs.running or ""), report
+                state = replace(state, phase=news.phase, progress=news.progress, eta_s=news.eta_s, metrics=news.metrics)
+                self._publish.state(self._journal.note(state))
+            case Ended():
+                self._finish(report)
 
-    def _follow(self, running: _Running) -> None:
-        code = running.child.ended()
-        if code is not None:
-            self._running = None
-            self._finish(running, code)
-        elif time.monotonic() > running.started_s + self.settings.timeout_s:
-            self._running = None
-            running.child.end()
-            failure = JobFailed("E_TIMEOUT", f"the job took longer than {self.settings.timeout_s:g} s")
-            self._fail(self._state(running.id), failure)
-        else:
-            self._report(running)
-
-    def _report(self, running: _Running) -> None:
-        now_s = time.monotonic()
-        if now_s < running.announced_s + STATUS_EVERY_S or (report := running.reports.latest()) is None:
-            return
-        running.announced_s = now_s
-        share, elapsed_s = report.progress, now_s - running.started_s
-        eta_s = round(elapsed_s * (1 - share) / share, 1) if share else None
-        state = self._state(running.id)
-        news = replace(state, phase=report.phase, progress=share, eta_s=eta_s, metrics=report.metrics)
-        self._announce(self._journal.note(news))
-
-    def _finish(self, running: _Running, code: int) -> None:
-        state = replace(self._state(running.id), eta_s=None)
-        outcome = job_folder.read_outcome(running.folder)
-        if outcome is None:
-            words = f"the job's process ended with code {code} and no result; {running.child.last_words()}"
-            self._fail(state, JobFailed("E_CHILD", words.rstrip("; ")))
-            return
-        state = replace(state, metrics={**outcome["metrics"], "job_s": round(time.monotonic() - running.started_s, 3)})
-        if outcome["code"] is not None:
-            self._fail(state, JobFailed(outcome["code"], outcome["reason"]))
+    def _finish(self, ended: Ended) -> None:
+        state = replace(self._state(ended.id), eta_s=None, metrics=ended.metrics)
+        if "gate" in ended.metrics:
+            reasons = [reason["words"] for reason in ended.metrics["gate"]]
+            passed = all(reason["passed"] for reason in ended.metrics["gate"])
+            self._audit.append("gate.judged", id=state.id, accepted=passed, reasons=reasons)
+        if ended.failure is not None:
+            self._fail(state, ended.failure)
             return
         try:
-            self._announce(self._journal.note(replace(state, phase="verifying", progress=0.97)))
-            after = self._store.add(running.folder / job_folder.RESULT).digest
+            self._publish.state(self._journal.note(replace(state, phase="verifying", progress=0.97)))
+            after = self._store.add(ended.result).digest
             before = self._live.release.digest
             state = replace(state, phase="committing", progress=0.98, release_before=before, release_after=after)
             state = self._journal.write(state)
@@ -261,61 +247,56 @@ class Forgetting:
         assert state.release_after is not None
         if self._live.release.digest != state.release_after:
             try:
-                self._live.adopt(self._store.get(state.release_after), self.erased())
+                self._live.adopt(self._store.get(state.release_after), self.unwelcome())
             except BrokenRelease as error:
                 self._store.remove(state.release_after)
                 self._fail(state, error)
                 return
             before, after = state.release_before[:12], state.release_after[:12]
             log.info("release.adopted", release=after, before=before, reason="forget", id=state.id)
-            self._release_changed()
+            self._publish.release()
         if state.phase == "committing":
-            state = self._journal.write(replace(state, phase="erasing", progress=0.99))
+            metrics = {**state.metrics, "windows_erased": self._counts(state.classes)}
+            state = self._journal.write(replace(state, phase="erasing", progress=0.99, metrics=metrics))
         self._erase(state)
 
-    def _erase(self, state: JobState) -> None:
-        erased = {name: self._cache.erase(name) for name in state.classes}
-        self._clear_jobs()
-        kept_until_s = None
-        if self.settings.probation_s > 0:
-            kept_until_s = time.time() + self.settings.probation_s
-        else:
-            self._destroy_releases(state.classes)
-        metrics = {**state.metrics, "windows_erased": erased}
-        final = replace(state, status="successful", phase="done", progress=1.0, metrics=metrics)
-        final = self._journal.write(replace(final, kept_until_s=kept_until_s))
-        self._apply()
-        log.info("class.erased", id=state.id, classes=state.classes, windows=erased)
-        self._announce(final)
+    def _counts(self, classes: tuple[str, ...]) -> dict[str, int]:
+        counts = self._cache.counts()
+        return {name: counts.get(name, 0) for name in classes}
 
-    def _destroy_releases(self, classes: tuple[str, ...]) -> None:
-        """Destroy every release that knows one of the classes, not only the parent; and those nobody can read."""
-        live = self._live.release.digest
-        for digest in [one for one in self._store.digests() if one != live]:
-            try:
-                knows = set(self._store.get(digest).card.living) & set(classes)
-            except BrokenRelease:
-                knows = set(classes)
-            if knows:
-                self._store.remove(digest)
-                log.info("release.destroyed", release=digest[:12], classes=sorted(knows))
+    def _erase(self, state: JobState) -> None:
+        kept_s = self.settings.probation_s or None
+        certificate = self._erasure.erase(state, self._live.release, keep_parent=kept_s is not None)
+        final = replace(state, status="successful", phase="done", progress=1.0, kept_s=kept_s)
+        final = self._journal.write(final)
+        self._apply()
+        log.info("class.erased", id=state.id, classes=state.classes, windows=state.metrics.get("windows_erased"))
+        self._publish.state(final)
+        self._publish.certificate(final.name, certificate)
 
     def _fail(self, state: JobState, error: EdgeAgentError) -> None:
         log.warning("command.failed", id=state.id, classes=state.classes, code=error.code, reason=error.reason)
+        about = {"id": state.id, "classes": list(state.classes), "code": error.code, "reason": error.reason}
+        self._audit.append("command.failed", **about)
         failed = replace(state, status="failed", code=error.code, reason=error.reason, eta_s=None)
-        self._announce(self._journal.write(failed))
+        self._publish.state(self._journal.write(failed))
         self._apply()
-        self._clear_jobs()
+        self._jobs.clear()
 
-    def _clear_jobs(self) -> None:
-        self._workplace.clear()
-
-    def _end_probations(self) -> None:
-        for state in self._journal.states():
-            if state.kept_until_s is not None and time.time() >= state.kept_until_s:
-                self._destroy_releases(state.classes)
-                self._announce(self._journal.write(replace(state, kept_until_s=None)))
-                self._apply()
+    def _count_probations(self, now_s: float, keep_every_s: float = PROBATION_KEPT_EVERY_S) -> None:
+        """Destroy the parents whose time is over. Time is written down now and then, and counted while we run."""
+        passed_s, kept = now_s - self._counted_s, [one for one in self._journal.states() if one.kept_s is not None]
+        over = [state for state in kept if (state.kept_s or 0.0) <= passed_s]
+        for state in over:
+            certificate = self._erasure.end_probation(state, self._live.release)
+            self._publish.state(self._journal.write(replace(state, kept_s=None)))
+            self._publish.certificate(state.name, certificate)
+            self._apply()
+        if over or passed_s >= keep_every_s:
+            for state in kept:
+                if state not in over:
+                    self._journal.write(replace(state, kept_s=(state.kept_s or 0.0) - passed_s))
+            self._counted_s = now_s
 
     def _apply(self) -> None:
         """Make masks and cache follow the journal."""
@@ -330,13 +311,3 @@ class Forgetting:
         state = self._journal.get(id_)
         assert state is not None, id_
         return state
-
-
-def erased_classes(states: Iterable[JobState], live: Card | None = None) -> frozenset[str]:
-    """Classes that have been erased on this gateway, and whose parent release is not on probation any more.
-
-    What the live release has forgotten counts too: a damaged journal must not bring a class back.
-    """
-    done = [state for state in states if state.status == "successful"]
-    names = {name for state in done for name in state.classes} | set(live.forgotten if live else ())
-    return frozenset(names - {name for state in done if state.kept_until_s is not None for name in state.classes})

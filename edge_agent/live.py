@@ -48,14 +48,14 @@ class LiveModel:
         """Classes that no answer names: forgotten, or being forgotten."""
         return tuple(self.card.classes[column] for column in self._columns)
 
-    def adopt(self, release: Release, erased: frozenset[str] = frozenset()) -> None:
+    def adopt(self, release: Release, unwelcome: frozenset[str] = frozenset()) -> None:
         """Make a verified release the live one: load it, test it, move ``current``, then replace the session.
 
         Raises:
-            BrokenRelease: it knows a class of ``erased``, cannot run or fails its self-test; the old one stays live.
+            BrokenRelease: it knows a class of ``unwelcome``, cannot run or fails its self-test; the old one stays live.
             StorageFailed: ``current`` could not be moved; the old one stays live.
         """
-        refuse_erased(release, erased)
+        refuse_erased(release, unwelcome)
         model = OnnxModel(release.read(MODEL), self._threads)
         self_test(model, release)
         if self._store.current() != release.digest:
@@ -66,6 +66,8 @@ class LiveModel:
     def hide(self, names: frozenset[str]) -> None:
         """Mask these classes, besides the forgotten ones, from the next answer on."""
         self._hidden = names
+        if self._release is None:  # adopting comes back here
+            return
         gone = names | set(self.card.forgotten)
         self._columns = [column for column, name in enumerate(self.card.classes) if name in gone]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
 from edge_agent.adapters.mqtt import Broker, Message
-from edge_agent.core.errors import EdgeAgentError
+from edge_agent.core.errors import EdgeAgentError, StorageFailed
 from edge_agent.schemas.messages import dump
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,15 @@ class Tally:
     def next_second(self) -> None:
         """Lines may be shown again."""
         self._shown = 0
+
+
+@contextmanager
+def tolerant() -> Iterator[None]:
+    """A disk that cannot be written must not keep the agent from serving."""
+    try:
+        yield
+    except StorageFailed as error:
+        log.error("storage.failed", code=error.code, reason=error.reason)
 
 
 def acknowledge(message: Message) -> None:

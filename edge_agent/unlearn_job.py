@@ -26,6 +26,7 @@ from edge_agent.adapters.job_folder import (
     RELEASE,
     RESULT,
     TRACE,
+    WINDOWS,
     Job,
     Progress,
     Reports,
@@ -85,7 +86,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     job = read_job(folder)
     parent = read_release(folder / RELEASE, without=frozenset({DREAMS}))
     # What was forgotten before stays masked: no probe may lead back to it, and the gate looks at it again.
-    forget = parent.card.indices(tuple(dict.fromkeys((*job.classes, *parent.card.forgotten))))
+    forget = parent.card.indices(tuple(dict.fromkeys((*job.classes, *job.masked, *parent.card.forgotten))))
     original = checkpoints.load_network(parent.read(WEIGHTS), parent.card)
     edited = checkpoints.load_network(parent.read(WEIGHTS), parent.card)
     generator = torch.Generator().manual_seed(job.seed)
@@ -113,6 +114,8 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     numbers = {
         "windows": len(windows),
         "windows_by_source": job.windows,
+        "windows_sha256": sha256(folder / WINDOWS),
+        "seed": job.seed,
         "steps": outcome.steps,
         "chosen_step": outcome.chosen_step,
         "flip_rate": round(outcome.flip_rate, 4),

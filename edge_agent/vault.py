@@ -28,6 +28,7 @@ NONCE_BYTES: Final = 12
 OVERHEAD_BYTES: Final = NONCE_BYTES + 16  # of a seal: the nonce and the tag
 KEY_BYTES: Final = 32
 MASTER, MASTER_COPY, KEYS = "master.key", "master.copy", "keys"
+IDENTITY: Final = "identity"  # name of the key that certificates are signed with
 CREDENTIAL: Final = "edge-agent-master-key"
 OTHERS: Final = 0o077  # permission bits of everybody but the owner
 
@@ -75,11 +76,15 @@ class Vault:
         Raises:
             StorageFailed: there is no such key now.
         """
+        return Cipher(self.make_secret(name))
+
+    def make_secret(self, name: str) -> bytes:
+        """The same, as 32 random bytes that serve something else than sealing."""
         self.destroy(name)
         key = secrets.token_bytes(KEY_BYTES)
         with storage(f"key {name} cannot be stored"):
             write_atomically(self._path(name), self._master.seal(key, name), mode=0o600)
-        return Cipher(key)
+        return key
 
     def find(self, name: str) -> Cipher:
         """The key under a name.
@@ -87,11 +92,22 @@ class Vault:
         Raises:
             KeyLost: ``E_KEY``, it was destroyed, is damaged, or was wrapped by another master key.
         """
+        return Cipher(self._bare(name))
+
+    def secret(self, name: str) -> bytes:
+        """The bare key under a name, made if there is none.
+
+        Raises:
+            KeyLost: ``E_KEY``, it is damaged, or was wrapped by another master key.
+        """
+        return self._bare(name) if self._path(name).exists() else self.make_secret(name)
+
+    def _bare(self, name: str) -> bytes:
         try:
             wrapped = self._path(name).read_bytes()
         except OSError as error:
             raise KeyLost("E_KEY", f"key {name} cannot be read: {error.strerror}") from error
-        return Cipher(self._master.open(wrapped, name))
+        return self._master.open(wrapped, name)
 
     def destroy(self, name: str) -> None:
         """Destroy a key, durably; gone already is fine.

@@ -45,7 +45,7 @@ class Plant:
         self.client, self.base = client, base
         self.heard: list[Heard] = []
         client.subscribe([f"{base}/diagnosis/+", f"{base}/refused", f"{base}/status", f"{base}/release"])
-        client.subscribe([f"{base}/unlearn/+/status"])
+        client.subscribe([f"{base}/unlearn/+/status", f"{base}/unlearn/+/certificate"])
         self._seq = 0
 
     def send(self, samples: Float32, label: str | None = None, asset: str = "m1", seq: int | None = None) -> int:

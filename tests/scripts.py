@@ -16,3 +16,9 @@ def run_script(script: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def edge_agent(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    command = [sys.executable, "-m", "edge_agent", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +12,9 @@ from edge_agent.adapters.releases import read_release
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from tests import toy
 from tests.plant import Plant, store_at, wait_until
+from tests.scripts import edge_agent
 
 Start = Callable[..., LocalAgent]
-
-
-def edge_agent(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edge_agent", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,17 @@ def test_a_command_survives_a_killed_agent_and_runs_to_its_end(stocked: LocalAge
 
 def _is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_command_that_expires_while_it_waits_for_another_is_not_started(stocked: LocalAgent, plant: Plant) -> None:
+    soon = datetime.now(timezone.utc) + timedelta(seconds=2)
+    plant.raw("unlearn/whine", b"")
+    plant.raw(f"unlearn/{toy.CLASSES[WHINE - 1]}", json.dumps({"expires_at": soon.isoformat()}).encode())
+    ended = wait_until(lambda: final(plant, toy.CLASSES[WHINE - 1]), FORGET_S)
+    assert (ended["status"], ended["code"]) == ("failed", "E_EXPIRED")
+    assert final(plant)["status"] == "successful"  # type: ignore[index]
+    answers = plant.answers(plant.feed(WHINE - 1, 10, seed=21))
+    assert toy.CLASSES[WHINE - 1] in {row["class"] for row in answers}  # the mask is lifted
 
 
 def test_the_mask_holds_from_the_first_answer_after_a_restart(stocked: LocalAgent, plant: Plant) -> None:

@@ -53,7 +53,14 @@ def test_every_counter_is_listed_and_every_listed_one_counts() -> None:
 def test_every_topic_stands_in_the_readme() -> None:
     topics, readme = Topics("{base}"), reference.README.read_text()
     shown = [topics.diagnosis("<asset>"), topics.unlearn("<class>"), topics.unlearn_status("<class>")]
-    shown += [topics.status, topics.release, topics.refused, "{base}/windows/<asset>", "{base}/labels/<asset>"]
+    shown += [
+        topics.certificate("<class>"),
+        topics.status,
+        topics.release,
+        topics.refused,
+        "{base}/windows/<asset>",
+        "{base}/labels/<asset>",
+    ]
     assert [topic for topic in shown if f"`{topic}`" not in readme] == []
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.clock import Clock
-from edge_agent.core.errors import StorageFailed, Untrusted
+from edge_agent.core.errors import EdgeAgentError, StorageFailed, Untrusted
 from edge_agent.files import storage, sync_folder, write_atomically
 from edge_agent.signing import canonical
 
@@ -24,17 +26,19 @@ Row = dict[str, Any]
 EVENTS: Final[dict[str, str]] = {
     "agent.started": "the agent started; version, session, live release",
     "audit.damaged": "what the log could not read when it was opened; bytes given up, or the row where the chain broke",
-    "class.erased": "a class was erased; id, classes, what was destroyed and how",
+    "class.erased": "nothing that knew a class is left; id, classes, what was destroyed and how",
+    "class.forgotten": "the same, but for the parent release, which is on probation",
     "class.revived": "an operator allowed a class to come back; class",
     "command.accepted": "a command to forget; id, classes, digest, reason, and the key that signed it",
     "command.failed": "it ended without a new model; id, classes, code, reason",
     "command.refused": "a command was refused; code, reason, topic, digest of the payload",
-    "commands.refused": "more were refused than are recorded one by one; count",
+    "commands.refused": "more were refused than an hour's worth is recorded of one by one; count",
     "gate.judged": "the gate's verdict on an edit; id, accepted, reasons",
-    "parent.destroyed": "the probation of a parent release ended; id, releases",
-    "release.adopted": "another release serves; release, before, reason",
-    "release.refused": "a release was refused; release, code, reason",
+    "release.adopted": "another release serves; release, reason",
+    "release.refused": "a release that an operator asked for was refused; release, code, reason",
 }
+
+REFUSALS_PER_HOUR: Final = 60  # that get a row of their own: a flood must not wear out the disk
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class AuditLog:
             sync_folder(path.parent)
         self.rows = [row for line in whole.splitlines() if (row := _parsed(line)) is not None]
         self.head = Head(self.rows[-1]["n"], self.rows[-1]["hash"]) if self.rows else Head()
+        self._refused_s: list[float] = []
+        self._refused_more = 0
         torn = len(content) - len(whole)
         if torn:
             with suppress(OSError):  # to keep it is a service, no promise
@@ -100,6 +106,24 @@ class AuditLog:
         self.head = Head(row["n"], row["hash"])
         return self.head
 
+    def refused(self, topic: str, payload: bytes, error: EdgeAgentError) -> None:
+        """A row for a refused command; beyond some in an hour only how many there were.
+
+        Raises:
+            StorageFailed: it was not written.
+        """
+        now_s = time.monotonic()
+        self._refused_s = [at_s for at_s in self._refused_s if at_s > now_s - 3600.0]
+        if len(self._refused_s) >= REFUSALS_PER_HOUR:
+            self._refused_more += 1
+            return
+        self._refused_s.append(now_s)
+        if self._refused_more:
+            self.append("commands.refused", count=self._refused_more)
+            self._refused_more = 0
+        digest = hashlib.sha256(payload).hexdigest()
+        self.append("command.refused", topic=topic[:200], digest=digest, code=error.code, reason=error.reason)
+
     def _of(self, event: str) -> list[Row]:
         return [row for row in self.rows if row["event"] == event]
 
@@ -132,7 +156,7 @@ def check(content: bytes, head: Head | None = None) -> int:
     return previous.n
 
 
-def erased_classes(rows: list[Row]) -> frozenset[str]:
+def erased_classes(rows: Iterable[Row]) -> frozenset[str]:
     """Classes that were erased and not revived since."""
     gone: set[str] = set()
     for row in rows:

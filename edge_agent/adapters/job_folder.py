@@ -46,6 +46,7 @@ class Job:
     threads: int
     nice: int
     windows: dict[str, int]  # cached windows by source, for the record
+    masked: tuple[str, ...] = ()  # classes erased before that the release knows again: no window may turn to them
 
 
 class Contents(Protocol):
@@ -76,7 +77,7 @@ def prepare(folder: Path, job: Job, release: Contents, windows: dict[str, Float3
         BrokenRelease: a file of the release cannot be read.
     """
     card = release.card
-    forget = card.indices(job.classes)
+    forget = card.indices((*job.classes, *job.masked))
     with storage("the job folder cannot be made"):
         remove(folder)
         (folder / RELEASE).mkdir(parents=True)
@@ -104,7 +105,7 @@ def needed_bytes(release: Contents, windows: dict[str, Float32]) -> int:
 def read_job(folder: Path) -> Job:
     """Read ``job.json``."""
     content = json.loads((folder / JOB).read_bytes())
-    return Job(**{**content, "classes": tuple(content["classes"])})
+    return Job(**{**content, "classes": tuple(content["classes"]), "masked": tuple(content["masked"])})
 
 
 def read_windows(folder: Path) -> dict[str, Float32]:

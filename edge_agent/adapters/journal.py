@@ -116,7 +116,7 @@ def _read(line: bytes) -> JobState | None:
         return None
     try:
         row: dict[str, Any] = json.loads(body)
-        row["classes"] = tuple(row["classes"])
+        row |= {name: tuple(row.get(name, ())) for name in ("classes", "revived")}
     except (ValueError, KeyError, TypeError):
         return None
     try:

@@ -49,8 +49,8 @@ class Workplace:
         """Whether a job folder is not in memory."""
         return folder.parent == self._disk
 
-    def clear(self) -> None:
-        """Remove every job folder, those of earlier starts too.
+    def clear(self) -> bool:
+        """Remove every job folder, those of earlier starts too; whether one lay on the disk.
 
         Raises:
             StorageFailed: something is left.
@@ -59,11 +59,13 @@ class Workplace:
             for path in self._disk.rglob("*"):
                 if path.is_file() and not path.is_symlink():
                     shred(path)
-            for folder in self._disk.glob("*"):
+            folders = list(self._disk.glob("*"))
+            for folder in folders:
                 remove(folder)
             for place in self._memory:
                 if place.is_dir() and _own(place):
                     remove(place)
+        return bool(folders)
 
 
 def _own(place: Path) -> bool:

@@ -9,16 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import connected
-from edge_agent.commands.releases import store_of
+from edge_agent.commands.releases import store_of, tombstones
 from edge_agent.commands.run import broker_address
 from edge_agent.config import Config, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
-from edge_agent.forgetting import erased_classes
 from edge_agent.live import refuse_erased, self_test
 from edge_agent.schemas.card import CARD, MODEL
 
@@ -91,7 +89,7 @@ def _release(config: Config) -> Finding:
 def _source(config: Config) -> Iterator[Finding]:
     """The folder that gateway.release names may still know what was erased here; the agent cannot delete it."""
     source = config.gateway.release
-    erased = erased_classes(read_states(config.gateway.state_dir / "journal.jsonl"))
+    erased = tombstones(config.gateway.state_dir)
     if source is None or not erased or not (source / CARD).exists():
         return
     try:

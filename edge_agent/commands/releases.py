@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge_agent.adapters.audit import read_rows
 from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.config import Config, read_config
-from edge_agent.core.errors import BrokenRelease
-from edge_agent.forgetting import erased_classes
+from edge_agent.core.errors import BrokenRelease, Refused
+from edge_agent.erasure import erased_classes
+from edge_agent.files import storage, write_atomically
+from edge_agent.forgetting import REVIVE
 from edge_agent.live import refuse_erased
+from edge_agent.schemas.card import Card
 from edge_agent.vault import Vault, given_master_file
 
 
@@ -38,14 +42,14 @@ def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def install(store: ReleaseStore, folder: Path) -> Release:
+def install(config: Config, store: ReleaseStore, folder: Path) -> Release:
     """Add a release and ask for it to be adopted: at once by a running agent, else by the next."""
     release = store.add(folder)
-    ask(store, release)
+    ask(config, store, release)
     return release
 
 
-def ask(store: ReleaseStore, release: Release) -> None:
+def ask(config: Config, store: ReleaseStore, release: Release) -> None:
     """Ask the agent to adopt a release of the store.
 
     Raises:
@@ -53,8 +57,28 @@ def ask(store: ReleaseStore, release: Release) -> None:
     """
     current = store.current()
     live = store.get(current).card if current else None
-    refuse_erased(release, erased_classes(read_states(store.state_dir / "journal.jsonl"), live))
+    if config.forget.known_again == "refuse":
+        refuse_erased(release, tombstones(store.state_dir, live))
     store.want(release.digest)
+
+
+def tombstones(state_dir: Path, live: Card | None = None) -> frozenset[str]:
+    """The classes erased on a gateway, read beside its agent."""
+    return erased_classes(read_states(state_dir / "journal.jsonl"), read_rows(state_dir / "audit.jsonl"), live)
+
+
+def revive(config: Config, name: str) -> None:
+    """Ask the agent, which alone writes its state, to let an erased class come back.
+
+    Raises:
+        Refused: ``E_CLASS``, it is not forgotten on this gateway.
+        StorageFailed: the wish cannot be stored.
+    """
+    erased = tombstones(config.gateway.state_dir)
+    if name not in erased:
+        raise Refused("E_CLASS", f"class {name!r} is not forgotten here; forgotten: {', '.join(sorted(erased)) or '-'}")
+    with storage("the wish cannot be stored"):
+        write_atomically(config.gateway.state_dir / REVIVE, name.encode())
 
 
 def parent_of_live(store: ReleaseStore) -> Release:

@@ -15,24 +15,29 @@ import structlog
 
 from edge_agent import logs
 from edge_agent.adapters import systemd
+from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import ReleaseStore, read_release
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.agent import Agent, fit_cache
+from edge_agent.clock import Clock
 from edge_agent.config import Config, read_config, read_password
-from edge_agent.core.errors import BrokenRelease, Misconfigured, StorageFailed
+from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured
+from edge_agent.erasure import Parts, erased_classes
 from edge_agent.files import storage, write_atomically
-from edge_agent.forgetting import Forgetting, erased_classes
+from edge_agent.forgetting import Forgetting, Publisher
 from edge_agent.inbox import Inbox
+from edge_agent.jobs import Jobs
 from edge_agent.live import LiveModel, refuse_erased
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
-from edge_agent.tally import Tally
-from edge_agent.vault import Vault, given_master_file
+from edge_agent.signing import Signer
+from edge_agent.tally import Tally, tolerant
+from edge_agent.vault import IDENTITY, Vault, given_master_file
 
 log = structlog.get_logger(__name__)
 
@@ -62,13 +67,17 @@ def assemble(config: Config) -> Agent:
         log.error("journal.damaged", lines_given_up=journal.damaged_lines, kept_in="journal.damaged")
     vault = Vault(state_dir, given_master_file(config.gateway.master_key_file))
     store = ReleaseStore(state_dir, vault)
-    with _tolerant():
+    with tolerant():
         store.sweep()
+    clock = Clock(state_dir / "clock")
+    audit = AuditLog(state_dir / "audit.jsonl", clock)
     live = LiveModel(store, config.serving.threads, config.serving.max_abs)
-    _adopt_first(config, store, live, erased_classes(journal.states()))
+    erased = erased_classes(journal.states(), audit.rows)
+    live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
+    _adopt_first(config, store, live, erased if config.forget.known_again == "refuse" else frozenset())
     limits = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
     cache = WindowCache(state_dir / "cache", vault, *limits, np.random.default_rng())
-    with _tolerant():
+    with tolerant():
         fit_cache(cache, live)
     topics, session = Topics(config.base), _next_session(state_dir / "session")
     inbox = Inbox(config.mqtt.in_flight)
@@ -84,11 +93,12 @@ def assemble(config: Config) -> Agent:
     tally = Tally(broker, topics.refused)
     serving = Serving(config.cache, session, topics, broker, live, cache, tally)
     notifier = systemd.from_environment()
-    agent = Agent(config, session, topics, inbox, broker, store, live, cache, notifier, tally, serving)
-    workplace = Workplace(state_dir, config.forget.work_dir)
-    agent.forgetting = Forgetting(
-        config.forget, workplace, journal, store, live, cache, agent.announce, agent.publish_release
-    )
+    others = tally, serving, audit, clock
+    agent = Agent(config, session, topics, inbox, broker, store, live, cache, notifier, *others)
+    jobs = Jobs(Workplace(state_dir, config.forget.work_dir), cache, live)
+    parts = Parts(store, cache, jobs, audit, clock, _identity(vault))
+    publish = Publisher(agent.announce, agent.publish_certificate, agent.publish_release)
+    agent.forgetting = Forgetting(config, journal, live, parts, publish)
     return agent
 
 
@@ -109,6 +119,16 @@ def broker_address(config: Config, client_id: str | None = None) -> BrokerAddres
         in_flight=mqtt.in_flight,
         session_expiry_s=mqtt.session_expiry_s,
     )
+
+
+def _identity(vault: Vault) -> Signer:
+    """The key that certificates are signed with, made at the first start."""
+    try:
+        return Signer.of_seed(vault.secret(IDENTITY))
+    except KeyLost as error:
+        signer = Signer.of_seed(vault.make_secret(IDENTITY))
+        log.error("identity.replaced", reason=error.reason, public_key=signer.public.fingerprint)
+        return signer
 
 
 def _adopt_first(config: Config, store: ReleaseStore, live: LiveModel, erased: frozenset[str]) -> None:
@@ -167,15 +187,6 @@ def _next_session(path: Path) -> int:
     except (ValueError, OSError):
         session = int(path.stat().st_mtime)
         log.error("session.damaged", path=str(path), session=session)
-    with _tolerant(), storage("the session number cannot be stored"):
+    with tolerant(), storage("the session number cannot be stored"):
         write_atomically(path, str(session).encode())
     return session
-
-
-@contextmanager
-def _tolerant() -> Iterator[None]:
-    """A disk that cannot be written must not keep the agent from serving."""
-    try:
-        yield
-    except StorageFailed as error:
-        log.error("storage.failed", code=error.code, reason=error.reason)

@@ -57,7 +57,9 @@ class JobState:
     attempts: int = 0
     release_before: str | None = None  # digests, once there is a release to commit
     release_after: str | None = None
-    kept_until_s: float | None = None  # the parent's probation; wall clock, s since 1970: it must outlive a restart
+    kept_s: float | None = None  # what is left of the parent's probation; only time in which the agent runs counts
+    expires_at: str | None = None  # ISO 8601; not started later
+    revived: tuple[str, ...] = ()  # classes that an operator allowed to come back
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @property

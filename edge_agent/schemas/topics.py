@@ -64,6 +64,10 @@ class Topics:
         """Where the state of a command is kept (retained)."""
         return f"{self.base}/unlearn/{classes}/status"
 
+    def certificate(self, classes: str) -> str:
+        """Where the certificate of a forgotten class is kept (retained)."""
+        return f"{self.base}/unlearn/{classes}/certificate"
+
     @property
     def status(self) -> str:
         """Birth and will (retained)."""

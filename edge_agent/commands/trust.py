@@ -1,0 +1,68 @@
+"""``edge-agent certificate`` and ``edge-agent audit``: what anybody can check with a gateway's public key alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edge_agent.adapters import audit
+from edge_agent.config import read_config
+from edge_agent.core.errors import Misconfigured, Untrusted
+from edge_agent.erasure import KIND, VERSION
+from edge_agent.signing import PublicKey, Signer, opened, read_public_key
+from edge_agent.vault import IDENTITY, Vault, given_master_file
+
+
+def public_key(config_path: Path) -> PublicKey:
+    """The public key of the gateway that a configuration describes."""
+    gateway = read_config(config_path).gateway
+    vault = Vault(gateway.state_dir, given_master_file(gateway.master_key_file))
+    return Signer.of_seed(vault.secret(IDENTITY)).public
+
+
+def certificate(path: Path, key_path: Path) -> dict[str, Any]:
+    """The content of a certificate whose signature holds.
+
+    Raises:
+        Untrusted: ``E_SIGNATURE``.
+        Misconfigured: the file or the key cannot be read.
+    """
+    try:
+        document = path.read_bytes()
+    except OSError as error:
+        raise Misconfigured("E_KEY", f"{path} cannot be read: {error.strerror}") from error
+    content = opened(document, read_public_key(key_path))
+    if (content.get("kind"), content.get("version")) != (KIND, VERSION):
+        raise Untrusted("E_SIGNATURE", f"it is signed, but no {KIND} of version {VERSION}")
+    return content
+
+
+def in_words(content: dict[str, Any]) -> list[str]:
+    """A certificate for people, line by line."""
+    command, releases, issued = content["command"], content["releases"], content["issued"]
+    trusted = "" if issued["synchronised"] else " (by a clock that was not synchronised)"
+    lines = [
+        f"gateway {content['gateway']} forgot {', '.join(command['classes'])}",
+        f"issued {issued['utc']}{trusted}, command {command['id']}",
+        f"release {(releases['before'] or '-')[:12]} -> {(releases['after'] or '-')[:12]}",
+    ]
+    for name in ("destroyed", "not_destroyed"):
+        for one in content[name]:
+            about = ", ".join(f"{key} {value}" for key, value in one.items() if key not in ("what", "how"))
+            lines.append(f"{name.replace('_', ' ')}: {one['what']}{f' ({about})' if about else ''}: {one['how']}")
+    lines += [f"gate: {reason['words']}" for reason in content["edit"].get("gate", [])]
+    lines.append(f"audit log: row {content['audit']['n']}, hash {content['audit']['hash']}")
+    return lines
+
+
+def check_audit(path: Path, head: audit.Head | None) -> int:
+    """Check a gateway's audit log; returns how many rows it has.
+
+    Raises:
+        Untrusted: ``E_CHAIN``.
+        Misconfigured: it cannot be read.
+    """
+    try:
+        return audit.check(path.read_bytes(), head)
+    except OSError as error:
+        raise Misconfigured("E_STATE", f"{path} cannot be read: {error.strerror}") from error

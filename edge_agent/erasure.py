@@ -1,0 +1,177 @@
+"""Destroying what knew a class, and vouching for it: the end of every forget command.
+
+    windows      the key of the class's file, then the file; files that windows were moved from get a new key
+    job folder   removed from memory, or overwritten and unlinked
+    releases     all that know the class: the key, then the files; the parent stays sealed during its probation
+    audit log    a row that says so, before anybody is told
+    certificate  signed; it says what was destroyed and how, and what was not
+
+Each step can be done again: after a crash ``erase`` starts from its beginning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from edge_agent import __version__
+from edge_agent.adapters.audit import AuditLog, Row
+from edge_agent.adapters.audit import erased_classes as audited
+from edge_agent.adapters.releases import Release, ReleaseStore
+from edge_agent.adapters.windows import WindowCache
+from edge_agent.clock import Clock
+from edge_agent.config import Gateway
+from edge_agent.core.errors import BrokenRelease
+from edge_agent.files import storage, write_atomically
+from edge_agent.jobs import Jobs
+from edge_agent.schemas.card import CARD, Card, parse_card
+from edge_agent.schemas.messages import JobState
+from edge_agent.signing import Signer
+
+log = structlog.get_logger(__name__)
+
+KIND: Final = "edge-agent forgetting certificate"
+VERSION: Final = 1
+ERASING: Final = ("class.forgotten", "class.erased")  # rows of the audit log that say what was destroyed
+KEY_DESTROYED: Final = "sealed with AES-256-GCM; key overwritten and unlinked, then the file unlinked"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Who knows something of a class, and who writes down that it is gone."""
+
+    store: ReleaseStore
+    cache: WindowCache
+    jobs: Jobs
+    audit: AuditLog
+    clock: Clock
+    signer: Signer
+
+
+class Erasure:
+    """Owner of the certificates. Everything here runs in the agent's main thread."""
+
+    def __init__(self, gateway: Gateway, parts: Parts) -> None:
+        self._gateway, self._parts = gateway, parts
+        self._folder = gateway.state_dir / "certificates"
+
+    def erase(self, state: JobState, live: Release, *, keep_parent: bool) -> bytes:
+        """Destroy everything that knew the classes of a command; returns the certificate.
+
+        Raises:
+            StorageFailed: something may be left, or it could not be written down.
+        """
+        destroyed = [self._erase_windows(name, state) for name in state.classes]
+        on_disk = self._parts.jobs.clear()
+        destroyed.append(
+            {"what": "job folder", "how": "overwritten and unlinked" if on_disk else "removed from memory"}
+        )
+        if not keep_parent:
+            destroyed += self._destroy_releases(state.classes, live.digest)
+        event = "class.forgotten" if keep_parent else "class.erased"
+        return self._vouch(state, event, destroyed)
+
+    def end_probation(self, state: JobState, live: Release) -> bytes:
+        """Destroy the parent that was kept; returns the new certificate.
+
+        Raises:
+            StorageFailed: something may be left, or it could not be written down.
+        """
+        return self._vouch(state, "class.erased", self._destroy_releases(state.classes, live.digest))
+
+    def certificate(self, state: JobState) -> bytes | None:
+        """The newest certificate of a command, if it has one."""
+        path = self._path(state)
+        return path.read_bytes() if path.exists() else None
+
+    def _erase_windows(self, name: str, state: JobState) -> dict[str, Any]:
+        self._parts.cache.erase(name)
+        count = state.metrics.get("windows_erased", {}).get(name, 0)
+        return {"what": "cached windows", "class": name, "windows": count, "how": KEY_DESTROYED}
+
+    def _destroy_releases(self, classes: tuple[str, ...], live: str) -> list[dict[str, Any]]:
+        """Destroy every release that knows one of the classes, not only the parent; and those nobody can read."""
+        destroyed: list[dict[str, Any]] = []
+        for digest in [one for one in self._parts.store.digests() if one != live]:
+            try:
+                knows = sorted(set(self._parts.store.get(digest).card.living) & set(classes))
+            except BrokenRelease:
+                knows = sorted(classes)
+            if knows:
+                self._parts.store.remove(digest)
+                destroyed.append({"what": "release", "digest": digest, "knew": knows, "how": KEY_DESTROYED})
+                log.info("release.destroyed", release=digest[:12], classes=knows)
+        return destroyed
+
+    def _vouch(self, state: JobState, event: str, destroyed: list[dict[str, Any]]) -> bytes:
+        audit = self._parts.audit
+        before = [row for row in audit.rows if row["event"] in ERASING and row["content"].get("id") == state.id]
+        # What was destroyed before: at the beginning of the probation, or before a crash that left nothing to destroy.
+        destroyed = _united([*(one for row in before for one in row["content"]["destroyed"]), *destroyed])
+        head = audit.head
+        if event not in [row["event"] for row in before]:
+            head = audit.append(event, id=state.id, classes=list(state.classes), destroyed=destroyed)
+        document = self._parts.signer.document(
+            {
+                "kind": KIND,
+                "version": VERSION,
+                "gateway": self._gateway.name,
+                "agent": __version__,
+                "issued": self._parts.clock.now().document(),
+                "command": {"id": state.id, "classes": list(state.classes), "digest": state.digest},
+                "releases": {"before": state.release_before, "after": state.release_after},
+                "edit": dict(state.metrics),
+                "destroyed": destroyed,
+                "not_destroyed": self._left(state, event),
+                "audit": {"n": head.n, "hash": head.hash},
+            }
+        )
+        with storage("the certificate cannot be stored"):
+            self._folder.mkdir(exist_ok=True)
+            write_atomically(self._path(state), document)
+        return document
+
+    def _left(self, state: JobState, event: str) -> list[dict[str, Any]]:
+        """What may still know a class, for a certificate never says more than was done."""
+        left: list[dict[str, Any]] = []
+        if event == "class.forgotten":
+            left.append({"what": "release", "digest": state.release_before, "how": "kept sealed during its probation"})
+        source = self._gateway.release
+        if source is not None and (knows := _known(source) & set(state.classes)):
+            words = "the folder that gateway.release names is not the agent's to write"
+            left.append({"what": "release folder", "path": str(source), "knows": sorted(knows), "how": words})
+        return left
+
+    def _path(self, state: JobState) -> Path:
+        return self._folder / f"{hashlib.sha256(state.id.encode()).hexdigest()[:16]}.json"
+
+
+def _known(source: Path) -> frozenset[str]:
+    try:
+        return frozenset(parse_card((source / CARD).read_bytes()).living)
+    except (OSError, BrokenRelease):
+        return frozenset()
+
+
+def _united(things: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each once, in order."""
+    return [json.loads(text) for text in dict.fromkeys(json.dumps(thing, sort_keys=True) for thing in things)]
+
+
+def erased_classes(states: Iterable[JobState], rows: Iterable[Row] = (), live: Card | None = None) -> frozenset[str]:
+    """Tombstones: classes that were erased on this gateway, which no release may bring back.
+
+    The journal, the audit log and the live release each say so, and the loss of one brings no class back. A class whose
+    parent release is on probation does not count yet; one that an operator revived does not count any more.
+    """
+    done = [state for state in states if state.status == "successful"]
+    names = set(live.forgotten if live else ()) - {name for state in done for name in state.revived}
+    names |= {name for state in done for name in state.classes if name not in state.revived}
+    kept = {name for state in done if state.kept_s is not None for name in state.classes}
+    return frozenset((names | audited(rows)) - kept)
