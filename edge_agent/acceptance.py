@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Final
 
 from edge_agent.config import Forget
-from edge_agent.core.errors import Refused
+from edge_agent.core.errors import Refused, Untrusted
 from edge_agent.schemas.card import DREAMS, Card
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState
+from edge_agent.signing import PublicKey
 
 LEAST_CLASSES: Final = 2  # that must stay: a model with one answer diagnoses nothing
 
@@ -49,6 +50,31 @@ def check(
                 "E_TOO_FEW_WINDOWS",
                 f"{cached.get(name, 0)} windows of {name} are cached, at least {settings.min_windows} are needed",
             )
+
+
+def check_origin(command: UnlearnCommand, gateway: str, keys: Mapping[str, PublicKey], *, signed: bool) -> None:
+    """Check who a command comes from and whom it is for; with ``signed`` one without a signature is refused.
+
+    A signature must bind the command to a gateway, an id and a time, so that nobody can use it elsewhere or later.
+
+    Raises:
+        Refused: ``E_AUDIENCE`` or ``E_SIGNATURE``.
+    """
+    if command.audience and gateway not in command.audience:
+        raise Refused("E_AUDIENCE", f"the command is for {', '.join(command.audience)[:200]}, this is {gateway}")
+    if command.signature is None:
+        if signed:
+            raise Refused("E_SIGNATURE", "the command is not signed, and commands.signed is set")
+        return
+    if missing := [name for name in ("audience", "expires_at", "id") if not getattr(command, name)]:
+        raise Refused("E_SIGNATURE", f"a signed command needs {', '.join(missing)}")
+    key = keys.get(command.key or "")
+    if key is None:
+        raise Refused("E_SIGNATURE", f"key {command.key!r} is none of commands.keys")
+    try:
+        key.check(command.signed, command.signature)
+    except Untrusted as error:
+        raise Refused(error.code, f"{error.reason} ({command.key})") from error
 
 
 def check_time(expires_at: datetime, now: datetime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from edge_agent import __version__
 from edge_agent.core.errors import EdgeAgentError, Misconfigured
 
 if TYPE_CHECKING:
+    from edge_agent.commands.unlearn import Signing
     from edge_agent.mqtt_client import BrokerAddress
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart will not help
@@ -111,21 +113,41 @@ def train(
 @click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Longest wait, in seconds.")
 @click.option("--reason", default="", help="Why; stands in the log and in the job's state.")
 @click.option("--id", "id_", help="Id of the command; the same id runs once. Default: a new one.")
+@click.option("--key", "key_path", type=click.Path(path_type=Path), help="Private key (Ed25519, PEM) to sign with.")
+@click.option("--key-id", default="operator", show_default=True, help="Its id in the gateway's commands.keys.")
+@click.option("--audience", multiple=True, help="Gateways it is signed for. Default: gateway.name of --config.")
+@click.option("--valid", "valid_s", default=600.0, show_default=True, help="Seconds for which the signature holds.")
 def unlearn(
     classes: tuple[str, ...], config_path: Path | None, host: str, port: int, base: str,
     wait: bool, timeout_s: float, reason: str, id_: str | None,
+    key_path: Path | None, key_id: str, audience: tuple[str, ...], valid_s: float,
 ) -> None:  # fmt: skip
     """Make a gateway forget one or more classes.
 
     Exit code 0 if it was accepted (with --wait: if it succeeded), 1 if it was refused or failed.
 
     \b
-    Example: edge-agent unlearn IF-1 --config agent.toml --wait
+    Examples: edge-agent unlearn IF-1 --config agent.toml --wait
+              edge-agent unlearn IF-1 --config agent.toml --key operator.pem
     """
     from edge_agent.commands.show import show_unlearn
+    from edge_agent.config import read_config
 
     address, base = _address(config_path, host, port, base, "unlearn")
-    sys.exit(show_unlearn(address, base, classes, reason, id_, timeout_s if wait else None))
+    if key_path is not None and not audience:
+        if config_path is None:
+            raise click.UsageError("--key needs --audience, or --config, which names the gateway")
+        audience = (read_config(config_path).gateway.name,)
+    signing = _signing(key_path, key_id, audience, valid_s) if key_path else None
+    sys.exit(show_unlearn(address, base, classes, reason, id_, signing, timeout_s if wait else None))
+
+
+def _signing(key_path: Path, key_id: str, audience: tuple[str, ...], valid_s: float) -> Signing:
+    from edge_agent.commands.unlearn import Signing
+    from edge_agent.signing import read_private_key
+
+    until = datetime.now(timezone.utc) + timedelta(seconds=valid_s)
+    return Signing(read_private_key(key_path), key_id, audience, until)
 
 
 @main.command()

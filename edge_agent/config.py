@@ -70,6 +70,19 @@ class Cache(_Section):
     recent: int = Field(256, ge=0, le=65536, description="windows kept in memory for a label that comes later")
 
 
+class Commands(_Section):
+    """Who may ask to forget, beside what the broker's ACL says."""
+
+    signed: bool = Field(False, description="refuse commands without a valid signature")
+    keys: dict[str, Path] = Field({}, description="public keys (Ed25519, PEM) of who may ask, by id")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Commands:
+        if self.signed and not self.keys:
+            raise ValueError("signed is set, but there are no keys")
+        return self
+
+
 class Forget(_Section):
     """Forget jobs."""
 
@@ -108,6 +121,7 @@ class Config(_Section):
     mqtt: Mqtt = Mqtt()
     serving: Serving = Serving()
     cache: Cache = Cache()
+    commands: Commands = Commands()
     forget: Forget = Forget()
     logs: Logs = Logs()
 
@@ -142,6 +156,8 @@ def _anchored(config: Config, folder: Path) -> Config:
         section: BaseModel = getattr(config, name)
         paths = {key: folder / value for key, value in section if isinstance(value, Path)}
         sections[name] = section.model_copy(update=paths)
+    keys = {name: folder / path for name, path in config.commands.keys.items()}
+    sections["commands"] = config.commands.model_copy(update={"keys": keys})
     return config.model_copy(update=sections)
 
 

@@ -30,6 +30,7 @@ from edge_agent.live import LiveModel
 from edge_agent.schemas.card import Card
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState
+from edge_agent.signing import read_public_key
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +57,8 @@ class Forgetting:
         self._journal, self._live, self._publish = journal, live, publish
         self._store, self._cache, self._jobs = parts.store, parts.cache, parts.jobs
         self._audit, self._clock, self._signer = parts.audit, parts.clock, parts.signer
+        self._gateway, self._signed = config.gateway.name, config.commands.signed
+        self._keys = {name: read_public_key(path) for name, path in config.commands.keys.items()}
         self._wish = config.gateway.state_dir / REVIVE
         self._erasure = Erasure(config.gateway, parts)
         self._wait_until_s = float("-inf")
@@ -68,6 +71,7 @@ class Forgetting:
             Refused: with the code that says why.
             StorageFailed: it could not be recorded, so nothing was promised.
         """
+        acceptance.check_origin(command, self._gateway, self._keys, signed=self._signed)
         id_ = command.id or self._anonymous_id(command.name)
         known = self._journal.get(id_)
         if known is not None:
@@ -76,8 +80,8 @@ class Forgetting:
             return known
         now, cached = self._clock.latest(), self._cache.counts()
         acceptance.check(command, self._live.card, self._unfinished(), cached, self.settings, now, self.erased())
-        about = {"id": id_, "classes": list(command.classes), "digest": command.digest, "reason": command.reason}
-        self._audit.append("command.accepted", **about)
+        about = {"digest": command.digest, "key": command.key, "reason": command.reason}
+        self._audit.append("command.accepted", id=id_, classes=list(command.classes), **about)
         state = JobState(id_, command.classes, command.digest, "accepted", "masked")
         if command.expires_at is not None:
             state = replace(state, expires_at=command.expires_at.isoformat())

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
-from edge_agent.acceptance import check
+from edge_agent.acceptance import check, check_origin
 from edge_agent.config import Forget
 from edge_agent.core.errors import Refused
 from edge_agent.core.margins import ClassMargins
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card
-from edge_agent.schemas.commands import UnlearnCommand
+from edge_agent.schemas.commands import UnlearnCommand, parse_unlearn, to_sign
 from edge_agent.schemas.messages import JobState
+from edge_agent.signing import Signer
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 CARD = Card(
@@ -35,6 +38,8 @@ CARD = Card(
     self_test=((0.0,) * 4,) * 4,
     files={MODEL: "", WEIGHTS: "", DREAMS: ""},
 )
+OPERATOR, STRANGER = Signer.of_seed(b"o" * 32), Signer.of_seed(b"s" * 32)
+KEYS = {"operator": OPERATOR.public}
 COMMAND = UnlearnCommand(("a",), None, None, "", "digest")
 RUNNING = JobState("other", ("b",), "d", "executing", "editing")
 
@@ -68,3 +73,67 @@ def test_every_other_is_refused_with_code_value_and_limit() -> None:
     assert "1 classes would stay, at least 2 must" in refusal(replace(COMMAND, classes=("a", "b")))
     assert "E_LAST_CLASS" in refusal(unfinished=[RUNNING])  # what is on its way counts too
     assert "31 windows of a are cached, at least 32 are needed" in refusal(cached=31)
+
+
+# Signatures
+
+BODY = {"id": "one", "audience": ["press-7", "press-8"], "expires_at": "2030-01-01T00:10:00+00:00", "key": "operator"}
+
+
+def signed(signer: Signer = OPERATOR, classes: str = "a", signed_as: str = "a", **changes: Any) -> UnlearnCommand:
+    body = {name: value for name, value in {**BODY, **changes}.items() if value is not None}
+    body["signature"] = signer.sign(to_sign(tuple(signed_as.split(",")), body))
+    return parse_unlearn(classes, json.dumps(body).encode())
+
+
+def origin(command: UnlearnCommand, gateway: str = "press-7", *, required: bool = True) -> str:
+    try:
+        check_origin(command, gateway, KEYS, signed=required)
+    except Refused as error:
+        return error.code
+    return ""
+
+
+@pytest.mark.parametrize("gateway", ["press-7", "press-8"])
+def test_a_signed_command_is_taken_by_every_gateway_that_it_is_for(gateway: str) -> None:
+    assert origin(signed(), gateway) == ""
+    assert origin(signed(classes="b,a", signed_as="a,b"), gateway) == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        signed(STRANGER),
+        signed(classes="b"),
+        signed(classes="a,b"),
+        replace(signed(), signature="0" * 128),
+        signed(key="nobody"),
+        signed(key=None),
+        signed(id=None),
+        signed(audience=None),
+        signed(audience=[]),
+        signed(expires_at=None),
+        parse_unlearn("a", b""),
+        parse_unlearn("a", json.dumps(BODY).encode()),
+    ],
+)
+def test_a_command_whose_signature_does_not_hold_is_refused(command: UnlearnCommand) -> None:
+    assert origin(command) == "E_SIGNATURE"
+
+
+@pytest.mark.parametrize("name", ["id", "expires_at", "audience", "reason"])
+def test_no_field_of_a_signed_command_can_be_changed(name: str) -> None:
+    values = {"id": "two", "expires_at": "2031-01-01T00:00:00Z", "audience": ["press-7"], "reason": "x"}
+    body = {**BODY, "signature": OPERATOR.sign(to_sign(("a",), BODY)), name: values[name]}
+    assert origin(parse_unlearn("a", json.dumps(body).encode())) == "E_SIGNATURE"
+
+
+def test_a_command_for_another_gateway_is_refused_signed_or_not() -> None:
+    assert origin(signed(), "press-9") == "E_AUDIENCE"
+    assert origin(parse_unlearn("a", b'{"audience": ["press-9"]}'), required=False) == "E_AUDIENCE"
+
+
+def test_without_the_demand_for_signatures_only_wrong_ones_are_refused() -> None:
+    assert origin(parse_unlearn("a", b""), required=False) == ""
+    assert origin(signed(), required=False) == ""
+    assert origin(signed(STRANGER), required=False) == "E_SIGNATURE"

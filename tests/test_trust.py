@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,28 @@ def test_a_revived_class_may_come_back_and_be_forgotten_again(
     plant.expect("unlearn/whine/status", FORGET_S, status="successful", id="anonymous/whine/2")
     assert events(agent)[-1] == "class.erased"
     assert edge_agent("releases", "install", toy_release, "--config", agent.config).returncode == 1
+
+
+def test_where_signatures_are_demanded_only_a_signed_command_of_a_known_key_runs(
+    start_agent: Start, plant: Plant, tmp_path: Path
+) -> None:
+    private, public = tmp_path / "operator.pem", tmp_path / "operator.pub"
+    for command in (f"genpkey -algorithm ed25519 -out {private}", f"pkey -in {private} -pubout -out {public}"):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
+    agent = start_agent(f'[commands]\nsigned = true\nkeys = {{ operator = "{public}" }}')
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    ask = ("unlearn", "whine", "--config", agent.config)
+    unsigned = edge_agent(*ask)
+    assert (unsigned.returncode, "E_SIGNATURE" in unsigned.stdout) == (1, True)
+    elsewhere = edge_agent(*ask, "--key", private, "--audience", "press-9")
+    assert (elsewhere.returncode, "E_AUDIENCE" in elsewhere.stdout) == (1, True)
+    late = edge_agent(*ask, "--key", private, "--valid", "-5")
+    assert (late.returncode, "E_EXPIRED" in late.stdout) == (1, True)
+    done = edge_agent(*ask, "--key", private, "--wait")
+    assert done.returncode == 0, done.stderr
+    assert events(agent).count("command.refused") == 3
+    accepted = [row for row in read_rows(agent.state_dir / "audit.jsonl") if row["event"] == "command.accepted"]
+    assert [row["content"]["key"] for row in accepted] == ["operator"]
 
 
 def test_secrets_are_nowhere_in_what_the_agent_says(

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from edge_agent.commands.unlearn import Signing
 from edge_agent.mqtt_client import BrokerAddress
 
 Show = Callable[[str, float, float, str], None]
@@ -38,6 +39,7 @@ def show_unlearn(
     classes: tuple[str, ...],
     reason: str,
     id_: str | None,
+    signing: Signing | None,
     timeout_s: float | None,
 ) -> int:
     """Send a forget command, show its progress; returns the exit code."""
@@ -49,7 +51,7 @@ def show_unlearn(
             if status["status"] != "rejected":
                 show("forgetting", status["progress"], 1.0, f"{status['phase']} {_numbers(status['metrics'])}")
 
-        status = unlearn(address, base, classes, reason, id_, timeout_s, on_status)
+        status = unlearn(address, base, classes, reason, id_, signing, timeout_s, on_status)
     console = Console()
     if status["status"] in ("rejected", "failed"):
         console.print(f"[red]{status['status']}[/red]: {status['code']}: {status['reason']}", highlight=False)

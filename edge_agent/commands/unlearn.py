@@ -5,16 +5,35 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from edge_agent.commands.client import connected
 from edge_agent.core.errors import Unreachable
 from edge_agent.mqtt_client import BrokerAddress
-from edge_agent.schemas.commands import parse_unlearn
+from edge_agent.schemas.commands import parse_unlearn, to_sign
 from edge_agent.schemas.messages import TERMINAL, dump
 from edge_agent.schemas.topics import Topics
+from edge_agent.signing import Signer
 
 ANSWER_S = 15.0  # an agent that is there accepts or rejects within this
+
+
+@dataclass(frozen=True)
+class Signing:
+    """How a command is signed: with whose key, for which gateways, until when."""
+
+    signer: Signer
+    key: str
+    audience: tuple[str, ...]
+    expires_at: datetime
+
+    def of(self, classes: tuple[str, ...], content: dict[str, Any]) -> dict[str, Any]:
+        """The payload of a signed command."""
+        expires_at = self.expires_at.isoformat(timespec="seconds")
+        whole = {**content, "audience": list(self.audience), "expires_at": expires_at, "key": self.key}
+        return {**whole, "signature": self.signer.sign(to_sign(classes, whole))}
 
 
 def unlearn(
@@ -23,6 +42,7 @@ def unlearn(
     classes: tuple[str, ...],
     reason: str,
     id_: str | None,
+    signing: Signing | None,
     timeout_s: float | None,
     on_status: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
@@ -34,7 +54,8 @@ def unlearn(
     """
     topics, name = Topics(base), ",".join(sorted(set(classes)))
     id_ = id_ or f"cli-{uuid.uuid4().hex[:12]}"
-    body = dump({"id": id_, "reason": reason})
+    content = {"id": id_, "reason": reason}
+    body = dump(content if signing is None else signing.of(tuple(name.split(",")), content))
     parse_unlearn(name, body)  # what the agent would refuse unread is refused here
     with connected(address) as client:
         client.subscribe([topics.unlearn_status(name)])

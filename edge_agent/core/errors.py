@@ -32,6 +32,7 @@ CODES: Final[dict[str, str]] = {
     "E_TOO_FEW_WINDOWS": "Fewer windows of the class are cached than `forget.min_windows`.",
     "E_DREAMS": "The live release has no dreams, from which the gate judges harm to other classes.",
     "E_EXPIRED": "The command's `expires_at` has passed.",
+    "E_AUDIENCE": "The command is for another gateway.",
     "E_SAME_ID": "Another command with this id has been accepted before.",
     "E_QUEUE_FULL": "As many commands wait or run as `forget.queue` allows.",
     "E_BUSY": "The class is in a command that is not finished.",
@@ -52,7 +53,7 @@ CODES: Final[dict[str, str]] = {
     "E_MODEL": "ONNX Runtime cannot run the release's model, or it fails its self-test.",
     "E_WEIGHTS": "The release's weights do not fit its architecture.",
     # A document: do not believe it.
-    "E_SIGNATURE": "A signature does not hold: the document was changed, or signed with another key.",
+    "E_SIGNATURE": "A signature is missing or does not hold: it was changed, or signed with another key.",
     "E_CHAIN": "A row of the audit log is missing, was changed or stands in another place.",
     # The surroundings: mend them.
     "E_CONFIG": "The configuration is missing or wrong.",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -30,6 +31,9 @@ class _UnlearnPayload(BaseModel):
     id: str | None = Field(None, pattern=r"^[A-Za-z0-9._:-]{1,64}$")
     expires_at: Annotated[AwareDatetime, BeforeValidator(_iso_text), Field(strict=False)] | None = None
     reason: str = Field("", max_length=500)
+    audience: list[Annotated[str, Field(max_length=64)]] | None = None
+    key: str | None = Field(None, max_length=64)
+    signature: str | None = Field(None, pattern=r"^[0-9a-f]{128}$")
 
 
 class _LabelPayload(BaseModel):
@@ -49,6 +53,10 @@ class UnlearnCommand:
     expires_at: datetime | None
     reason: str
     digest: str
+    audience: tuple[str, ...] = ()  # gateways that it is for; empty: it does not say
+    key: str | None = None  # id of the key that signed it
+    signature: str | None = None
+    signed: Mapping[str, Any] = field(default_factory=dict)  # what the signature is of
 
     @property
     def name(self) -> str:
@@ -83,7 +91,13 @@ def parse_unlearn(classes: str, payload: bytes) -> UnlearnCommand:
     except ValidationError as error:
         raise Refused("E_JSON", f"the command is malformed: {first_problem(error)}") from error
     canonical = json.dumps([names, content], sort_keys=True, separators=(",", ":")).encode()
-    return UnlearnCommand(names, body.id, body.expires_at, body.reason, hashlib.sha256(canonical).hexdigest())
+    digest, origin = hashlib.sha256(canonical).hexdigest(), (tuple(body.audience or ()), body.key, body.signature)
+    return UnlearnCommand(names, body.id, body.expires_at, body.reason, digest, *origin, to_sign(names, content))
+
+
+def to_sign(classes: tuple[str, ...], content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the signature of a command is of: its payload without the signature, and the classes of its topic."""
+    return {**{name: value for name, value in content.items() if name != "signature"}, "classes": list(classes)}
 
 
 def id_of(payload: bytes) -> str | None:
