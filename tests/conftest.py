@@ -5,26 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from benchmarks import toy
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
-from edge_agent.commands.train import train_release
-from edge_agent.core.dreams import DreamSettings
-from edge_agent.core.training import TrainingSettings
-from tests import toy
 from tests.plant import Plant, plant_at, toy_agent
 
 
 @pytest.fixture(scope="session")
 def toy_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real release, trained on the toy data set in a few seconds."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("toy") / "release"
-    settings, dreams = TrainingSettings(epochs=8, batch=32, rate=1e-2), DreamSettings(typical=6, soft=3, border=4)
-    run = train_release(toy.dataset(), folder, width=4, seed=0, settings=settings, dream_settings=dreams)
-    assert run.test_accuracy > 90
-    return folder
+    return toy.release(tmp_path_factory.mktemp("toy") / "release")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from benchmarks import toy
 from edge_agent.core import networks, pte
 from edge_agent.core.dreams import Dreams, DreamSettings, dream
 from edge_agent.core.edit_settings import EditSettings
@@ -16,7 +17,6 @@ from edge_agent.core.evidence import Evidence, prepare, without
 from edge_agent.core.margins import Margins, measure
 from edge_agent.core.training import Epoch, TrainingSettings, fit, logits
 from edge_agent.core.types import Dataset, Split
-from tests import toy
 
 torch.set_num_threads(1)
 

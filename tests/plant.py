@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import toy
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.commands import local
 from edge_agent.commands.client import Heard, ToolClient, connected
@@ -18,7 +19,6 @@ from edge_agent.core.types import Float32, Window
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.windows import encode
 from edge_agent.vault import Vault
-from tests import toy
 
 BASE = "edge/toy"
 

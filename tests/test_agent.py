@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import toy
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.core.types import Window
 from edge_agent.schemas.windows import encode
-from tests import toy
 from tests.plant import Plant, plant_at, toy_agent, wait_until
 
 Start = Callable[..., LocalAgent]

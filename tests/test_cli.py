@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import toy
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
-from tests import toy
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import edge_agent
 

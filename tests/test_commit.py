@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import toy
 from edge_agent.adapters import job_folder
 from edge_agent.adapters.journal import Journal, read_states
 from edge_agent.adapters.releases import Release, read_release
@@ -19,7 +20,6 @@ from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.core.types import Window
 from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.vault import Vault
-from tests import toy
 from tests.plant import Plant, plant_at, store_at, toy_agent, wait_until
 
 Start = Callable[..., LocalAgent]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import toy
 from edge_agent.adapters import datasets
 from edge_agent.adapters.datasets import DSADS_CLASSES, DSADS_SHAPE, LENGTH
-from tests import toy
 from tests.data_sides import REAL, needs_real_data, refusal, share_nothing, sides
 
 

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from benchmarks import forensics
+from benchmarks import forensics, toy
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS
 from edge_agent.vault import Vault
-from tests import toy
 from tests.plant import Plant, plant_at, store_at, wait_until
 
 Start = Callable[..., LocalAgent]

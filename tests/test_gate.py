@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import toy
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.gate import GateSettings, Verdict, drift, forget_share, judge, rounded
 from edge_agent.core.networks import channel_std
 from edge_agent.core.pte import Edit
 from edge_agent.core.training import logits
-from tests import toy
 from tests.model_fixtures import RATTLE, Edited, accuracy, good_edit, seeded, toy_margins, toy_network, windows_of
 
 SETTINGS = GateSettings()

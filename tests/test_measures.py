@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks import toy
 from benchmarks.case import Case
 from benchmarks.measures.depth import depth
 from benchmarks.measures.divergence import answers_apart, jensen_shannon
@@ -26,7 +27,6 @@ from benchmarks.settings import Setting
 from benchmarks.task import Labelled
 from edge_agent.core.networks import channel_std
 from edge_agent.core.training import TrainingSettings, fit, logits
-from tests import toy
 from tests.model_fixtures import RATTLE, seeded, toy_data, toy_network, untrained
 
 FORGET = (RATTLE,)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks import toy
 from edge_agent import unlearn_job
 from edge_agent.adapters import checkpoints, job_folder, onnx_export
 from edge_agent.adapters.onnx_session import OnnxModel
@@ -33,7 +34,6 @@ from edge_agent.core.training import TrainingSettings, logits
 from edge_agent.core.transformers import SWIN_WINDOW, WindowAttention
 from edge_agent.live import LiveModel
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS
-from tests import toy
 from tests.model_fixtures import (
     CLASSES,
     RATTLE,

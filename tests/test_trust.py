@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import toy
 from edge_agent.adapters.audit import check, read_rows
 from edge_agent.commands.local import LocalAgent
 from edge_agent.signing import canonical
-from tests import toy
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import edge_agent
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from benchmarks import toy
 from edge_agent.adapters import job_folder
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.schemas.card import MODEL
-from tests import toy
 
 WHINE = toy.CLASSES.index("whine")
 # Prints every file that Python opens, then runs the job.

@@ -111,20 +111,30 @@ class LocalAgent:
     """``edge-agent run`` with a configuration of its own in ``folder``; ``extra`` are more lines of it."""
 
     def __init__(
-        self, folder: Path, name: str, port: int, release: Path, extra: str = "", env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        name: str,
+        port: int,
+        release: Path,
+        extra: str = "",
+        env: Mapping[str, str] | None = None,
+        *,
+        start: bool = True,
     ) -> None:
+        self.program: tuple[str, ...] = ("edge_agent",)  # a module, and arguments that go before the agent's
         self.folder, self.state_dir = folder, folder / "state"
         self.config, self.log_path = folder / "agent.toml", folder / "agent.log"
         self._env = {**os.environ, **(env or {})}
         folder.mkdir(parents=True, exist_ok=True)
         gateway = f'[gateway]\nname = "{name}"\nstate_dir = "state"\nrelease = "{release.resolve()}"\n'
         self.config.write_text(f"{gateway}[mqtt]\nport = {port}\n{extra}\n")
-        self.start()
+        if start:
+            self.start()
 
     def start(self) -> None:
         """Start the process; ``ready`` waits for its connection."""
         with self.log_path.open("ab") as log:
-            command = [sys.executable, "-m", "edge_agent", "run", "--config", str(self.config)]
+            command = [sys.executable, "-m", *self.program, "run", "--config", str(self.config)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self._env)
 
     def events(self, name: str) -> list[dict[str, Any]]:

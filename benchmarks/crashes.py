@@ -15,10 +15,13 @@ import io
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from edge_agent.cli import main as edge_agent
 
 CHANGES = (
     *("fsync", "ftruncate", "link", "mkdir", "pwrite", "remove", "rename", "replace", "rmdir", "symlink"),
@@ -103,3 +106,15 @@ def _pass(change: Callable[[], Any], number: int, how: str | int) -> Any:
     finally:
         if how == "after" and mine == number:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """Run the agent's command line, armed: ``python -m benchmarks.crashes FOLDER NUMBER HOW run --config FILE``."""
+    folder, number, how, *arguments = sys.argv[1:]
+    at(Path(folder), int(number), int(how) if how.isdecimal() else how)
+    sys.argv = ["edge-agent", *arguments]
+    edge_agent()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Damaged state files: the agent starts with the last good state, says what it gave up, and believes no damaged one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from benchmarks import toy
+from edge_agent.adapters.releases import read_release
+from edge_agent.adapters.workplace import Workplace
+from edge_agent.agent import Agent
+from edge_agent.commands.local import LocalBroker, free_port
+from edge_agent.commands.run import assemble
+from edge_agent.config import Config, read_config
+from tests.plant import plant_at, toy_agent
+
+WHINE = toy.CLASSES.index("whine")
+BLOCK = 512
+FLIPS = 12  # of each file
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory, toy_release: Path) -> dict[str, Path]:
+    """Two state directories that a real agent left: with windows cached, and after it has forgotten a class."""
+    folder = tmp_path_factory.mktemp("states")
+    broker = LocalBroker(folder / "broker", free_port())
+    agent = toy_agent(folder / "agent", broker.port, toy_release)
+    try:
+        agent.ready()
+        with plant_at(broker.port) as plant:
+            plant.answers(plant.feed(WHINE, 40, seed=11))
+            agent.stop()
+            shutil.copytree(agent.state_dir, folder / "before", symlinks=True)
+            agent.start()
+            plant.raw("unlearn/whine", b"")
+            plant.expect("unlearn/whine/status", 120.0, status="successful")
+            agent.stop()
+            shutil.copytree(agent.state_dir, folder / "after", symlinks=True)
+    finally:
+        agent.kill()
+        broker.stop()
+        Workplace(agent.state_dir).clear()
+    return {"before": folder / "before", "after": folder / "after"}
+
+
+def damages(content: bytes, seed: int) -> Iterator[bytes]:
+    """Cut off at every block, and flipped at random bytes."""
+    for size in range(0, len(content), BLOCK):
+        yield content[:size]
+    generator = np.random.default_rng(seed)
+    for _ in range(FLIPS if content else 0):
+        damaged = bytearray(content)
+        damaged[int(generator.integers(len(content)))] ^= int(generator.integers(1, 256))
+        yield bytes(damaged)
+
+
+def config_of(folder: Path, release: Path) -> Config:
+    text = f'[gateway]\nname = "toy"\nstate_dir = "state"\nrelease = "{release}"\n[forget]\nknown_again = "mask"\n'
+    (folder / "agent.toml").write_text(text)
+    return read_config(folder / "agent.toml")
+
+
+def started(config: Config) -> Agent:
+    agent = assemble(config)
+    agent.forgetting.resume()
+    return agent
+
+
+def ended(agent: Agent) -> None:
+    agent._cache.close()
+    agent._audit.close()
+    agent.forgetting._journal.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_whatever_state_file_is_damaged_the_agent_starts_and_no_erased_class_comes_back(
+    states: dict[str, Path], toy_release: Path, tmp_path: Path, when: str
+) -> None:
+    config, state_dir = config_of(tmp_path, toy_release), tmp_path / "state"
+    known = {read_release(toy_release).digest, *(path.name for path in (states[when] / "releases").iterdir())}
+    names = [path.relative_to(states[when]) for path in sorted(states[when].rglob("*")) if path.is_file()]
+    names = [name for name in names if not (states[when] / name.parts[0]).is_symlink() and name.name != "lock"]
+    assert len(names) > 12
+    tried = 0
+    for seed, name in enumerate(names):
+        for content in damages((states[when] / name).read_bytes(), seed):
+            shutil.rmtree(state_dir, ignore_errors=True)
+            shutil.copytree(states[when], state_dir, symlinks=True)
+            (state_dir / name).write_bytes(content)
+            with capture_logs() as logs:
+                agent = started(config)
+            about = f"{name}, {len(content)} bytes, {[row['event'] for row in logs]}"
+            assert agent._live.release.digest in known, about
+            assert agent._store.get(agent._live.release.digest).digest == agent._live.release.digest, about
+            if when == "after":
+                assert "whine" in agent._live.masked, about
+                assert agent._cache.counts()["whine"] == 0, about
+            ended(agent)
+            tried += 1
+    assert tried > 300
+
+
+def test_what_was_given_up_is_told(states: dict[str, Path], toy_release: Path, tmp_path: Path) -> None:
+    told = {
+        "journal.jsonl": "journal.damaged",
+        "audit.jsonl": None,  # in the log itself
+        "session": "session.damaged",
+        "keys/identity.key": "identity.replaced",
+    }
+    for name, event in told.items():
+        shutil.rmtree(tmp_path / "state", ignore_errors=True)
+        shutil.copytree(states["after"], tmp_path / "state", symlinks=True)
+        content = (tmp_path / "state" / name).read_bytes()
+        (tmp_path / "state" / name).write_bytes(b"\0" + content[1:])
+        with capture_logs() as logs:
+            agent = started(config_of(tmp_path, toy_release))
+        assert event is None or event in [row["event"] for row in logs], name
+        if event is None:
+            assert agent._audit.rows[-1]["event"] == "audit.damaged"
+        ended(agent)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """``assemble`` leaves the logging as it is; a test before may have set it up for a process."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+def test_a_damaged_live_release_is_replaced_by_the_configured_one(
+    states: dict[str, Path], toy_release: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(states["before"], tmp_path / "state", symlinks=True)
+    live = (tmp_path / "state" / "current").resolve()
+    (live / "model.onnx.sealed").write_bytes(b"")
+    with capture_logs() as logs:
+        agent = started(config_of(tmp_path, toy_release))
+    assert "release.refused" in [row["event"] for row in logs]
+    assert agent._live.release.digest == read_release(toy_release).digest
+    ended(agent)
