@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from edge_agent.adapters.releases import SEALED
+import safetensors.numpy
+
+from edge_agent.adapters.releases import SEALED, Release
 from edge_agent.adapters.windows import HEADER_BYTES
 from edge_agent.core.errors import KeyLost
+from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS
 from edge_agent.slots import slot_bytes
 from edge_agent.vault import OVERHEAD_BYTES, Cipher, Vault
 
@@ -44,6 +47,14 @@ def _bodies(stored: bytes, cipher: Cipher, name: str, body_bytes: int) -> Iterat
     for slot in range(len(stored) // size):
         with suppress(KeyLost):
             yield cipher.open(stored[slot * size + skipped : (slot + 1) * size], f"{name}/{slot}/body")
+
+
+def knowledge(release: Release, label: int) -> list[bytes]:
+    """What a release holds of one class alone: its row of the head, and its dreams."""
+    weights, dreams = (safetensors.numpy.load(release.read(name)) for name in (WEIGHTS, DREAMS))
+    (head,) = (value for value in weights.values() if value.ndim == 2)
+    assert head[label].tobytes() in release.read(MODEL)
+    return [head[label].tobytes(), *(dream.tobytes()[:256] for dream in dreams["samples"][dreams["first"] == label])]
 
 
 def found(marks: list[bytes], content: Image, vault: Vault) -> int:

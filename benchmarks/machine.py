@@ -16,7 +16,7 @@ def facts() -> dict[str, str]:
     """Commit (with + for a changed tree), processor and versions."""
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)  # noqa: S607
+        run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
         return run.stdout.strip()
 
     changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""

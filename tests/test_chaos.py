@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import phases
+from benchmarks import erasure, phases
 
 
 @pytest.mark.parametrize(("how", "first"), [("before", 9), ("after", 23)])
@@ -17,3 +17,11 @@ def test_a_forget_that_is_killed_at_any_change_to_the_disk_leaves_the_old_or_the
     assert tally.problems == []
     assert tally.cuts.total() >= 2
     assert tally.changes > 60  # else the forget was not counted to its end
+
+
+def test_a_forensic_search_finds_all_of_a_class_before_it_is_forgotten_and_nothing_afterwards(tmp_path: Path) -> None:
+    figures = erasure.search(tmp_path)
+    assert figures["found_before"] > erasure.WINDOWS
+    assert figures["found"] == figures["found_in_backup"] == figures["keys_found"] == 0
+    assert figures["keys_destroyed"] == 2
+    assert figures["keys_found_before"] == (2 if figures["raw_image"] else 0)

@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from benchmarks import forensics, toy
 from edge_agent.adapters.onnx_session import OnnxModel
-from edge_agent.adapters.releases import Release
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker
-from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS
+from edge_agent.schemas.card import MODEL
 from edge_agent.vault import Vault
 from tests.plant import Plant, plant_at, store_at, wait_until
 
@@ -59,14 +57,6 @@ def current(agent: LocalAgent) -> Path:
     return (agent.state_dir / "current").resolve()
 
 
-def knowledge(release: Release, label: int) -> list[bytes]:
-    """What a release holds of one class alone: its row of the head, and its dreams."""
-    weights, dreams = (safetensors.numpy.load(release.read(name)) for name in (WEIGHTS, DREAMS))
-    (head,) = (value for value in weights.values() if value.ndim == 2)
-    assert head[label].tobytes() in release.read(MODEL)
-    return [head[label].tobytes(), *(dream.tobytes()[:256] for dream in dreams["samples"][dreams["first"] == label])]
-
-
 def job_files(agent: LocalAgent) -> list[Path]:
     """What is left of job folders, in memory and on the disk."""
     folder = Workplace(agent.state_dir).folder("any", 0)
@@ -102,7 +92,7 @@ def test_a_class_is_forgotten_by_the_weights_and_the_others_are_kept(stocked: Lo
 def test_nothing_of_the_class_stays_behind(stocked: LocalAgent, plant: Plant) -> None:
     parent = stocked.live_release()
     marks = [row.tobytes()[:256] for row in toy.windows(WHINE, 64, np.random.default_rng(11))]
-    marks += knowledge(parent, WHINE)
+    marks += forensics.knowledge(parent, WHINE)
     before = forensics.image(stocked.state_dir)
     assert forensics.found(marks, before, Vault(stocked.state_dir)) == len(marks)  # else the search proves nothing
     status = forget(plant)
