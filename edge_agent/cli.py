@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_agent import __version__
+from edge_agent.cli_trust import CONFIG, audit, certificate, releases
 from edge_agent.core.errors import EdgeAgentError, Misconfigured
 
 if TYPE_CHECKING:
@@ -44,12 +45,6 @@ def main() -> None:
     """
 
 
-_CONFIG = click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), default=Path("agent.toml"), show_default=True,
-    help="The agent's configuration.",
-)  # fmt: skip
-
-
 def _broker_options(function: Any) -> Any:
     """Where the broker is: from a configuration, or by host and port."""
     for option in (
@@ -65,7 +60,7 @@ def _broker_options(function: Any) -> Any:
 
 
 @main.command()
-@_CONFIG
+@CONFIG
 def run(config_path: Path) -> None:
     """Serve diagnoses until SIGTERM; SIGHUP reads the configuration again.
 
@@ -176,7 +171,7 @@ def simulate(
 
 
 @main.command()
-@_CONFIG
+@CONFIG
 def check(config_path: Path) -> None:
     """Look at config, state directory, disk, clock, release and broker; exit code 1 if something is wrong.
 
@@ -203,156 +198,6 @@ def demo(arguments: tuple[str, ...]) -> None:
     sys.exit(show(list(arguments)))
 
 
-@main.group()
-def releases() -> None:
-    """Look at the releases of a gateway, and choose the one it serves."""
-
-
-@releases.command("list")
-@_CONFIG
-def releases_list(config_path: Path) -> None:
-    """List all releases, oldest first."""
-    from edge_agent.commands.releases import open_store, overview
-
-    for digest, state, forgotten, name in overview(open_store(config_path)):
-        click.echo(f"{digest}  {state:6s}  forgotten: {forgotten:20s}  {name}")
-
-
-@releases.command("show")
-@click.argument("digest")
-@_CONFIG
-def releases_show(digest: str, config_path: Path) -> None:
-    """Print a release's card; the digest may be shortened to 6 characters."""
-    from edge_agent.commands.releases import open_store
-
-    click.echo(open_store(config_path).get(digest).card.to_bytes().decode(), nl=False)
-
-
-@releases.command("verify")
-@_CONFIG
-def releases_verify(config_path: Path) -> None:
-    """Check every hash of every release; exit code 1 if one is broken."""
-    from edge_agent.commands.releases import open_store, overview
-
-    broken = [(digest, code) for digest, state, _, code in overview(open_store(config_path)) if state == "broken"]
-    for digest, code in broken:
-        click.echo(f"{digest}  {code}")
-    click.echo(f"{len(broken)} broken")
-    sys.exit(1 if broken else 0)
-
-
-@releases.command("export")
-@click.argument("digest")
-@click.argument("folder", type=click.Path(path_type=Path))
-@_CONFIG
-def releases_export(digest: str, folder: Path, config_path: Path) -> None:
-    """Write a release out, unsealed, into a new folder; what it knows is outside the agent's reach from then on."""
-    from edge_agent.commands.releases import open_store
-
-    click.echo(f"wrote {open_store(config_path).export(digest, folder).digest[:12]} to {folder}")
-
-
-@releases.command("install")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True))
-@_CONFIG
-def releases_install(folder: Path, config_path: Path) -> None:
-    """Add a trained release and ask the agent to serve it: within a second, or at its next start."""
-    from edge_agent.commands.releases import install, store_of
-    from edge_agent.config import read_config
-
-    config = read_config(config_path)
-    click.echo(f"asked for {install(config, store_of(config), folder).digest[:12]}")
-
-
-@releases.command("rollback")
-@click.option("--to", "digest", help="Release to go back to; default: the parent of the live one.")
-@_CONFIG
-def releases_rollback(digest: str | None, config_path: Path) -> None:
-    """Ask the agent to go back; refused (E_ERASED) where that would bring back an erased class."""
-    from edge_agent.commands.releases import ask, parent_of_live, store_of
-    from edge_agent.config import read_config
-
-    config = read_config(config_path)
-    store = store_of(config)
-    release = store.get(digest) if digest else parent_of_live(store)
-    ask(config, store, release)
-    click.echo(f"asked for {release.digest[:12]}")
-
-
-@releases.command("revive")
-@click.argument("name", metavar="CLASS")
-@_CONFIG
-def releases_revive(name: str, config_path: Path) -> None:
-    """Allow a forgotten class to come back with a later release; the audit log says so.
-
-    It brings nothing back by itself: what was destroyed is gone.
-    """
-    from edge_agent.commands.releases import revive
-    from edge_agent.config import read_config
-
-    revive(read_config(config_path), name)
-    click.echo(f"asked for {name} to be allowed again")
-
-
-@main.group()
-def certificate() -> None:
-    """Certificates of forgetting: signed by the gateway, checked anywhere."""
-
-
-@certificate.command("verify")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--key", required=True, type=click.Path(path_type=Path), help="The gateway's public key, PEM.")
-def certificate_verify(file: Path, key: Path) -> None:
-    """Check a certificate, offline; exit code 0 if the gateway signed every byte of it, else 1.
-
-    \b
-    Example: mosquitto_sub -t 'edge/press-7/unlearn/IF-1/certificate' -C 1 -N > forgotten.json
-             edge-agent certificate verify forgotten.json --key press-7.pem
-    """
-    from edge_agent.commands.trust import certificate as checked
-    from edge_agent.commands.trust import in_words
-
-    for line in in_words(checked(file, key)):
-        click.echo(line)
-
-
-@certificate.command("key")
-@_CONFIG
-def certificate_key(config_path: Path) -> None:
-    """Print this gateway's public key; it stands in its birth message as well."""
-    from edge_agent.commands.trust import public_key
-
-    click.echo(public_key(config_path).pem, nl=False)
-
-
-@main.group()
-def audit() -> None:
-    """The log of everything that was forgotten, refused and served."""
-
-
-@audit.command("verify")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--certificate", "document", type=click.Path(path_type=Path), help="Must be in the log with its head.")
-@click.option("--key", type=click.Path(path_type=Path), help="Public key of that certificate.")
-@_CONFIG
-def audit_verify(file: Path | None, document: Path | None, key: Path | None, config_path: Path) -> None:
-    """Find any row that was removed, changed or moved; exit code 0 if there is none, else 1.
-
-    Rows cut off at the end are found with a certificate, which holds the head of its time. FILE is a copy of
-    audit.jsonl; without it the log of --config is read.
-    """
-    from edge_agent.adapters.audit import Head
-    from edge_agent.commands.trust import certificate as checked
-    from edge_agent.commands.trust import check_audit
-    from edge_agent.config import read_config
-
-    if (document is None) != (key is None):
-        raise click.UsageError("--certificate and --key go together")
-    head = Head(**checked(document, key)["audit"]) if document and key else None
-    path = file or read_config(config_path).gateway.state_dir / "audit.jsonl"
-    click.echo(f"{check_audit(path, head)} rows, none removed, changed or moved")
-
-
 def _address(config_path: Path | None, host: str, port: int, base: str, tool: str) -> tuple[BrokerAddress, str]:
     from edge_agent.commands.run import broker_address
     from edge_agent.config import read_config
@@ -363,3 +208,7 @@ def _address(config_path: Path | None, host: str, port: int, base: str, tool: st
         return BrokerAddress(host, port, client_id), base
     config = read_config(config_path)
     return broker_address(config, client_id), config.base
+
+
+for group in (releases, certificate, audit):
+    main.add_command(group)
