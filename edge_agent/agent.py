@@ -64,7 +64,7 @@ class Agent:
         self._tally, self._counters, self._serving = tally, tally.counters, serving
         self._audit, self._clock = audit, clock
         self._housekeeping_s = self._status_s = float("-inf")
-        self._stopping = False
+        self._stopping = self._online = False
         self._new_config: Callable[[], Config] | None = None
 
     def run(self) -> None:
@@ -99,8 +99,10 @@ class Agent:
         for event in events:
             match event:
                 case Connected():
+                    self._online = True
                     self._connected(event)
                 case Disconnected():
+                    self._online = False
                     self._counters["disconnects"] += 1
                     log.warning("broker.disconnected", code="E_BROKER", reason=event.reason)
                 case Dropped():
@@ -192,7 +194,7 @@ class Agent:
         with tolerant():
             self._clock.keep()
             self.forgetting.revive_wanted()
-        self._notifier.send("WATCHDOG=1", f"STATUS={self._counters['windows_answered']} windows answered")
+        self._notifier.send("WATCHDOG=1", f"STATUS={self._in_words()}")
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status()
         if (wanted := self._store.wanted()) is not None:
@@ -201,9 +203,18 @@ class Agent:
             read, self._new_config = self._new_config, None
             self._reload(read)
 
+    def _in_words(self) -> str:
+        """What the agent is doing, for ``systemctl status``."""
+        words = [f"{self._counters['windows_answered']} windows answered"]
+        if state := self.forgetting.at_work:
+            words.append(f"forgetting {state.name}: {state.phase}, {state.progress:.0%}")
+        if not self._online:
+            words.append("no connection to the broker")
+        return "; ".join(words)
+
     def _adopt_wanted(self, wanted: str) -> None:
         """Adopt the release that ``edge-agent releases`` asked for, once no command works on the present one."""
-        if self.forgetting.busy:
+        if self.forgetting.at_work:
             return
         try:
             self._store.forget_wish()  # first: a release that ended the process would do so at every start

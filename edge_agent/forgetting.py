@@ -113,9 +113,9 @@ class Forgetting:
         return self.erased() if self.settings.known_again == "refuse" else frozenset()
 
     @property
-    def busy(self) -> bool:
-        """Whether a command is not finished: until then no other release may be adopted."""
-        return bool(self._unfinished())
+    def at_work(self) -> JobState | None:
+        """The command that is not finished: until there is none, no other release may be adopted."""
+        return next(iter(self._unfinished()), None)
 
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""
