@@ -28,7 +28,7 @@ from edge_agent.adapters.windows import WindowCache
 from edge_agent.clock import Clock
 from edge_agent.config import Gateway
 from edge_agent.core.errors import BrokenRelease
-from edge_agent.files import storage, write_atomically
+from edge_agent.files import remove, storage, write_atomically
 from edge_agent.jobs import Jobs
 from edge_agent.schemas.card import CARD, Card, parse_card
 from edge_agent.schemas.messages import JobState
@@ -89,6 +89,16 @@ class Erasure:
         """The newest certificate of a command, if it has one."""
         path = self._path(state)
         return path.read_bytes() if path.exists() else None
+
+    def withdraw(self, state: JobState) -> None:
+        """Take a certificate back: its class is known again, for the parent came back during its probation.
+
+        Raises:
+            StorageFailed: it is there still.
+        """
+        with storage("the certificate cannot be removed"):
+            remove(self._path(state))
+        self._parts.audit.append("certificate.withdrawn", id=state.id, classes=list(state.classes))
 
     def _erase_windows(self, name: str, state: JobState) -> dict[str, Any]:
         self._parts.cache.erase(name)

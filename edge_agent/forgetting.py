@@ -121,6 +121,7 @@ class Forgetting:
         """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""
         self._apply()
         try:
+            self.release_adopted(self._live.card)  # a crash may have come between
             self._jobs.clear()
         except StorageFailed as error:
             log.error("storage.failed", code=error.code, reason=error.reason)
@@ -175,8 +176,8 @@ class Forgetting:
         newest = {state.name: state for state in self._journal.states()}
         for state in newest.values():
             self._publish.state(state)
-            if state.status == "successful" and (certificate := self._erasure.certificate(state)) is not None:
-                self._publish.certificate(state.name, certificate)
+            # Nothing, where there is none, clears what the broker may have kept of one that was withdrawn.
+            self._publish.certificate(state.name, self._erasure.certificate(state) or b"")
 
     def release_adopted(self, card: Card) -> None:
         """Another release went live by an operator's wish: what it brings back, within its probation, is undone."""
@@ -184,6 +185,8 @@ class Forgetting:
             if state.kept_s is not None and set(state.classes) & set(card.living):
                 reason = "an operator went back to a release that knows the class, during its probation"
                 undone = replace(state, status="failed", code="E_ROLLED_BACK", reason=reason, kept_s=None)
+                self._erasure.withdraw(state)
+                self._publish.certificate(state.name, b"")  # clears the retained one
                 self._publish.state(self._journal.write(undone))
         self._apply()
 

@@ -301,6 +301,8 @@ def test_the_parent_is_kept_for_its_probation_and_a_rollback_brings_the_class_ba
     (agent.state_dir / "wanted").symlink_to(f"releases/{parent}")
     undone = wait_until(lambda: plant.find("unlearn/whine/status", code="E_ROLLED_BACK"))
     assert undone[0]["status"] == "failed"
+    wait_until(lambda: plant.find("unlearn/whine/certificate")[-1] is None)  # it would claim what is not so any more
+    assert list((agent.state_dir / "certificates").iterdir()) == []
     answers = plant.answers(plant.feed(WHINE, 10, seed=19))
     assert [row["class"] for row in answers].count("whine") >= 8
 

@@ -26,6 +26,7 @@ Row = dict[str, Any]
 EVENTS: Final[dict[str, str]] = {
     "agent.started": "the agent started; version, session, live release",
     "audit.damaged": "what the log could not read when it was opened; bytes given up, or the row where the chain broke",
+    "certificate.withdrawn": "the parent came back during its probation, and with it the classes; id, classes",
     "class.erased": "nothing that knew a class is left; id, classes, what was destroyed and how",
     "class.forgotten": "the same, but for the parent release, which is on probation",
     "class.revived": "an operator allowed a class to come back; class",
