@@ -171,3 +171,24 @@ def test_nothing_of_the_machine_that_exported_it_is_in_the_file(exported: Path) 
     assert not model.metadata_props
     assert not model.doc_string
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+
+@pytest.mark.parametrize("where", ["data.bin", "../data/data.bin", "absolute"])
+def test_weights_outside_the_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """They are under no hash of the card, and were read from wherever the process happened to stand."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "data.bin").write_bytes(np.ones((768, 2), np.float32).tobytes())
+    monkeypatch.chdir(tmp_path / "data")
+    outside = onnx.TensorProto(name="w", data_type=1, dims=[768, 2], data_location=onnx.TensorProto.EXTERNAL)
+    place = str(tmp_path / "data" / "data.bin") if where == "absolute" else where
+    outside.external_data.add(key="location", value=place)
+    helper = onnx.helper
+    nodes = [helper.make_node("Flatten", [INPUT], ["flat"]), helper.make_node("MatMul", ["flat", "w"], [OUTPUT])]
+    values = [
+        helper.make_tensor_value_info(INPUT, 1, ["b", 3, 256]),
+        helper.make_tensor_value_info(OUTPUT, 1, ["b", 2]),
+    ]
+    graph = helper.make_graph(nodes, "outside", values[:1], values[1:], [outside])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(BrokenRelease, match="E_MODEL"):
+        OnnxModel(model.SerializeToString(), threads=1)

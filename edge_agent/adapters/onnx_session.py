@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnxruntime
 
@@ -31,6 +33,8 @@ class OnnxModel:
         options.log_severity_level = 3  # errors come as exceptions
         # Spinning threads would burn the cores that the plant's other programs and the forget job need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Weights in files beside the model would be under no hash of the card: nothing lies below this folder.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except _RUNTIME_ERRORS as error:
