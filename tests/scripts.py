@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
+import pytest
+
+NEEDS_OPENSSL: Final = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 ROOT: Final = Path(__file__).parents[1]
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge_agent.core.errors import Misconfigured, Untrusted
 from edge_agent.signing import PublicKey, Signer, canonical, opened, read_private_key, read_public_key
+from tests.scripts import NEEDS_OPENSSL
 
 SIGNER, OTHER = Signer.of_seed(b"s" * 32), Signer.of_seed(b"o" * 32)
 CONTENT = {"classes": ["IF-1"], "share": 0.25, "note": "Wälzlager", "none": None, "deep": {"b": 1, "a": [True]}}
@@ -72,6 +73,7 @@ def test_numbers_that_have_no_canonical_form_are_not_signed(value: float) -> Non
         SIGNER.sign({"value": value})
 
 
+@NEEDS_OPENSSL
 def test_keys_are_those_of_openssl(tmp_path: Path) -> None:
     private, public = tmp_path / "private.pem", tmp_path / "public.pem"
     for command in (
@@ -88,6 +90,7 @@ def test_keys_are_those_of_openssl(tmp_path: Path) -> None:
     subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
 
 
+@NEEDS_OPENSSL
 def test_files_that_hold_no_such_key_are_refused(tmp_path: Path) -> None:
     rsa = tmp_path / "rsa.pem"
     subprocess.run(

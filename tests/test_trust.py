@@ -16,7 +16,7 @@ from edge_agent.adapters.audit import check, read_rows
 from edge_agent.commands.local import LocalAgent
 from edge_agent.signing import canonical
 from tests.plant import Plant, store_at, wait_until
-from tests.scripts import edge_agent
+from tests.scripts import NEEDS_OPENSSL, edge_agent
 
 Start = Callable[..., LocalAgent]
 WHINE = toy.CLASSES.index("whine")
@@ -224,6 +224,7 @@ def test_a_revived_class_may_come_back_and_be_forgotten_again(
     assert edge_agent("releases", "install", toy_release, "--config", agent.config).returncode == 1
 
 
+@NEEDS_OPENSSL
 def test_where_signatures_are_demanded_only_a_signed_command_of_a_known_key_runs(
     start_agent: Start, plant: Plant, tmp_path: Path
 ) -> None:
