@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks import toy
 from edge_agent.adapters.journal import read_states
+from edge_agent.adapters.windows import HEADER_BYTES
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
@@ -33,6 +34,7 @@ from edge_agent.core.types import Window
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import TERMINAL
 from edge_agent.schemas.windows import encode
+from edge_agent.slots import slot_bytes
 
 FORGET: Final = "whine"
 BASE: Final = "edge/toy"
@@ -97,7 +99,7 @@ def _prepared(folder: Path, broker: LocalBroker, release: Path) -> LocalAgent:
 
 def _cached(agent: LocalAgent) -> int:
     slots = max((path.stat().st_size for path in (agent.state_dir / "cache").glob("*.slots")), default=0)
-    return slots // (145 + 28 + 3 * 256 * 4 + 28)
+    return slots // slot_bytes(HEADER_BYTES, len(toy.CHANNELS) * toy.LENGTH * 4)
 
 
 def _cut(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -40,6 +41,18 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def append_durably(descriptor: int, line: bytes) -> None:
+    """Append to a file that is open for it, whole and synced; after an ``OSError`` it is as it was before."""
+    end = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, end)  # a torn line would hide all later ones
+        raise
 
 
 def sync_folder(folder: Path) -> None:

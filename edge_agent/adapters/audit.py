@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.clock import Clock
-from edge_agent.core.errors import EdgeAgentError, StorageFailed, Untrusted
-from edge_agent.files import storage, sync_folder, write_atomically
+from edge_agent.core.errors import EdgeAgentError, Untrusted
+from edge_agent.files import append_durably, storage, sync_folder, write_atomically
 from edge_agent.signing import canonical
 
 Row = dict[str, Any]
@@ -61,7 +61,7 @@ class AuditLog:
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        self._path, self._clock = path, clock
+        self._clock = clock
         with storage("the audit log cannot be opened"):
             content = path.read_bytes() if path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]
@@ -93,16 +93,8 @@ class AuditLog:
         row: Row = {"n": self.head.n + 1, "prev": self.head.hash, "time": self._clock.now().document()}
         row |= {"event": event, "content": content}
         row["hash"] = _hash(row)
-        line = canonical(row) + b"\n"
-        end = os.fstat(self._file).st_size
-        try:
-            with storage("the audit log cannot be written"):
-                if os.write(self._file, line) != len(line):
-                    raise OSError(28, "the disk is full", str(self._path))
-                os.fsync(self._file)
-        except StorageFailed:
-            os.ftruncate(self._file, end)
-            raise
+        with storage("the audit log cannot be written"):
+            append_durably(self._file, canonical(row) + b"\n")
         self.rows.append(row)
         self.head = Head(row["n"], row["hash"])
         return self.head

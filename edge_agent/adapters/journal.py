@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
-from edge_agent.core.errors import Misconfigured, StorageFailed
-from edge_agent.files import storage, write_atomically
+from edge_agent.core.errors import Misconfigured
+from edge_agent.files import append_durably, storage, write_atomically
 from edge_agent.schemas.messages import JobState
 
 
@@ -56,16 +56,8 @@ class Journal:
         """
         previous = self._states.get(state.id)
         state = replace(state, rev=previous.rev + 1 if previous else 1)
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            with storage("the journal cannot be written"):
-                line = _line(state)
-                if self._file.write(line) != len(line):
-                    raise OSError(28, "the disk is full", str(self._path))
-                os.fsync(self._file.fileno())
-        except StorageFailed:
-            os.ftruncate(self._file.fileno(), end)  # a torn line would hide all later ones
-            raise
+        with storage("the journal cannot be written"):
+            append_durably(self._file.fileno(), _line(state))
         self._states[state.id] = state
         return state
 
