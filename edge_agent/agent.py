@@ -19,12 +19,14 @@ from edge_agent.adapters.mqtt import Broker, Connected, Disconnected, Dropped, M
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.adapters.windows import WindowCache
+from edge_agent.budget import bytes_written
 from edge_agent.clock import Clock
 from edge_agent.config import Config, changed_keys, needs_restart
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Refused, StorageFailed
 from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.live import LiveModel
+from edge_agent.masks import Masks
 from edge_agent.schemas import messages
 from edge_agent.schemas.commands import id_of, parse_unlearn
 from edge_agent.schemas.topics import Topics
@@ -56,13 +58,14 @@ class Agent:
         serving: Serving,
         audit: AuditLog,
         clock: Clock,
+        masks: Masks,
     ) -> None:
         self._config, self._session, self._topics = config, session, topics
         self._inbox, self._broker, self._store = inbox, broker, store
         self._live, self._cache, self._notifier = live, cache, notifier
         self.forgetting: Forgetting  # set by the composition root: it announces through this object
         self._tally, self._counters, self._serving = tally, tally.counters, serving
-        self._audit, self._clock = audit, clock
+        self._audit, self._clock, self._masks = audit, clock, masks
         self._housekeeping_s = self._status_s = float("-inf")
         self._stopping = self._online = False
         self._new_config: Callable[[], Config] | None = None
@@ -174,6 +177,9 @@ class Agent:
 
     def _publish_status(self) -> None:
         self._status_s = time.monotonic()
+        self._counters["cache_over_budget"] = self._cache.over_budget
+        if (written := bytes_written()) is not None:
+            self._counters["bytes_written"] = written
         self._broker.publish(self._topics.status, messages.dump(self._birth("online")), retain=True)
 
     def _birth(self, state: str) -> dict[str, object]:
@@ -193,7 +199,8 @@ class Agent:
         self._tally.next_second()
         with tolerant():
             self._clock.keep()
-            self.forgetting.revive_wanted()
+            self._masks.revive_wanted(self._config.gateway.state_dir)
+            self.forgetting.guard()
         self._notifier.send("WATCHDOG=1", f"STATUS={self._in_words()}")
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status()

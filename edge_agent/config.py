@@ -65,6 +65,9 @@ class Cache(_Section):
 
     windows_per_class: int = Field(512, ge=8, le=65536, description="most windows kept of one class")
     max_bytes: int = Field(1 << 30, ge=1 << 20, description="most bytes of all cached windows, lowers the former")
+    bytes_per_day: int = Field(
+        2_000_000_000, ge=1 << 20, description="most bytes written to it in a day, beside filling it: flash wears out"
+    )
     from_diagnosis: bool = Field(False, description="also cache windows whose class only the model says")
     min_confidence: float = Field(0.99, ge=0.5, le=1, description="how sure the model must be for that")
     recent: int = Field(256, ge=0, le=65536, description="windows kept in memory for a label that comes later")
@@ -98,7 +101,16 @@ class Forget(_Section):
     known_again: Literal["refuse", "mask"] = Field(
         "refuse", description="a later release that knows an erased class: refuse it, or serve it with the class masked"
     )
-    probation_s: float = Field(0, ge=0, description="how long the parent release is kept for a rollback")
+    shadow_windows: int = Field(
+        0, ge=0, description="live windows that the new model answers unheard before it goes live; 0: none"
+    )
+    shadow_agreement: float = Field(
+        0.9, ge=0, le=1, description="least share of them, of classes that stay, on which it agrees with the old model"
+    )
+    shadow_s: float = Field(600, gt=0, description="if they have not come by then, the command fails")
+    probation_s: float = Field(
+        0, ge=0, description="how long the parent release is kept for a rollback, by hand or on bad health"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Forget:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +21,7 @@ from typing import Any, Final
 import structlog
 
 from edge_agent import __version__
-from edge_agent.adapters.audit import AuditLog, Row
-from edge_agent.adapters.audit import erased_classes as audited
+from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.clock import Clock
@@ -30,7 +29,7 @@ from edge_agent.config import Gateway
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.files import remove, storage, write_atomically
 from edge_agent.jobs import Jobs
-from edge_agent.schemas.card import CARD, Card, parse_card
+from edge_agent.schemas.card import CARD, parse_card
 from edge_agent.schemas.messages import JobState
 from edge_agent.signing import Signer
 
@@ -52,6 +51,15 @@ class Parts:
     audit: AuditLog
     clock: Clock
     signer: Signer
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Who is told: of a command's state, of its certificate, and that another release has gone live."""
+
+    state: Callable[[JobState], None]
+    certificate: Callable[[str, bytes], None]
+    release: Callable[[], None]
 
 
 class Erasure:
@@ -172,16 +180,3 @@ def _known(source: Path) -> frozenset[str]:
 def _united(things: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each once, in order."""
     return [json.loads(text) for text in dict.fromkeys(json.dumps(thing, sort_keys=True) for thing in things)]
-
-
-def erased_classes(states: Iterable[JobState], rows: Iterable[Row] = (), live: Card | None = None) -> frozenset[str]:
-    """Tombstones: classes that were erased on this gateway, which no release may bring back.
-
-    The journal, the audit log and the live release each say so, and the loss of one brings no class back. A class whose
-    parent release is on probation does not count yet; one that an operator revived does not count any more.
-    """
-    done = [state for state in states if state.status == "successful"]
-    names = set(live.forgotten if live else ()) - {name for state in done for name in state.revived}
-    names |= {name for state in done for name in state.classes if name not in state.revived}
-    kept = {name for state in done if state.kept_s is not None for name in state.classes}
-    return frozenset((names | audited(rows)) - kept)

@@ -3,17 +3,18 @@
 A command's state is a row of the journal; the retained status is its projection. What is masked and what the cache
 takes follow from the journal alone (``_apply``), so that a restart needs no other memory.
 
-    accepted -> masked -> probing, editing, gating, exporting (the child) -> verifying -> committing -> erasing -> done
+    accepted -> masked -> probing, editing, gating, exporting (the child) -> verifying -> shadowing (optional)
+    -> committing -> erasing -> done
 
-Before ``committing`` is written, a crash starts the job again from its beginning; after it, the commit is finished.
+Before ``committing`` is written, a crash starts the job, or the shadowing, again from its beginning; after it, the
+commit is finished.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -21,48 +22,43 @@ import structlog
 
 from edge_agent import acceptance
 from edge_agent.adapters.journal import Journal
+from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.config import Config, Forget
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, Refused, StorageFailed
-from edge_agent.erasure import Erasure, Parts, erased_classes
-from edge_agent.files import remove, storage
+from edge_agent.erasure import Erasure, Parts, Publisher
 from edge_agent.jobs import Ended, News
 from edge_agent.live import LiveModel
-from edge_agent.schemas.card import Card
+from edge_agent.masks import Masks
+from edge_agent.probation import Probation
+from edge_agent.schemas.card import MODEL, Card
 from edge_agent.schemas.commands import UnlearnCommand
-from edge_agent.schemas.messages import JobState
+from edge_agent.schemas.messages import JobState, Phase
+from edge_agent.shadow import Shadow
 from edge_agent.signing import read_public_key
 
 log = structlog.get_logger(__name__)
 
 MOST_ATTEMPTS: Final = 3
 STORAGE_WAIT_S: Final = 5.0
-REVIVE: Final = "revive"  # file of the state directory: the class that an operator allows to come back
-PROBATION_KEPT_EVERY_S: Final = 300.0  # how much of a probation a crash may count again
-
-
-@dataclass(frozen=True)
-class Publisher:
-    """Who is told: of a command's state, of its certificate, and that another release has gone live."""
-
-    state: Callable[[JobState], None]
-    certificate: Callable[[str, bytes], None]
-    release: Callable[[], None]
+ADOPTED_AGAIN: Final = "the release before it was adopted again during the probation"
 
 
 class Forgetting:
     """Owner of the forget commands. Everything here runs in the agent's main thread."""
 
-    def __init__(self, config: Config, journal: Journal, live: LiveModel, parts: Parts, publish: Publisher) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, live: LiveModel, masks: Masks, parts: Parts, publish: Publisher
+    ) -> None:
         self.settings: Forget = config.forget
         self._journal, self._live, self._publish = journal, live, publish
         self._store, self._cache, self._jobs = parts.store, parts.cache, parts.jobs
         self._audit, self._clock, self._signer = parts.audit, parts.clock, parts.signer
         self._gateway, self._signed = config.gateway.name, config.commands.signed
         self._keys = {name: read_public_key(path) for name, path in config.commands.keys.items()}
-        self._wish = config.gateway.state_dir / REVIVE
         self._erasure = Erasure(config.gateway, parts)
+        self._masks = masks
+        self._probation = Probation(journal, live, self._masks, parts, self._erasure, publish)
         self._wait_until_s = float("-inf")
-        self._counted_s = time.monotonic()
 
     def accept(self, command: UnlearnCommand) -> JobState:
         """Record a command durably and mask its classes; a command seen before only returns its state.
@@ -79,14 +75,16 @@ class Forgetting:
                 raise Refused("E_SAME_ID", f"id {id_!r} belongs to another command, for {known.name}")
             return known
         now, cached = self._clock.latest(), self._cache.counts()
-        acceptance.check(command, self._live.card, self._unfinished(), cached, self.settings, now, self.erased())
+        acceptance.check(
+            command, self._live.card, self._masks.unfinished(), cached, self.settings, now, self._masks.erased()
+        )
         about = {"digest": command.digest, "key": command.key, "reason": command.reason}
         self._audit.append("command.accepted", id=id_, classes=list(command.classes), **about)
         state = JobState(id_, command.classes, command.digest, "accepted", "masked")
         if command.expires_at is not None:
             state = replace(state, expires_at=command.expires_at.isoformat())
         state = self._journal.write(state)
-        self._apply()
+        self._masks.apply()
         log.info("command.accepted", id=id_, classes=command.classes, reason=command.reason)
         return state
 
@@ -104,22 +102,18 @@ class Forgetting:
         over = [one for one in self._journal.states() if one.name == name and (one.status == "failed" or one.revived)]
         return f"anonymous/{name}/{len(over) + 1}"  # with a character that no sender's id may have
 
-    def erased(self) -> frozenset[str]:
-        """Classes that stay forgotten, whatever release is served."""
-        return erased_classes(self._journal.states(), self._audit.rows, self._live.card)
-
     def unwelcome(self) -> frozenset[str]:
         """Erased classes that make a release unfit; none where it is served with them masked."""
-        return self.erased() if self.settings.known_again == "refuse" else frozenset()
+        return self._masks.unwelcome(self.settings)
 
     @property
     def at_work(self) -> JobState | None:
         """The command that is not finished: until there is none, no other release may be adopted."""
-        return next(iter(self._unfinished()), None)
+        return next(iter(self._masks.unfinished()), None)
 
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""
-        self._apply()
+        self._masks.apply()
         try:
             self.release_adopted(self._live.card)  # a crash may have come between
             self._jobs.clear()
@@ -137,10 +131,10 @@ class Forgetting:
         try:
             if self._jobs.running is not None:
                 self._follow(self._jobs.poll())
-            elif waiting := self._unfinished():
+            elif waiting := self._masks.unfinished():
                 self._go_on(waiting[0])
             else:
-                self._count_probations(now_s)
+                self._probation.count(now_s)
         except StorageFailed as error:
             self._wait_until_s = now_s + STORAGE_WAIT_S
             log.error("storage.failed", code=error.code, reason=error.reason, next_try_s=STORAGE_WAIT_S)
@@ -149,27 +143,7 @@ class Forgetting:
         """End the child; its command starts again with the next agent."""
         self._jobs.stop()
         with suppress(StorageFailed):  # then some of a probation counts again
-            self._count_probations(time.monotonic(), keep_every_s=0.0)
-
-    def revive_wanted(self) -> None:
-        """Let a class come back that an operator asked for (``edge-agent releases revive``).
-
-        Raises:
-            StorageFailed: it is as it was before.
-        """
-        with storage("the wish cannot be read"):
-            name = self._wish.read_text() if self._wish.exists() else None
-        if name is None:
-            return
-        if name in self.erased():
-            self._audit.append("class.revived", **{"class": name})
-            for state in self._journal.states():
-                if state.status == "successful" and name in state.classes:
-                    self._journal.write(replace(state, revived=tuple(sorted({*state.revived, name}))))
-            log.warning("class.revived", name=name)
-            self._apply()
-        with storage("the wish cannot be removed"):
-            remove(self._wish)
+            self._probation.count(time.monotonic(), keep_every_s=0.0)
 
     def republish(self) -> None:
         """Announce the state of every command again: the newest of each set of classes is what stays retained."""
@@ -180,15 +154,28 @@ class Forgetting:
             self._publish.certificate(state.name, self._erasure.certificate(state) or b"")
 
     def release_adopted(self, card: Card) -> None:
-        """Another release went live by an operator's wish: what it brings back, within its probation, is undone."""
-        for state in self._journal.states():
-            if state.kept_s is not None and set(state.classes) & set(card.living):
-                reason = "an operator went back to a release that knows the class, during its probation"
-                undone = replace(state, status="failed", code="E_ROLLED_BACK", reason=reason, kept_s=None)
-                self._erasure.withdraw(state)
-                self._publish.certificate(state.name, b"")  # clears the retained one
-                self._publish.state(self._journal.write(undone))
-        self._apply()
+        """Another release went live by an operator's wish: what it brings back, within its probation, is undone.
+
+        Raises:
+            StorageFailed: some is as it was before.
+        """
+        self._probation.undo(card, ADOPTED_AGAIN)
+        self._masks.apply()
+
+    def guard(self) -> None:
+        """Go back to the parent of a release that does badly during its probation.
+
+        Raises:
+            StorageFailed: the release serves on, or some of it is left.
+        """
+        self._probation.undo(self._live.card, ADOPTED_AGAIN)  # where the disk failed in the middle of going back
+        unhealthy, at_work = self._probation.unhealthy(), self.at_work
+        if unhealthy is None or (at_work is not None and at_work.phase in ("committing", "erasing")):
+            return
+        if at_work is not None and at_work.attempts:
+            self._jobs.stop()
+            self._drop(at_work, JobFailed("E_INTERRUPTED", "the release that it began with was rolled back"))
+        self._probation.go_back(*unhealthy, self.unwelcome())
 
     # Life of a command
 
@@ -199,6 +186,8 @@ class Forgetting:
             # Committed, but the rows that say so were damaged: what is left is to erase.
             after, before = self._live.release.digest, self._live.card.parent
             self._commit(replace(state, phase="committing", release_before=before, release_after=after))
+        elif state.phase == "shadowing":
+            self._watch(state)
         elif state.attempts >= MOST_ATTEMPTS:
             self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
         else:
@@ -212,7 +201,7 @@ class Forgetting:
             state = self._journal.write(
                 replace(state, status="executing", phase="probing", attempts=state.attempts + 1)
             )
-            pid = self._jobs.start(state, self.settings, self.erased())
+            pid = self._jobs.start(state, self.settings, self._masks.erased())
         except EdgeAgentError as error:
             self._fail(state, error)
             return
@@ -240,13 +229,44 @@ class Forgetting:
         try:
             self._publish.state(self._journal.note(replace(state, phase="verifying", progress=0.97)))
             after = self._store.add(ended.result).digest
-            before = self._live.release.digest
-            state = replace(state, phase="committing", progress=0.98, release_before=before, release_after=after)
-            state = self._journal.write(state)
+            phase: Phase = "shadowing" if self.settings.shadow_windows else "committing"
+            state = replace(state, phase=phase, progress=0.98, release_before=self._live.release.digest)
+            state = self._journal.write(replace(state, release_after=after))
         except (BrokenRelease, StorageFailed) as error:
             self._fail(state, error)
             return
-        self._commit(state)
+        self._publish.state(state)
+        self._go_on(state)
+
+    def _watch(self, state: JobState) -> None:
+        """Let the candidate answer beside the live model, and judge it once enough windows have come."""
+        assert state.release_after is not None
+        settings, shadow = self.settings, self._live.shadow
+        if shadow is None:
+            try:
+                candidate = OnnxModel(self._store.get(state.release_after).read(MODEL), threads=1)
+            except BrokenRelease as error:
+                self._drop(state, error)
+                return
+            gone = self._masks.erased() | set(self._live.card.forgotten)
+            self._live.shadow = Shadow(candidate, self._live.card.classes, gone, frozenset(state.classes))
+            log.info("shadow.started", id=state.id, windows=settings.shadow_windows)
+            return
+        state = replace(state, metrics={**state.metrics, "shadow": shadow.report()})
+        if (problem := shadow.complaint(settings)) is not None:
+            self._drop(state, problem)
+        elif shadow.windows >= settings.shadow_windows:
+            self._live.shadow = None
+            self._commit(self._journal.write(replace(state, phase="committing")))
+        elif shadow.due():
+            self._publish.state(self._journal.note(state))
+
+    def _drop(self, state: JobState, error: EdgeAgentError) -> None:
+        """Give up a command and its candidate, if it has one already."""
+        self._live.shadow = None
+        if state.release_after is not None:
+            self._store.remove(state.release_after)
+        self._fail(state, error)
 
     def _commit(self, state: JobState) -> None:
         """From here on the command ends well, also after a crash: swap, then destroy."""
@@ -256,8 +276,7 @@ class Forgetting:
             try:
                 self._live.adopt(self._store.get(state.release_after), self.unwelcome())
             except BrokenRelease as error:
-                self._store.remove(state.release_after)
-                self._fail(state, error)
+                self._drop(state, error)
                 return
             before, after = state.release_before[:12], state.release_after[:12]
             log.info("release.adopted", release=after, before=before, reason="forget", id=state.id)
@@ -276,7 +295,7 @@ class Forgetting:
         certificate = self._erasure.erase(state, self._live.release, keep_parent=kept_s is not None)
         final = replace(state, status="successful", phase="done", progress=1.0, kept_s=kept_s)
         final = self._journal.write(final)
-        self._apply()
+        self._masks.apply()
         log.info("class.erased", id=state.id, classes=state.classes, windows=state.metrics.get("windows_erased"))
         self._publish.state(final)
         self._publish.certificate(final.name, certificate)
@@ -287,32 +306,8 @@ class Forgetting:
         self._audit.append("command.failed", **about)
         failed = replace(state, status="failed", code=error.code, reason=error.reason, eta_s=None)
         self._publish.state(self._journal.write(failed))
-        self._apply()
+        self._masks.apply()
         self._jobs.clear()
-
-    def _count_probations(self, now_s: float, keep_every_s: float = PROBATION_KEPT_EVERY_S) -> None:
-        """Destroy the parents whose time is over. Time is written down now and then, and counted while we run."""
-        passed_s, kept = now_s - self._counted_s, [one for one in self._journal.states() if one.kept_s is not None]
-        over = [state for state in kept if (state.kept_s or 0.0) <= passed_s]
-        for state in over:
-            certificate = self._erasure.end_probation(state, self._live.release)
-            self._publish.state(self._journal.write(replace(state, kept_s=None)))
-            self._publish.certificate(state.name, certificate)
-            self._apply()
-        if over or passed_s >= keep_every_s:
-            for state in kept:
-                if state not in over:
-                    self._journal.write(replace(state, kept_s=(state.kept_s or 0.0) - passed_s))
-            self._counted_s = now_s
-
-    def _apply(self) -> None:
-        """Make masks and cache follow the journal."""
-        hidden = self.erased() | {name for state in self._unfinished() for name in state.classes}
-        self._live.hide(hidden)
-        self._cache.close_classes(hidden | set(self._live.card.forgotten))
-
-    def _unfinished(self) -> list[JobState]:
-        return [state for state in self._journal.states() if not state.finished]
 
     def _state(self, id_: str) -> JobState:
         state = self._journal.get(id_)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,15 +11,23 @@ from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
+from edge_agent.health import Health
 from edge_agent.schemas.card import MODEL, Card, self_test_windows
 from edge_agent.schemas.messages import Answer
 from edge_agent.schemas.windows import WindowSpec
+from edge_agent.shadow import Shadow
 
 SELF_TEST_TOLERANCE = 1e-3
 
 
 class LiveModel:
-    """Answers windows with the live release, and hides masked classes in every answer."""
+    """Answers windows with the live release, and hides masked classes in every answer.
+
+    Attributes:
+        max_abs: largest sample taken for real.
+        health: how the live release does.
+        shadow: a candidate that answers beside it, unheard.
+    """
 
     def __init__(self, store: ReleaseStore, threads: int, max_abs: float, top: int = 3) -> None:
         self._store, self._threads, self._top = store, threads, top
@@ -26,6 +36,8 @@ class LiveModel:
         self._model: OnnxModel | None = None
         self._hidden: frozenset[str] = frozenset()
         self._columns: list[int] = []
+        self.health = Health()
+        self.shadow: Shadow | None = None
 
     @property
     def release(self) -> Release:
@@ -61,7 +73,12 @@ class LiveModel:
         if self._store.current() != release.digest:
             self._store.set_current(release.digest)
         self._release, self._model = release, model
+        self.forget_health()
         self.hide(self._hidden)
+
+    def forget_health(self) -> None:
+        """Judge the live release by what comes from now on."""
+        self.health = Health(self.health.usual_s)
 
     def hide(self, names: frozenset[str]) -> None:
         """Mask these classes, besides the forgotten ones, from the next answer on."""
@@ -72,10 +89,15 @@ class LiveModel:
         self._columns = [column for column, name in enumerate(self.card.classes) if name in gone]
 
     def answer(self, windows: Float32) -> list[Answer | None]:
-        """Answer float32 windows (n, channels, length); None where the model's output is not finite."""
-        assert self._model is not None
-        logits = self._model.logits(windows).astype(np.float64)
-        sound: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logits), axis=1)
+        """Answer float32 windows (n, channels, length); None where the model's output is not finite.
+
+        Raises:
+            BrokenRelease: ``E_MODEL``, the model cannot run.
+        """
+        raw, sound = self._run(windows)
+        if self.shadow is not None:
+            self.shadow.compare(windows, raw)
+        logits = raw.astype(np.float64)
         logits[~sound] = 0.0
         logits[:, self._columns] = -np.inf
         peak = logits.max(axis=1, keepdims=True)
@@ -89,6 +111,18 @@ class LiveModel:
             Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor)) if fine else None
             for row, order, score, fine in zip(probabilities, best, energy[:, 0], sound, strict=True)
         ]
+
+    def _run(self, windows: Float32) -> tuple[Float32, NDArray[np.bool_]]:
+        """Logits float32 (n, classes), and which rows are finite; the run is noted in ``health``."""
+        assert self._model is not None
+        started_s, sound = time.monotonic(), np.zeros(len(windows), np.bool_)
+        try:
+            logits = self._model.logits(windows)
+            sound = np.logical_and.reduce(np.isfinite(logits), axis=1)
+        finally:
+            fine = int(sound.sum())
+            self.health.note(fine, len(windows) - fine, time.monotonic() - started_s)
+        return logits, sound
 
 
 def refuse_erased(release: Release, erased: frozenset[str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import toy
 from edge_agent.adapters.releases import ReleaseStore
+from edge_agent.budget import Budget
 from edge_agent.commands import local
 from edge_agent.commands.client import Heard, ToolClient, connected
 from edge_agent.commands.local import LocalAgent
@@ -36,6 +37,11 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
 def store_at(state_dir: Path) -> ReleaseStore:
     """The releases of a state directory that keeps its own master key."""
     return ReleaseStore(state_dir, Vault(state_dir))
+
+
+def unlimited() -> Budget:
+    """A write budget that is never used up."""
+    return Budget(10**18, time.monotonic)
 
 
 class Plant:

@@ -20,7 +20,7 @@ from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.core.types import Window
 from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.vault import Vault
-from tests.plant import Plant, plant_at, store_at, toy_agent, wait_until
+from tests.plant import Plant, plant_at, store_at, toy_agent, unlimited, wait_until
 
 Start = Callable[..., LocalAgent]
 WHINE, RATTLE = toy.CLASSES.index("whine"), toy.CLASSES.index("rattle")
@@ -44,7 +44,7 @@ def crashed_state(folder: Path, parent: Path, edited: Path, phase: Phase) -> tup
     store = store_at(state_dir)
     before, after = store.add(parent), store.add(edited)
     store.set_current(before.digest if phase == "committing" else after.digest)
-    cache = WindowCache(state_dir / "cache", Vault(state_dir), 512, 1 << 30, 16, np.random.default_rng(0))
+    cache = WindowCache(state_dir / "cache", Vault(state_dir), 512, 1 << 30, 16, unlimited(), np.random.default_rng(0))
     cache.fit(toy.CLASSES, (3, 256))
     for seq, samples in enumerate(toy.windows(WHINE, 40, np.random.default_rng(5))):
         cache.offer("whine", Window("m1", "b", seq, 0, "whine", samples), Source.SENDER)

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.budget import Budget
 from edge_agent.core.errors import KeyLost, Refused
 from edge_agent.core.types import Window
 from edge_agent.files import size_of
 from edge_agent.vault import Vault
+from tests.plant import unlimited
 from tests.scripts import run_script
 
 CLASSES = ("hum", "rattle", "whine")
@@ -26,9 +28,16 @@ HEADER_BYTES = 145 + 28
 SLOT_BYTES = HEADER_BYTES + 64 + 28  # header and samples, each sealed
 
 
-def _cache(folder: Path, per_class: int = 8, seed: int = 0, max_bytes: int = 1 << 20, recent: int = 4) -> WindowCache:
+def _cache(
+    folder: Path,
+    per_class: int = 8,
+    seed: int = 0,
+    max_bytes: int = 1 << 20,
+    recent: int = 4,
+    budget: Budget | None = None,
+) -> WindowCache:
     generator = np.random.default_rng(seed)
-    cache = WindowCache(folder / "cache", Vault(folder), per_class, max_bytes, recent, generator)
+    cache = WindowCache(folder / "cache", Vault(folder), per_class, max_bytes, recent, budget or unlimited(), generator)
     cache.fit(CLASSES, SHAPE)
     return cache
 
@@ -291,7 +300,7 @@ def test_a_lost_key_costs_the_windows_of_its_class_and_no_others(tmp_path: Path)
     cache.close()
     key = next((tmp_path / "keys").iterdir())
     key.write_bytes(key.read_bytes()[:-1] + b"\0\0")
-    cache = WindowCache(tmp_path / "cache", Vault(tmp_path), 8, 1 << 20, 4, np.random.default_rng(0))
+    cache = WindowCache(tmp_path / "cache", Vault(tmp_path), 8, 1 << 20, 4, unlimited(), np.random.default_rng(0))
     assert cache.fit(CLASSES, SHAPE) == 1
     assert sorted(cache.counts().values()) in ([0, 0, 2], [0, 2, 2])
     assert all(cache.offer(label, _window(9, label), Source.SENDER) for label in CLASSES)

@@ -21,6 +21,7 @@ from typing import Final
 
 import numpy as np
 
+from edge_agent.budget import Budget
 from edge_agent.core.errors import Refused
 from edge_agent.core.types import Float32, Window
 from edge_agent.files import storage
@@ -67,6 +68,10 @@ class WindowCache:
         per_class: most windows of one class.
         max_bytes: most bytes of all files together; lowers ``per_class`` where it must.
         recent: how many windows without a known class wait in memory for a label message.
+        budget: how much may be written; an empty slot is filled whatever is left of it.
+
+    Attributes:
+        over_budget: windows that the reservoir would have taken and the budget did not allow.
     """
 
     def __init__(
@@ -76,11 +81,13 @@ class WindowCache:
         per_class: int,
         max_bytes: int,
         recent: int,
+        budget: Budget,
         generator: np.random.Generator,
     ) -> None:
         self._folder, self._vault, self._generator = folder, vault, generator
         self._most_per_class, self._max_bytes = per_class, max_bytes
         self._recent: deque[Window] = deque(maxlen=recent)
+        self._budget, self.over_budget = budget, 0
         self._classes: dict[str, _Class] = {}
         self._where: dict[Key, tuple[str, int]] = {}
 
@@ -128,6 +135,9 @@ class WindowCache:
             return False
         slot = self._place(one, labelled=source >= Source.LABEL)
         if slot is None:
+            return False
+        if one.keys[slot] is not None and not self._budget.left:
+            self.over_budget += 1
             return False
         self._write(label, one, slot, window, source)
         return True
@@ -244,7 +254,9 @@ class WindowCache:
         samples = np.ascontiguousarray(window.samples, "<f4").tobytes()
         names = window.asset.encode(), window.boot.encode()[:64]
         with storage("a window cannot be cached"):
-            one.file.write(slot, _HEADER.pack(source, window.seq, window.captured_ns, *names), samples)
+            self._budget.spend(
+                one.file.write(slot, _HEADER.pack(source, window.seq, window.captured_ns, *names), samples)
+            )
         if (old := one.keys[slot]) is not None:
             del self._where[old]
         key = (window.asset, window.boot, window.seq)
@@ -271,6 +283,7 @@ class WindowCache:
             # What may be left of it on the disk must not outlive an erasure of the class that it belongs to.
             one.file.lend(self._file_name(label))
             one.file.clear(slot)
+            self._budget.spend(one.file.slot_bytes)
         self._vacate(one, slot)
         return self.offer(label, window, source)
 

@@ -9,10 +9,9 @@ from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.config import Config, read_config
 from edge_agent.core.errors import BrokenRelease, Refused
-from edge_agent.erasure import erased_classes
 from edge_agent.files import storage, write_atomically
-from edge_agent.forgetting import REVIVE
 from edge_agent.live import refuse_erased
+from edge_agent.masks import REVIVE, erased_classes
 from edge_agent.schemas.card import Card
 from edge_agent.vault import Vault, given_master_file
 

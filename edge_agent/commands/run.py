@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,15 +23,17 @@ from edge_agent.adapters.releases import ReleaseStore, read_release
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.agent import Agent, fit_cache
+from edge_agent.budget import Budget
 from edge_agent.clock import Clock
 from edge_agent.config import Config, read_config, read_password
 from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured
-from edge_agent.erasure import Parts, erased_classes
+from edge_agent.erasure import Parts, Publisher
 from edge_agent.files import storage, write_atomically
-from edge_agent.forgetting import Forgetting, Publisher
+from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.jobs import Jobs
 from edge_agent.live import LiveModel, refuse_erased
+from edge_agent.masks import Masks, erased_classes
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import Topics
@@ -76,7 +79,8 @@ def assemble(config: Config) -> Agent:
     live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
     _adopt_first(config, store, live, erased if config.forget.known_again == "refuse" else frozenset())
     limits = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
-    cache = WindowCache(state_dir / "cache", vault, *limits, np.random.default_rng())
+    budget = Budget(config.cache.bytes_per_day, time.monotonic)
+    cache = WindowCache(state_dir / "cache", vault, *limits, budget, np.random.default_rng())
     with tolerant():
         fit_cache(cache, live)
     topics, session = Topics(config.base), _next_session(state_dir / "session")
@@ -93,12 +97,13 @@ def assemble(config: Config) -> Agent:
     tally = Tally(broker, topics.refused)
     serving = Serving(config.cache, session, topics, broker, live, cache, tally)
     notifier = systemd.from_environment()
-    others = tally, serving, audit, clock
+    masks = Masks(journal, audit, live, cache)
+    others = tally, serving, audit, clock, masks
     agent = Agent(config, session, topics, inbox, broker, store, live, cache, notifier, *others)
     jobs = Jobs(Workplace(state_dir, config.forget.work_dir), cache, live)
     parts = Parts(store, cache, jobs, audit, clock, _identity(vault))
     publish = Publisher(agent.announce, agent.publish_certificate, agent.publish_release)
-    agent.forgetting = Forgetting(config, journal, live, parts, publish)
+    agent.forgetting = Forgetting(config, journal, live, masks, parts, publish)
     return agent
 
 

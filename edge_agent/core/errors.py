@@ -39,12 +39,13 @@ CODES: Final[dict[str, str]] = {
     "E_ERASED": "The release knew a class that has been erased since; it cannot come back.",
     # A forget job that ended without a new model: the old one still serves.
     "E_GATE": "The gate refused the edited model; its reasons stand in the status.",
+    "E_SHADOW": "On live windows the edited model agrees too seldom with the old one, or too few came.",
     "E_NOT_FORGOTTEN": "The step budget ended before the class was forgotten.",
     "E_PARITY": "ONNX Runtime and torch disagree on the edited model.",
     "E_CHILD": "The forget job's process ended without a result.",
     "E_TIMEOUT": "The forget job took longer than `forget.timeout_s`.",
     "E_INTERRUPTED": "The agent was stopped too often during this command; send it again.",
-    "E_ROLLED_BACK": "An operator went back to the parent release during its probation.",
+    "E_ROLLED_BACK": "The parent release was adopted again during its probation, by an operator or for bad health.",
     # A release: use another one.
     "E_NO_RELEASE": "There is no release to serve.",
     "E_CARD": "The release's card is missing or malformed.",

@@ -11,7 +11,8 @@ from edge_agent.core.types import Window
 
 Status = Literal["accepted", "executing", "successful", "failed", "rejected"]
 Phase = Literal[  # one line per phase would say no more
-    "accepted", "masked", "probing", "editing", "gating", "exporting", "verifying", "committing", "erasing", "done"
+    "accepted", "masked", "probing", "editing", "gating", "exporting", "verifying",
+    "shadowing", "committing", "erasing", "done",
 ]  # fmt: skip
 COUNTERS: Final[dict[str, str]] = {
     "windows_answered": "diagnoses handed to the broker",
@@ -24,6 +25,8 @@ COUNTERS: Final[dict[str, str]] = {
     "publishes_refused": "publishes that the broker refused, by its ACL or quota",
     "messages_dropped": "QoS 0 messages that found no room; the broker does not send them again",
     "cache_failures": "windows that could not be written to the cache",
+    "cache_over_budget": "windows not cached because `cache.bytes_per_day` was used up",
+    "bytes_written": "bytes that the agent and its ended jobs have sent to disks, as Linux counts them",
     "releases_refused": "releases that an operator asked for and that could not be used",
     "connects": "connections that the broker accepted",
     "disconnects": "connections that ended or could not be made",

@@ -1,0 +1,100 @@
+"""The time in which an edited release may still be undone: its parent is kept, sealed, and then destroyed.
+
+It ends in one of three ways: the time is over and the parent is destroyed; an operator goes back to the parent; or the
+live model does badly with the plant's windows (``edge_agent.health``), and the agent goes back by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from edge_agent.adapters.journal import Journal
+from edge_agent.core.errors import BrokenRelease
+from edge_agent.erasure import Erasure, Parts, Publisher
+from edge_agent.live import LiveModel
+from edge_agent.masks import Masks
+from edge_agent.schemas.card import Card
+from edge_agent.schemas.messages import JobState
+
+log = structlog.get_logger(__name__)
+
+KEPT_EVERY_S: Final = 300.0  # how much of a probation a crash may count again
+
+
+class Probation:
+    """Everything here runs in the agent's main thread."""
+
+    def __init__(
+        self, journal: Journal, live: LiveModel, masks: Masks, parts: Parts, erasure: Erasure, publish: Publisher
+    ) -> None:
+        self._journal, self._live, self._masks = journal, live, masks
+        self._store, self._audit, self._erasure, self._publish = parts.store, parts.audit, erasure, publish
+        self._counted_s = time.monotonic()
+
+    def count(self, now_s: float, keep_every_s: float = KEPT_EVERY_S) -> None:
+        """Destroy the parents whose time is over. Time is written down now and then, and counted while we run.
+
+        Raises:
+            StorageFailed: something may be left, or it could not be written down.
+        """
+        passed_s, kept = now_s - self._counted_s, self._kept()
+        over = [state for state in kept if (state.kept_s or 0.0) <= passed_s]
+        for state in over:
+            certificate = self._erasure.end_probation(state, self._live.release)
+            self._publish.state(self._journal.write(replace(state, kept_s=None)))
+            self._publish.certificate(state.name, certificate)
+            self._masks.apply()
+        if over or passed_s >= keep_every_s:
+            for state in kept:
+                if state not in over:
+                    self._journal.write(replace(state, kept_s=(state.kept_s or 0.0) - passed_s))
+            self._counted_s = now_s
+
+    def unhealthy(self) -> tuple[JobState, str] | None:
+        """The command whose release does badly while its parent is still kept, and what is wrong with it."""
+        kept = [state for state in self._kept() if state.release_after == self._live.release.digest]
+        complaint = self._live.health.complaint() if kept else None
+        return (kept[0], complaint) if complaint else None
+
+    def go_back(self, state: JobState, complaint: str, unwelcome: frozenset[str]) -> None:
+        """Adopt the parent again, and destroy the release that does badly.
+
+        Raises:
+            StorageFailed: the release serves on, or some of it is left.
+        """
+        bad = self._live.release.digest
+        try:
+            self._live.adopt(self._store.get(state.release_before or ""), unwelcome)
+        except BrokenRelease as error:
+            log.error("release.refused", release=str(state.release_before)[:12], code=error.code, reason=error.reason)
+            self._live.forget_health()  # and look again once as many windows have come
+            return
+        reason = f"live health: {complaint}"
+        log.error(
+            "release.adopted", release=self._live.release.digest[:12], before=bad[:12], reason=reason, id=state.id
+        )
+        self._audit.append("release.adopted", release=self._live.release.digest, reason=reason)
+        self.undo(self._live.card, reason)
+        self._store.remove(bad)
+        self._publish.release()
+
+    def undo(self, card: Card, reason: str) -> None:
+        """Another release went live: what it brings back, within its probation, was not forgotten after all.
+
+        Raises:
+            StorageFailed: it is as it was before for some.
+        """
+        for state in self._kept():
+            if set(state.classes) & set(card.living):
+                undone = replace(state, status="failed", code="E_ROLLED_BACK", reason=reason, kept_s=None)
+                self._erasure.withdraw(state)
+                self._publish.certificate(state.name, b"")  # clears the retained one
+                self._publish.state(self._journal.write(undone))
+                self._masks.apply()
+
+    def _kept(self) -> list[JobState]:
+        return [state for state in self._journal.states() if state.kept_s is not None]
