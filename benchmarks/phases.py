@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from benchmarks import toy
-from edge_agent.adapters.journal import read_states
+from benchmarks.halves import ended, halves, states
 from edge_agent.adapters.windows import HEADER_BYTES
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
-from edge_agent.commands.releases import tombstones
 from edge_agent.core.errors import EdgeAgentError
 from edge_agent.core.types import Window
 from edge_agent.mqtt_client import BrokerAddress
@@ -113,7 +111,7 @@ def _cut(
     agent.start()
     with connected(BrokerAddress("127.0.0.1", broker.port, "plant", in_flight=1000)) as plant:
         plant.subscribe([f"{BASE}/unlearn/+/status", f"{BASE}/release", f"{BASE}/status"])
-        ended = _asked(plant, agent, END_S if how in KILLS else ERROR_S)
+        over = _asked(plant, agent, END_S if how in KILLS else ERROR_S)
         phase = _phase(agent)
         agent.kill()
         agent.program = ("edge_agent",)
@@ -121,12 +119,12 @@ def _cut(
         problems = _problems(agent, plant, before)
         agent.kill()
     Workplace(agent.state_dir).clear()
-    if not ended or how not in KILLS:
+    if not over or how not in KILLS:
         tally.cuts[f"{how}: {phase}"] += 1
     name = f"{how} {number} ({phase})"
     tally.problems += [f"{name}: {problem}" for problem in problems]
     print(f"{name}: {'; '.join(problems) or 'sound'}", file=sys.stderr)
-    return ended
+    return over
 
 
 def _asked(plant: ToolClient, agent: LocalAgent, patience_s: float) -> bool:
@@ -143,8 +141,8 @@ def _asked(plant: ToolClient, agent: LocalAgent, patience_s: float) -> bool:
 
 
 def _phase(agent: LocalAgent) -> str:
-    states = read_states(agent.state_dir / "journal.jsonl")
-    return states[-1].phase if states else "accepted"
+    known = states(agent)
+    return known[-1].phase if known else "accepted"
 
 
 def _problems(agent: LocalAgent, plant: ToolClient, before: str) -> list[str]:
@@ -152,36 +150,11 @@ def _problems(agent: LocalAgent, plant: ToolClient, before: str) -> list[str]:
     try:
         agent.ready()
         plant.publish(f"{BASE}/unlearn/{FORGET}", b'{"id": "cut"}')
-        wait_until(lambda: _ended(agent), "the command has ended", END_S)
-        return list(_halves(agent, plant, before))
+        wait_until(lambda: ended(agent), "the command has ended", END_S)
+        found = list(halves(agent, plant, BASE))
+        release = agent.live_release()
+        if not release.card.forgotten and release.digest != before:
+            found.append("the live release is neither the old nor the new one")
     except (TimeoutError, EdgeAgentError) as error:
         return [f"{type(error).__name__}: {error}"]
-
-
-def _ended(agent: LocalAgent) -> bool:
-    states = read_states(agent.state_dir / "journal.jsonl")
-    return bool(states) and all(state.finished for state in states)
-
-
-def _halves(agent: LocalAgent, plant: ToolClient, before: str) -> Iterator[str]:
-    release = agent.live_release()  # verifies every hash
-    state = read_states(agent.state_dir / "journal.jsonl")[-1]
-    forgotten = FORGET in release.card.forgotten
-    if forgotten != (state.status == "successful"):
-        yield f"the command is {state.status}, but the live release has {'' if forgotten else 'not '}forgotten"
-    if not forgotten and release.digest != before:
-        yield "the live release is neither the old nor the new one"
-    if (FORGET in tombstones(agent.state_dir, release.card)) != forgotten:
-        yield "tombstone and release disagree"
-    retained: dict[str, Any] = {}
-    with suppress(TimeoutError):
-        wait_until(lambda: _agree(plant, retained, state.status, release.digest), "the topics are right", 10.0)
-        return
-    yield f"retained topics: {json.dumps(retained)[:300]}"
-
-
-def _agree(plant: ToolClient, retained: dict[str, Any], status: str, release: str) -> bool:
-    for heard in plant.pending():
-        retained[heard.topic] = heard.content
-    about = retained.get(f"{BASE}/unlearn/{FORGET}/status", {}), retained.get(f"{BASE}/release", {})
-    return (about[0].get("status"), about[1].get("digest")) == (status, release)
+    return found
