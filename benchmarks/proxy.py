@@ -83,13 +83,10 @@ class Proxy:
         self.port = int(server.sockets[0].getsockname()[1])
         self._started.set()
         await self._stopped.wait()
+        server.close()
         self._mend()
         self._reset()
-        server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._count += 1

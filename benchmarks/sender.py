@@ -15,6 +15,8 @@ from edge_agent.core.types import Float32, Window
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.windows import encode
 
+QUEUED = 1000  # messages that wait for the broker at most, of the 65,535 that paho has names for
+
 
 class Sender:
     """Sends windows of a pool in the oracle's books; ``open`` and ``close`` as the broker comes and goes."""
@@ -68,12 +70,11 @@ class Sender:
 
     def malformed(self, count: int, chance: np.random.Generator) -> None:
         """Send rubbish as windows, as fast as the broker takes it."""
-        info = None
-        for _ in range(count):
+        for number in range(1, count + 1):
             payload = chance.bytes(int(chance.integers(1, 400)))
             info = self._tool.client.publish(f"{self._base}/windows/m1", payload, qos=1)
-        if info is not None:
-            info.wait_for_publish(120.0)
+            if number % QUEUED == 0 or number == count:
+                info.wait_for_publish(60.0)
 
     def _publish(self, seq: int, payload: bytes) -> None:
         self._open[seq] = self._tool.client.publish(f"{self._base}/windows/m1", payload, qos=1), payload

@@ -24,7 +24,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from edge_agent.core.errors import StorageFailed
+from edge_agent.core.errors import BrokenRelease, StorageFailed
 from edge_agent.core.types import Float32
 from edge_agent.files import remove, storage, write_atomically
 from edge_agent.schemas.card import CARD, DREAMS, Card
@@ -85,14 +85,27 @@ def prepare(folder: Path, job: Job, release: Contents, windows: dict[str, Float3
             for name in {CARD, *card.files} - {DREAMS}:
                 (folder / RELEASE / name).write_bytes(release.read(name))
             if DREAMS in card.files:
-                dreams = safetensors.numpy.load(release.read(DREAMS))
-                stays = ~(np.isin(dreams["first"], forget) | np.isin(dreams["second"], forget))
-                safetensors.numpy.save_file({key: value[stays] for key, value in dreams.items()}, folder / DREAMS)
+                safetensors.numpy.save_file(_without(release.read(DREAMS), forget), folder / DREAMS)
             safetensors.numpy.save_file(windows, folder / WINDOWS)
             write_atomically(folder / JOB, json.dumps(job.__dict__).encode())
         except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
             remove(folder)
             raise StorageFailed("E_STORAGE", f"the job folder cannot be filled: {error}") from error
+
+
+def _without(dreams: bytes, classes: tuple[int, ...]) -> dict[str, Any]:
+    """The dreams of all other classes.
+
+    Raises:
+        BrokenRelease: ``E_WEIGHTS``, they are not what training writes.
+    """
+    try:
+        content = safetensors.numpy.load(dreams)
+        stays = ~(np.isin(content["first"], classes) | np.isin(content["second"], classes))
+        return {key: value[stays] for key, value in content.items()}
+    # SafetensorError: it lies about its sizes. The others: arrays or types are not those expected.
+    except (SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise BrokenRelease("E_WEIGHTS", f"the release's dreams cannot be read: {str(error)[:200]}") from error
 
 
 def needed_bytes(release: Contents, windows: dict[str, Float32]) -> int:

@@ -16,7 +16,8 @@ _RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     for value in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
     if isinstance(value, type) and issubclass(value, Exception)
 )
-_RUN_ERRORS: tuple[type[Exception], ...] = (*_RUNTIME_ERRORS, ValueError)
+# ValueError and RuntimeError come of its Python layer: windows of another shape, names that are not UTF-8.
+_ERRORS: tuple[type[Exception], ...] = (*_RUNTIME_ERRORS, ValueError, RuntimeError)
 
 
 class OnnxModel:
@@ -36,8 +37,10 @@ class OnnxModel:
         # Weights in files beside the model would be under no hash of the card: nothing lies below this folder.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except _RUNTIME_ERRORS as error:
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except _ERRORS as error:
             raise BrokenRelease("E_MODEL", f"ONNX Runtime cannot load the model: {str(error)[:300]}") from error
 
     def logits(self, windows: Float32) -> Float32:
@@ -48,6 +51,6 @@ class OnnxModel:
         """
         try:
             answer = self._session.run([OUTPUT], {INPUT: windows})[0]
-        except _RUN_ERRORS as error:
+        except _ERRORS as error:
             raise BrokenRelease("E_MODEL", f"the model cannot run: {str(error)[:300]}") from error
         return np.asarray(answer, dtype=np.float32)
