@@ -33,7 +33,7 @@ RATE_HZ: Final = 40.0  # windows per second
 IN_FLIGHT: Final = 64
 BACK_S: Final = 60.0  # after a fault the next window is answered within this
 QUIET_S: Final = (1.0, 4.0)  # between two faults
-PERSISTENT: Final = "persistence true\npersistence_location {folder}/\nautosave_on_changes true\nautosave_interval 1"
+PERSISTENT: Final = "persistence true\npersistence_location {folder}/\nautosave_interval 1"
 MQTT: Final = f'in_flight = {IN_FLIGHT}\nkeepalive_s = 5\nprotocol = "{{protocol}}"\n{{more}}'
 
 

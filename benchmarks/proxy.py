@@ -55,6 +55,7 @@ class Proxy:
         """End everything."""
         self._do(self._stopped.set)
         self._thread.join()
+        self._loop.close()
 
     def _do(self, act: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(act)

@@ -247,20 +247,6 @@ def test_where_signatures_are_demanded_only_a_signed_command_of_a_known_key_runs
     assert [row["content"]["key"] for row in accepted] == ["operator"]
 
 
-def test_secrets_are_nowhere_in_what_the_agent_says(
-    certified: tuple[LocalAgent, Path, Path], plant: Plant, tmp_path: Path
-) -> None:
-    agent, _, _ = certified
-    agent.stop()
-    plant.find("status")
-    said = json.dumps([one.content for one in plant.heard]) + agent.log_path.read_text()
-    master = (agent.state_dir / "master.key").read_text().split()[0]
-    seed = store_at(agent.state_dir)._vault.secret("identity").hex()
-    assert len(said) > 10_000
-    assert master not in said
-    assert seed not in said
-
-
 def test_windows_of_the_class_are_not_cached_again_after_a_restart(
     certified: tuple[LocalAgent, Path, Path], plant: Plant
 ) -> None:
