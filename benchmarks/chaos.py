@@ -3,13 +3,13 @@
     python -m benchmarks.chaos --minutes 10 --json
     python -m benchmarks.chaos --phases --json
 
-``--minutes``: faults one after the other, while windows come and classes are forgotten (``benchmarks/faults.py``), with
-an oracle at the wire between agent and broker that keeps the books (``benchmarks/oracle.py``). Keys of the JSON object:
+``--minutes``: faults one after the other, while windows come and classes are forgotten (``adversity/faults.py``), with
+an oracle at the wire between agent and broker that keeps the books (``adversity/oracle.py``). Keys of the JSON object:
 faults, by_kind; windows (that the broker took), lost, wrong (answers), repeated (answers beyond the first),
 lost_by_broker (with its memory, when it was killed); commands, run_twice; bad_starts (after which no window was
 answered within 60 s), half_states.
 
-``--phases`` cuts a forget short at every change that the agent makes to its disk (``benchmarks/phases.py``): killed
+``--phases`` cuts a forget short at every change that the agent makes to its disk (``adversity/phases.py``): killed
 before it, killed after it, and with an error at it and all later ones. ``--step`` takes every n-th change only. One
 JSON object comes last: cuts (in all), by_phase, changes (of a forget that goes through), half_states, problems.
 """
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import faults, phases
+from benchmarks.adversity import faults, phases
 from benchmarks.machine import facts
 
 

@@ -27,15 +27,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks import forensics, toy
+from benchmarks import toy
+from benchmarks.adversity import forensics
 from benchmarks.machine import facts
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
-from edge_agent.core.types import Float32, Window
+from edge_agent.core.types import Float32
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import TERMINAL
-from edge_agent.schemas.windows import encode
 from edge_agent.vault import Vault
 
 FORGET: Final = "whine"
@@ -101,8 +101,7 @@ def search(folder: Path) -> dict[str, Any]:
 def _cached(agent: LocalAgent, plant: ToolClient, rows: Float32, marks: list[bytes]) -> forensics.Image:
     """Have the windows cached; the state directory once every mark can be found in it."""
     for seq, samples in enumerate(rows):
-        window = Window("m1", "b", seq, 0, FORGET, samples)
-        plant.publish(f"{BASE}/windows/m1", encode(window, toy.RATE_HZ, "m/s^2"))
+        plant.publish(f"{BASE}/windows/m1", toy.message(seq, FORGET, samples))
 
     def whole() -> forensics.Image | None:
         image = forensics.image(agent.state_dir)

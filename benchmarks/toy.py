@@ -10,7 +10,8 @@ import torch
 from edge_agent.commands.train import train_release
 from edge_agent.core.dreams import DreamSettings
 from edge_agent.core.training import TrainingSettings
-from edge_agent.core.types import Dataset, Float32, Split
+from edge_agent.core.types import Dataset, Float32, Split, Window
+from edge_agent.schemas.windows import encode
 
 CLASSES = ("hum", "rattle", "whine", "squeal", "chirp")
 CHANNELS = ("x", "y", "z")
@@ -27,6 +28,11 @@ def windows(label: int, count: int, generator: np.random.Generator) -> Float32:
     pitch = CYCLES[label] * generator.uniform(0.93, 1.07, (count, 1, 1))
     tones = size * np.sin(2 * np.pi * pitch * time + phase)
     return (tones + 0.6 * generator.standard_normal(tones.shape)).astype(np.float32)
+
+
+def message(seq: int, label: str | None, samples: Float32, asset: str = "m1", boot: str = "b") -> bytes:
+    """A window float32 (3, 256) as a sensor sends it."""
+    return encode(Window(asset, boot, seq, 0, label, samples), RATE_HZ, "m/s^2")
 
 
 def split(count: int, generator: np.random.Generator) -> Split:

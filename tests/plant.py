@@ -16,9 +16,8 @@ from edge_agent.budget import Budget
 from edge_agent.commands import local
 from edge_agent.commands.client import Heard, ToolClient, connected
 from edge_agent.commands.local import LocalAgent
-from edge_agent.core.types import Float32, Window
+from edge_agent.core.types import Float32
 from edge_agent.mqtt_client import BrokerAddress
-from edge_agent.schemas.windows import encode
 from edge_agent.vault import Vault
 
 BASE = "edge/toy"
@@ -57,8 +56,7 @@ class Plant:
     def send(self, samples: Float32, label: str | None = None, asset: str = "m1", seq: int | None = None) -> int:
         """Send a CBOR window; returns its sequence number."""
         self._seq = self._seq + 1 if seq is None else seq
-        window = Window(asset, "boot-1", self._seq, 0, label, samples)
-        self.raw(f"windows/{asset}", encode(window, toy.RATE_HZ, "m/s^2"))
+        self.raw(f"windows/{asset}", toy.message(self._seq, label, samples, asset, "boot-1"))
         return self._seq
 
     def raw(self, topic: str, payload: bytes, *, retain: bool = False) -> None:

@@ -137,7 +137,7 @@ def test_a_power_cut_or_a_full_disk_at_any_write_leaves_a_log_that_goes_on(tmp_p
     script = f"""
 from pathlib import Path
 from edge_agent.core.errors import StorageFailed
-from benchmarks import crashes
+from benchmarks.adversity import crashes
 from tests.test_audit import five_rows, log_in
 
 def act(place):

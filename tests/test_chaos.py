@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import erasure, faults, phases
+from benchmarks import erasure
+from benchmarks.adversity import faults, phases
 
 
 @pytest.mark.parametrize(("how", "first"), [("before", 9), ("after", 23)])

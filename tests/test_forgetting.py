@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import forensics, toy
+from benchmarks import toy
+from benchmarks.adversity import forensics
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from paho.mqtt.client import Client, MQTTMessage
 
 from benchmarks import toy
-from benchmarks.mqtt_wire import Acknowledged, Connection, Packet, Published
-from benchmarks.oracle import Oracle
-from benchmarks.proxy import Proxy
+from benchmarks.adversity.mqtt_wire import Acknowledged, Connection, Packet, Published
+from benchmarks.adversity.oracle import Oracle
+from benchmarks.adversity.proxy import Proxy
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import ToolClient, connected

@@ -38,7 +38,7 @@ def crashed(folder: Path, what: str, how: str | int) -> list[Path]:
     """Do something to a file in processes that crash one change later each; the folders that they leave."""
     script = f"""
 from pathlib import Path
-from benchmarks import crashes
+from benchmarks.adversity import crashes
 from tests.test_slots import filled, opened
 number = crashes.everywhere(
     Path({str(folder)!r}), lambda place: filled(place).close(), lambda place: opened(place).{what}(), {how!r}

@@ -9,11 +9,10 @@ import numpy as np
 from paho.mqtt.client import MQTTMessageInfo
 
 from benchmarks import toy
-from benchmarks.oracle import Oracle
+from benchmarks.adversity.oracle import Oracle
 from edge_agent.commands.client import connected
-from edge_agent.core.types import Float32, Window
+from edge_agent.core.types import Float32
 from edge_agent.mqtt_client import BrokerAddress
-from edge_agent.schemas.windows import encode
 
 QUEUED = 1000  # messages that wait for the broker at most, of the 65,535 that paho has names for
 
@@ -59,10 +58,9 @@ class Sender:
         """Send one window of the pool."""
         self._seq += 1
         label = self.labels[index] if labelled else None
-        window = Window("m1", "chaos", self._seq, 0, label, self._pool[index])
         with self._oracle.lock:
             self._oracle.books.sent[self._seq] = index
-        self._publish(self._seq, encode(window, toy.RATE_HZ, "m/s^2"))
+        self._publish(self._seq, toy.message(self._seq, label, self._pool[index]))
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send something else, and wait until the broker has taken it."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from benchmarks.mqtt_wire import Connection, Packet
+from benchmarks.adversity.mqtt_wire import Connection, Packet
 
 PIECE_BYTES: Final = 4096
 # Told of each packet before it is passed on: which connection, whether it goes to the broker, the packet.

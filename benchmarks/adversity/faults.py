@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks import toy
-from benchmarks.halves import ended, halves, states
-from benchmarks.oracle import Oracle
-from benchmarks.proxy import Proxy
-from benchmarks.sender import Sender
+from benchmarks.adversity.halves import ended, halves, states
+from benchmarks.adversity.oracle import Oracle
+from benchmarks.adversity.proxy import Proxy
+from benchmarks.adversity.sender import Sender
 from edge_agent.adapters.audit import read_rows
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.client import connected
@@ -130,13 +130,22 @@ class Episode:
         return bool(listed)
 
     def _kill_broker(self) -> None:
+        """What it took and forgot is not ours; without persistence it also forgets who subscribed to what."""
+        connections = len(self._agent.events("broker.connected"))
         self._sender.close()
         self._broker.kill()
-        with self._oracle.lock:
-            books = self._oracle.books
-            books.at_risk |= books.taken - books.answered
+        self._oracle.broker_forgot()
         self._broker.start()
         self._sender.open()
+        if not self.persistent:
+            with suppress(TimeoutError):  # then no window is answered either, which is seen
+                wait_until(lambda: self._subscribed_after(connections), "the agent has subscribed again", BACK_S)
+            self._sender.settle()
+            self._oracle.broker_forgot()
+
+    def _subscribed_after(self, connections: int) -> bool:
+        self._feed(0.1)
+        return len(self._agent.events("broker.connected")) > connections
 
     def _for_s(self, seconds: float, act: Callable[[], None]) -> None:
         act()

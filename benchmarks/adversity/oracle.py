@@ -17,7 +17,7 @@ from typing import Any
 import cbor2
 import numpy as np
 
-from benchmarks.mqtt_wire import Acknowledged, Packet, Published
+from benchmarks.adversity.mqtt_wire import Acknowledged, Packet, Published
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release
 from edge_agent.core.types import Float32
@@ -105,6 +105,11 @@ class Oracle:
             return None
         return seq if isinstance(seq, int) and seq in self.books.sent else None
 
+    def broker_forgot(self) -> None:
+        """The broker lost its memory: whatever it took and is not answered may never reach the agent."""
+        with self.lock:
+            self.books.at_risk |= self.books.taken - self.books.answered
+
     def knows(self, digest: str) -> bool:
         """Whether the release was shown before."""
         return digest in self._logits
@@ -128,6 +133,7 @@ class Oracle:
             return {
                 "windows": len(books.taken),
                 "lost": len(books.lost | books.unanswered()),
+                "acknowledged_too_soon": len(books.lost),
                 "lost_by_broker": len(books.at_risk - books.answered),
                 "wrong": len(wrong),
                 "repeated": sum(count - 1 for count in counts.values()),

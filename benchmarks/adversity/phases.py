@@ -22,16 +22,14 @@ from typing import Final
 import numpy as np
 
 from benchmarks import toy
-from benchmarks.halves import ended, halves, states
+from benchmarks.adversity.halves import ended, halves, states
 from edge_agent.adapters.windows import HEADER_BYTES
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
 from edge_agent.core.errors import EdgeAgentError
-from edge_agent.core.types import Window
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import TERMINAL
-from edge_agent.schemas.windows import encode
 from edge_agent.slots import slot_bytes
 
 FORGET: Final = "whine"
@@ -88,8 +86,7 @@ def _prepared(folder: Path, broker: LocalBroker, release: Path) -> LocalAgent:
         plant.subscribe([f"{BASE}/diagnosis/+"])
         label = toy.CLASSES.index(FORGET)
         for seq, samples in enumerate(toy.windows(label, WINDOWS, np.random.default_rng(1))):
-            window = Window("m1", "b", seq, 0, FORGET, samples)
-            plant.publish(f"{BASE}/windows/m1", encode(window, toy.RATE_HZ, "m/s^2"))
+            plant.publish(f"{BASE}/windows/m1", toy.message(seq, FORGET, samples))
         wait_until(lambda: agent.live_release() and _cached(agent) == WINDOWS, "the windows are cached")
     agent.stop()
     return agent
@@ -107,7 +104,7 @@ def _cut(
     shutil.copytree(prepared.state_dir, folder / "state", symlinks=True)
     before = prepared.live_release().digest
     agent = LocalAgent(folder, "toy", broker.port, release, env={"OMP_NUM_THREADS": "1"}, start=False)
-    agent.program = "benchmarks.crashes", str(agent.state_dir), str(number), str(ERRORS.get(how, how))
+    agent.program = "benchmarks.adversity.crashes", str(agent.state_dir), str(number), str(ERRORS.get(how, how))
     agent.start()
     with connected(BrokerAddress("127.0.0.1", broker.port, "plant", in_flight=1000)) as plant:
         plant.subscribe([f"{BASE}/unlearn/+/status", f"{BASE}/release", f"{BASE}/status"])

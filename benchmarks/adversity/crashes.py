@@ -109,7 +109,7 @@ def _pass(change: Callable[[], Any], number: int, how: str | int) -> Any:
 
 
 def main() -> None:
-    """Run the agent's command line, armed: ``python -m benchmarks.crashes FOLDER NUMBER HOW run --config FILE``."""
+    """Run the agent's command line, armed: the program's arguments are FOLDER NUMBER HOW, then the agent's."""
     folder, number, how, *arguments = sys.argv[1:]
     at(Path(folder), int(number), int(how) if how.isdecimal() else how)
     sys.argv = ["edge-agent", *arguments]

@@ -1,0 +1,107 @@
+"""Memory of the serving process over hot swaps: two releases take turns, while windows of the rig are answered.
+
+    python -m benchmarks.swaps --count 300 --json
+
+Keys of the JSON object: swaps, rss_before_mib (served for some seconds, not swapped yet), rss_after_mib,
+growth_percent, rss_max_mib, windows, lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import facts
+from benchmarks.stream import Stream, stream
+from edge_agent import rig
+from edge_agent.adapters.releases import ReleaseStore, read_release, write_card
+from edge_agent.commands.demo import packaged_release
+from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.vault import Vault
+
+BASE = "edge/bench"
+RATE_HZ = 20.0  # windows per second
+WARM_UP_S = 15.0
+SWAP_S = 20.0  # a swap that takes longer has failed
+
+
+def swap(count: int) -> dict[str, Any]:
+    """Swap so many times."""
+    pairs = [pair for pair, _ in zip(rig.stream(np.random.default_rng(0)), range(200), strict=False)]
+    with tempfile.TemporaryDirectory(prefix="edge-agent-swaps-") as name, packaged_release() as release:
+        folder = Path(name)
+        broker = LocalBroker(folder / "broker", free_port())
+        agent = LocalAgent(folder / "agent", "bench", broker.port, release)
+        try:
+            agent.ready()
+            store = ReleaseStore(agent.state_dir, Vault(agent.state_dir))
+            digests = store.add(_twin(release, folder / "twin")).digest, store.current() or ""
+            with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
+                sizes = _swapped(count, agent, store, digests, link, [window for _, window in pairs])
+                link.settle(60)
+        finally:
+            agent.kill()
+            broker.stop()
+    return {
+        "swaps": count,
+        "rss_before_mib": round(sizes[0], 1),
+        "rss_after_mib": round(sizes[-1], 1),
+        "growth_percent": round(100 * (sizes[-1] / sizes[0] - 1), 1),
+        "rss_max_mib": round(max(sizes), 1),
+        "windows": len(link.record.sent),
+        "lost": link.record.lost(),
+    }
+
+
+def _twin(release: Path, folder: Path) -> Path:
+    """The same release under another name, and so with another digest."""
+    folder.mkdir()
+    for path in release.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    write_card(folder, read_release(release).card.model_copy(update={"name": "twin"}))
+    return folder
+
+
+def _swapped(
+    count: int, agent: LocalAgent, store: ReleaseStore, digests: tuple[str, str], link: Stream, windows: list[Any]
+) -> list[float]:
+    """Memory in MiB before the first swap and after each."""
+
+    def feed(seconds: float, until: str | None = None) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s and (until is None or store.current() != until):
+            link.send(0, windows[len(link.record.sent) % len(windows)], "swap")
+            time.sleep(1 / RATE_HZ)
+
+    feed(WARM_UP_S)
+    sizes = [agent.rss_mib()]
+    for number in range(count):
+        wanted = digests[number % 2]
+        store.want(wanted)
+        feed(SWAP_S, until=wanted)
+        assert store.current() == wanted, f"swap {number + 1} did not happen"
+        sizes.append(agent.rss_mib())
+        if number % 20 == 19:
+            print(f"  {number + 1:4d} swaps  {sizes[-1]:.1f} MiB", file=sys.stderr, flush=True)
+    return sizes
+
+
+def main() -> None:
+    """Swap and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    options = parser.parse_args()
+    result = {**swap(options.count), **facts()}
+    print(json.dumps(result) if options.json else "\n".join(f"{key:16s} {value}" for key, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()
