@@ -1,8 +1,10 @@
-"""Memory of the serving process over time: windows of the simulated rig at a steady rate.
+"""Memory and writes of the serving process over time: windows of the simulated rig at a steady rate.
 
-    python -m benchmarks.soak --minutes 10 --json
+    python -m benchmarks.soak --minutes 30 --json      # a day: --minutes 1440
 
-Half of the windows carry their class, so that the cache works too.
+Half of the windows carry their class, so that the cache works too. Keys of the JSON object: windows, lost;
+rss_start_mib, rss_end_mib, rss_max_mib and slope_mib_per_h (least squares, after the first fifth); written_mib (to
+disks, in all) and written_gb_per_day (after the first fifth), as Linux counts them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from benchmarks.machine import facts
 from benchmarks.stream import Stream, paced, stream
 from edge_agent import rig
+from edge_agent.budget import DAY_S
 from edge_agent.commands.demo import packaged_release
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 
@@ -32,7 +35,7 @@ WARM_UP_SHARE = 0.2  # of the time, before the slope is taken
 def soak(minutes: float, per_s: float) -> dict[str, Any]:
     """Run for ``minutes``; memory in MiB, slope in MiB per hour by least squares after the warm-up."""
     pairs = [pair for pair, _ in zip(rig.stream(np.random.default_rng(0)), range(POOL), strict=False)]
-    samples: list[tuple[float, float]] = []
+    samples: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name, packaged_release() as release:
         folder = Path(name)
         broker = LocalBroker(folder / "broker", free_port())
@@ -46,9 +49,10 @@ def soak(minutes: float, per_s: float) -> dict[str, Any]:
         finally:
             agent.kill()
             broker.stop()
-    times, sizes = np.array(samples).T
+    times, sizes, written = np.array(samples).T
     settled = times >= WARM_UP_SHARE * times[-1]
     slope = float(np.polyfit(times[settled] / 3600, sizes[settled], 1)[0]) if settled.sum() > 2 else None
+    per_day = float(np.polyfit(times[settled] / DAY_S, written[settled], 1)[0]) if settled.sum() > 2 else None
     return {
         "minutes": minutes,
         "rate": per_s,
@@ -58,6 +62,8 @@ def soak(minutes: float, per_s: float) -> dict[str, Any]:
         "rss_end_mib": round(sizes[-1], 1),
         "rss_max_mib": round(sizes.max(), 1),
         "slope_mib_per_h": slope and round(slope, 2),
+        "written_mib": round(written[-1], 1),
+        "written_gb_per_day": per_day and round(per_day * (1 << 20) / 1e9, 3),
         "torch_loaded": "libtorch" in maps,
     }
 
@@ -71,9 +77,14 @@ def _feed(
         link.send(number, window, "soak", label if number % 2 else None)
         elapsed_s = time.monotonic() - start_s
         if elapsed_s >= len(samples) * SAMPLE_EVERY_S:
-            samples.append((elapsed_s, agent.rss_mib()))
+            samples.append((elapsed_s, agent.rss_mib(), _written_mib(agent)))
             if len(samples) % 6 == 1:
                 print(f"  {elapsed_s:6.0f} s  {samples[-1][1]:.1f} MiB", file=sys.stderr, flush=True)
+
+
+def _written_mib(agent: LocalAgent) -> float:
+    lines = Path(f"/proc/{agent.process.pid}/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:")) / (1 << 20)
 
 
 def main() -> None:

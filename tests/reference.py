@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from edge_agent.adapters.audit import EVENTS as ROWS
 from edge_agent.cli import main
 from edge_agent.config import Config
 from edge_agent.core.errors import CODES
@@ -66,6 +67,7 @@ def example() -> str:
 def tables() -> dict[str, str]:
     commands = [(f"`edge-agent {name}`", command.get_short_help_str(200)) for name, command in main.commands.items()]
     return {
+        "audit": table(("row of the audit log", "says"), ((f"`{name}`", words) for name, words in ROWS.items())),
         "config": config_table(),
         "commands": table(("command", "what it does"), commands),
         "errors": table(("code", "meaning"), ((f"`{code}`", words) for code, words in CODES.items())),
