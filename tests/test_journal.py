@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.adapters.journal import Journal, read_states
+from edge_agent.adapters.journal import Journal, _read, read_states
 from edge_agent.core.errors import StorageFailed
 from edge_agent.schemas.messages import JobState, Phase, Status
 from tests.scripts import ROOT, run_script
@@ -170,6 +172,13 @@ def test_junk_after_the_rows_changes_no_state(tmp_path_factory: pytest.TempPathF
         file.write(junk)
     assert read_states(path) == _after(rows, 4)
     assert _reopened(path) == _after(rows, 4)
+
+
+@given(content=st.integers() | st.none() | st.lists(st.integers()) | st.text() | st.just({"classes": 4}))
+def test_a_line_that_is_whole_and_no_state_is_none(content: object) -> None:
+    """A line that held a number ended the agent at its start, which a fuzzer found out."""
+    body = json.dumps(content).encode()
+    assert _read(b"%08x %s" % (zlib.crc32(body), body)) is None
 
 
 def test_damaged_lines_are_counted_kept_aside_and_no_longer_in_the_way(tmp_path: Path) -> None:

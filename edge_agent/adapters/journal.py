@@ -109,7 +109,7 @@ def _read(line: bytes) -> JobState | None:
     try:
         row: dict[str, Any] = json.loads(body)
         row |= {name: tuple(row.get(name, ())) for name in ("classes", "revived")}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):  # AttributeError: no object
         return None
     try:
         return JobState(**row)
