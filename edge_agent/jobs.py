@@ -15,6 +15,7 @@ from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.config import Forget
 from edge_agent.core.errors import JobFailed
+from edge_agent.files import size_of
 from edge_agent.live import LiveModel
 from edge_agent.schemas.messages import JobState, Phase
 
@@ -123,7 +124,7 @@ class Jobs:
         release = self._live.release
         masked = tuple(sorted((erased & set(release.card.living)) - set(state.classes)))
         job = job_folder.Job(state.id, state.classes, seed, settings.threads, settings.nice, sources, masked)
-        folder = self._workplace.folder(f"{seed:08x}", job_folder.needed_bytes(release, windows))
+        folder = self._workplace.folder(f"{seed:08x}", job_folder.needed_bytes(size_of(release.folder), windows))
         job_folder.prepare(folder, job, release, windows)
         return folder
 

@@ -108,11 +108,9 @@ def _without(dreams: bytes, classes: tuple[int, ...]) -> dict[str, Any]:
         raise BrokenRelease("E_WEIGHTS", f"the release's dreams cannot be read: {str(error)[:200]}") from error
 
 
-def needed_bytes(release: Contents, windows: dict[str, Float32]) -> int:
+def needed_bytes(release_bytes: int, windows: dict[str, Float32]) -> int:
     """The room that a job takes: its windows, the release, and the edited release."""
-    return sum(part.nbytes for part in windows.values()) + 2 * sum(
-        len(release.read(name)) for name in release.card.files
-    )
+    return sum(part.nbytes for part in windows.values()) + 2 * release_bytes
 
 
 def read_job(folder: Path) -> Job:

@@ -1,0 +1,156 @@
+"""The window cache on the disk: restarts, other releases, damage, a full disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.core.types import Window
+from edge_agent.files import size_of
+from edge_agent.vault import Vault
+from tests.cache_kit import (
+    CLASSES,
+    SHAPE,
+    SLOT_BYTES,
+    files_of,
+    found_in,
+    open_cache,
+    seqs_of,
+    window_of,
+)
+from tests.plant import unlimited
+from tests.scripts import run_script
+
+
+def test_a_restart_finds_every_window(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    long = Window("a" * 64, "b" * 64, 2**63 - 1, 2**63 - 1, None, np.full(SHAPE, 77.5, np.float32))
+    for seq in range(6):
+        cache.offer(CLASSES[seq % 3], window_of(seq), Source.LABEL)
+    cache.offer("hum", long, Source.SENDER)
+    cache.close()
+    cache = open_cache(tmp_path)
+    assert (seqs_of(cache, "hum"), seqs_of(cache, "rattle"), seqs_of(cache, "whine")) == ([0, 3, 77], [1, 4], [2, 5])
+    assert not cache.offer("hum", long, Source.SENDER)
+
+
+def test_fewer_windows_per_class_after_a_restart_are_what_the_file_is_cut_to(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path, per_class=8)
+    for seq in range(8):
+        cache.offer("hum", window_of(seq), Source.SENDER)
+    cache.close()
+    assert seqs_of(open_cache(tmp_path, per_class=3), "hum") == [0, 1, 2]
+    assert size_of(tmp_path / "cache") == 3 * SLOT_BYTES
+
+
+def test_another_release_keeps_the_classes_in_common_and_the_rest_is_destroyed(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    for seq, label in enumerate(CLASSES):
+        cache.offer(label, window_of(seq), Source.SENDER)
+    kept = files_of(tmp_path)
+    (tmp_path / "cache" / "stray").mkdir()
+    (tmp_path / "cache" / "stray" / "file").write_bytes(b"x")
+    assert cache.fit(("hum", "squeal"), SHAPE) == 2
+    assert cache.counts() == {"hum": 1, "squeal": 0}
+    assert found_in(tmp_path, kept) == [0]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    cache.fit(("hum", "squeal"), (2, 9))
+    assert cache.counts() == {"hum": 0, "squeal": 0}
+    assert size_of(tmp_path / "cache") == 0
+    assert found_in(tmp_path, kept) == []
+
+
+def test_a_lost_key_costs_the_windows_of_its_class_and_no_others(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    for seq in range(4):
+        cache.offer(CLASSES[seq % 2], window_of(seq), Source.SENDER)
+    cache.close()
+    key = next((tmp_path / "keys").iterdir())
+    key.write_bytes(key.read_bytes()[:-1] + b"\0\0")
+    cache = WindowCache(tmp_path / "cache", Vault(tmp_path), 8, 1 << 20, 4, unlimited(), np.random.default_rng(0))
+    assert cache.fit(CLASSES, SHAPE) == 1
+    assert sorted(cache.counts().values()) in ([0, 0, 2], [0, 2, 2])
+    assert all(cache.offer(label, window_of(9, label), Source.SENDER) for label in CLASSES)
+
+
+def _five_windows(folder: Path) -> Path:
+    cache = open_cache(folder)
+    for seq in range(5):
+        cache.offer("hum", window_of(seq), Source.SENDER)
+    cache.close()
+    return next(path for path in (folder / "cache").glob("*.slots") if path.stat().st_size)
+
+
+@given(place=st.integers(0, 5 * SLOT_BYTES - 1), flip=st.integers(1, 255))
+@settings(max_examples=150, deadline=None)
+def test_a_flipped_byte_loses_its_window_and_no_other(
+    tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
+) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    path = _five_windows(folder)
+    content = bytearray(path.read_bytes())
+    content[place] ^= flip
+    path.write_bytes(content)
+    cache = open_cache(folder)
+    lost = place // SLOT_BYTES
+    assert seqs_of(cache, "hum") == [seq for seq in range(5) if seq != lost]
+    assert cache.counts()["hum"] == 4
+    assert cache.offer("hum", replace(window_of(lost), boot="again"), Source.SENDER)
+    assert seqs_of(cache, "hum") == list(range(5))
+    cache.close()
+
+
+@pytest.mark.parametrize("size", range(0, 5 * SLOT_BYTES + 1, 13))
+def test_a_torn_tail_loses_only_the_torn_window(tmp_path: Path, size: int) -> None:
+    path = _five_windows(tmp_path)
+    path.write_bytes(path.read_bytes()[:size])
+    cache = open_cache(tmp_path)
+    assert cache.counts()["hum"] == size // SLOT_BYTES
+    assert seqs_of(cache, "hum") == list(range(size // SLOT_BYTES))
+    assert cache.offer("hum", window_of(9), Source.SENDER)
+
+
+def test_a_full_disk_is_reported_and_the_cache_goes_on(tmp_path: Path) -> None:
+    script = f"""
+import resource
+from pathlib import Path
+from edge_agent.adapters.windows import Source
+from edge_agent.core.errors import StorageFailed
+from tests.cache_kit import open_cache, seqs_of, window_of
+
+cache = open_cache(Path({str(tmp_path)!r}))
+cache.offer("hum", window_of(0), Source.DIAGNOSIS)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({SLOT_BYTES + 200}, {SLOT_BYTES * 100}))
+for seq in (1, 2):
+    try:
+        cache.offer("hum", window_of(seq), Source.SENDER)
+    except StorageFailed as error:
+        assert error.code == "E_STORAGE", error
+    else:
+        raise SystemExit("a full disk went unnoticed")
+assert seqs_of(cache, "hum") == [0], seqs_of(cache, "hum")
+cache.label("press", "b", 0, "rattle")  # there is room in the other file
+assert (seqs_of(cache, "hum"), seqs_of(cache, "rattle")) == ([], [0])
+resource.setrlimit(resource.RLIMIT_FSIZE, ({SLOT_BYTES * 100}, {SLOT_BYTES * 100}))
+assert cache.offer("hum", window_of(1), Source.SENDER)
+cache.close()
+assert seqs_of(open_cache(Path({str(tmp_path)!r})), "hum") == [1]
+"""
+    run_script(script)
+
+
+def test_a_file_cut_short_while_it_is_open_costs_only_the_windows_that_are_gone(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    for seq in range(8):
+        cache.offer("hum", window_of(seq), Source.SENDER)
+    path = max((tmp_path / "cache").iterdir(), key=lambda path: path.stat().st_size)
+    os.truncate(path, 3 * SLOT_BYTES + 50)
+    assert seqs_of(cache, "hum") == [0, 1, 2]
+    cache.close()
