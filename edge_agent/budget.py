@@ -34,7 +34,7 @@ class Budget:
         return self._left > 0
 
     def spend(self, written_bytes: int) -> None:
-        """Count what was written; what had to be written may leave a debt."""
+        """Count what was written; the last piece may leave a debt."""
         self._left -= written_bytes
 
 

@@ -23,14 +23,18 @@ SELF_TEST_TOLERANCE = 1e-3
 class LiveModel:
     """Answers windows with the live release, and hides masked classes in every answer.
 
+    Args:
+        max_batch: most windows of one run; a model meets as many before it goes live, so that its memory is what it
+            stays.
+
     Attributes:
         max_abs: largest sample taken for real.
         health: how the live release does.
         shadow: a candidate that answers beside it, unheard.
     """
 
-    def __init__(self, store: ReleaseStore, threads: int, max_abs: float, top: int = 3) -> None:
-        self._store, self._threads, self._top = store, threads, top
+    def __init__(self, store: ReleaseStore, threads: int, max_abs: float, max_batch: int = 1, top: int = 3) -> None:
+        self._store, self._threads, self._max_batch, self._top = store, threads, max_batch, top
         self.max_abs = max_abs
         self._release: Release | None = None
         self._model: OnnxModel | None = None
@@ -70,6 +74,8 @@ class LiveModel:
         refuse_erased(release, unwelcome)
         model = OnnxModel(release.read(MODEL), self._threads)
         self_test(model, release)
+        windows = self_test_windows(release.card.channel_mean, release.card.channel_std, release.card.length)
+        model.logits(np.resize(windows, (self._max_batch, *windows.shape[1:])))
         if self._store.current() != release.digest:
             self._store.set_current(release.digest)
         self._release, self._model = release, model

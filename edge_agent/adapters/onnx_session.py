@@ -31,6 +31,7 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # it keeps a plan for each batch size that it has met
         options.log_severity_level = 3  # errors come as exceptions
         # Spinning threads would burn the cores that the plant's other programs and the forget job need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

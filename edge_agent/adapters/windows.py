@@ -68,7 +68,7 @@ class WindowCache:
         per_class: most windows of one class.
         max_bytes: most bytes of all files together; lowers ``per_class`` where it must.
         recent: how many windows without a known class wait in memory for a label message.
-        budget: how much may be written; an empty slot is filled whatever is left of it.
+        budget: how much may be written, beside filling empty slots.
 
     Attributes:
         over_budget: windows that the reservoir would have taken and the budget did not allow.
@@ -254,10 +254,9 @@ class WindowCache:
         samples = np.ascontiguousarray(window.samples, "<f4").tobytes()
         names = window.asset.encode(), window.boot.encode()[:64]
         with storage("a window cannot be cached"):
-            self._budget.spend(
-                one.file.write(slot, _HEADER.pack(source, window.seq, window.captured_ns, *names), samples)
-            )
+            written = one.file.write(slot, _HEADER.pack(source, window.seq, window.captured_ns, *names), samples)
         if (old := one.keys[slot]) is not None:
+            self._budget.spend(written)
             del self._where[old]
         key = (window.asset, window.boot, window.seq)
         one.keys[slot], one.sources[slot] = key, source
@@ -283,7 +282,7 @@ class WindowCache:
             # What may be left of it on the disk must not outlive an erasure of the class that it belongs to.
             one.file.lend(self._file_name(label))
             one.file.clear(slot)
-            self._budget.spend(one.file.slot_bytes)
+            self._budget.spend(2 * one.file.slot_bytes)  # for the slot will be filled again
         self._vacate(one, slot)
         return self.offer(label, window, source)
 

@@ -74,7 +74,7 @@ def assemble(config: Config) -> Agent:
         store.sweep()
     clock = Clock(state_dir / "clock")
     audit = AuditLog(state_dir / "audit.jsonl", clock)
-    live = LiveModel(store, config.serving.threads, config.serving.max_abs)
+    live = LiveModel(store, config.serving.threads, config.serving.max_abs, config.serving.max_batch)
     erased = erased_classes(journal.states(), audit.rows)
     live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
     _adopt_first(config, store, live, erased if config.forget.known_again == "refuse" else frozenset())
