@@ -57,25 +57,25 @@ class SlotFile:
 
     def _settle(self) -> tuple[int, Cipher, bool]:
         """The newest generation that opens; older ones, left by a crash in ``rekey``, are destroyed."""
-        found = sorted((_generation(path) for path in self._folder.glob(f"{self._name}.*{SUFFIX}")), reverse=True)
-        for place, generation in enumerate(found):
+        found = sorted((_generation(path.name) for path in self._folder.glob(f"{self._name}.*{SUFFIX}")), reverse=True)
+        for generation in found:
             try:
                 cipher = self._vault.find(self._key(generation))
             except KeyLost:
                 continue
-            self._destroy(found[place + 1 :])
+            self._destroy_all_but(generation)
             return generation, cipher, False
-        self._destroy(found)
+        self._destroy_all_but(None)
         return 1, self._vault.make(self._key(1)), bool(found)
 
     def header(self, slot: int) -> bytes | None:
         """The header of a slot, or None if the slot is empty."""
-        return self._open(slot, "header", os.pread(self._descriptor, self._header_bytes, slot * self.slot_bytes))
+        return self._open(slot, "header", slot * self.slot_bytes, self._header_bytes)
 
     def body(self, slot: int) -> bytes | None:
         """The body of a slot, or None if the slot is empty."""
-        size, start = self.slot_bytes - self._header_bytes, slot * self.slot_bytes + self._header_bytes
-        return self._open(slot, "body", os.pread(self._descriptor, size, start))
+        start = slot * self.slot_bytes + self._header_bytes
+        return self._open(slot, "body", start, self.slot_bytes - self._header_bytes)
 
     def write(self, slot: int, header: bytes, body: bytes) -> int:
         """Fill a slot; returns how many bytes went to the disk.
@@ -104,10 +104,10 @@ class SlotFile:
         """Copy all slots under a new key, then destroy the old one and what it sealed.
 
         Raises:
-            OSError: it is as before.
-            StorageFailed: a key could not be made or destroyed.
+            OSError: the old key, or a file that it sealed, may be left; done again, it does what is left to do.
+            StorageFailed: the same.
         """
-        old, fresh = self._generation, self._generation + 1
+        fresh = max(self._generations()) + 1
         cipher = self._vault.make(self._key(fresh))
         beside = self._folder / f".{self._name}.new"
         with beside.open("wb") as file:
@@ -117,43 +117,42 @@ class SlotFile:
                 file.write(b"".join(sealed) if len(sealed) == len(parts) else bytes(self.slot_bytes))
             file.flush()
             os.fsync(file.fileno())
-        self._generation, self._cipher = fresh, cipher
-        beside.rename(self._path)
+        path = self._path.with_name(f"{self._name}.{fresh}{SUFFIX}")
+        beside.rename(path)
         sync_folder(self._folder)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         os.close(self._descriptor)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        self._destroy([old])
+        self._descriptor, self._generation, self._cipher = descriptor, fresh, cipher
+        self._destroy_all_but(fresh)
         remove(self._folder / (self._name + LENT))
         self.lent = frozenset()
-
-    def erase(self) -> None:
-        """Destroy the key, then the file, and close it.
-
-        Raises:
-            OSError: the file may be left, without a key.
-            StorageFailed: the key may be left.
-        """
-        self.close()
-        self._destroy([self._generation])
-        remove(self._folder / (self._name + LENT))
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
 
-    def _open(self, slot: int, kind: str, sealed: bytes) -> bytes | None:
-        with suppress(KeyLost):
-            return self._cipher.open(sealed, self._about(slot, kind))
+    def _open(self, slot: int, kind: str, start: int, size: int) -> bytes | None:
+        with suppress(KeyLost, OSError):  # OSError: a sector that cannot be read
+            return self._cipher.open(os.pread(self._descriptor, size, start), self._about(slot, kind))
         return None
 
     def _about(self, slot: int, kind: str) -> str:
         return f"{self._name}/{slot}/{kind}"
 
-    def _key(self, generation: int) -> str:
-        return f"{KEY}{self._name}.{generation}"
+    @property
+    def _key_of_all(self) -> str:
+        return f"{KEY}{self._name}."
 
-    def _destroy(self, generations: list[int]) -> None:
-        for generation in generations:
+    def _key(self, generation: int) -> str:
+        return f"{self._key_of_all}{generation}"
+
+    def _generations(self) -> set[int]:
+        """Those of which a key or a file is there."""
+        keys = {_generation(name) for name in self._vault.names(self._key_of_all)}
+        return keys | {_generation(path.name) for path in self._folder.glob(f"{self._name}.*{SUFFIX}")}
+
+    def _destroy_all_but(self, kept: int | None) -> None:
+        for generation in self._generations() - {kept}:
             self._vault.destroy(self._key(generation))
             remove(self._folder / f"{self._name}.{generation}{SUFFIX}")
 
@@ -161,6 +160,19 @@ class SlotFile:
 def slot_bytes(header_bytes: int, body_bytes: int) -> int:
     """What a slot takes on the disk."""
     return header_bytes + body_bytes + 2 * OVERHEAD_BYTES
+
+
+def destroy(folder: Path, vault: Vault, start: str) -> None:
+    """Destroy every file whose name starts so, keys first, open or not; done again, it does what is left to do.
+
+    Raises:
+        OSError: a file may be left, without a key.
+        StorageFailed: a key may be left.
+    """
+    for key in vault.names(KEY + start):
+        vault.destroy(key)
+    for path in sorted(folder.glob(f"{start}*")):
+        remove(path)
 
 
 def sweep(folder: Path, vault: Vault, keep: frozenset[str]) -> int:
@@ -179,6 +191,6 @@ def sweep(folder: Path, vault: Vault, keep: frozenset[str]) -> int:
     return sum(path.suffix == SUFFIX for path in strays)
 
 
-def _generation(path: Path) -> int:
-    number = path.name.removesuffix(SUFFIX).rpartition(".")[2]
+def _generation(name: str) -> int:
+    number = name.removesuffix(SUFFIX).rpartition(".")[2]
     return int(number) if number.isdecimal() else 0

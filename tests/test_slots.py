@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.adversity import crashes
 from edge_agent import slots
+from edge_agent.core.errors import StorageFailed
 from edge_agent.slots import SlotFile
 from edge_agent.vault import Vault
 from tests.scripts import run_script
@@ -34,14 +36,35 @@ def content(file: SlotFile) -> list[int]:
     return whole
 
 
+def rekeyed(place: Path) -> None:
+    opened(place).rekey()
+
+
+def rekeyed_again(place: Path) -> None:
+    """A new key; if the disk fails, once more, in the same process, when it is sound again."""
+    file = opened(place)
+    try:
+        file.rekey()
+    except (OSError, StorageFailed):
+        crashes.mend()
+        file.rekey()
+        assert content(file) == [0, 1, 2, 4]
+        assert len(Vault(place).names("cache-")) == len(list((place / "cache").glob("*.slots"))) == 1
+        raise
+
+
+def erased(place: Path) -> None:
+    slots.destroy(place / "cache", Vault(place), "hum")
+
+
 def crashed(folder: Path, what: str, how: str | int) -> list[Path]:
     """Do something to a file in processes that crash one change later each; the folders that they leave."""
     script = f"""
 from pathlib import Path
 from benchmarks.adversity import crashes
-from tests.test_slots import filled, opened
+from tests.test_slots import *
 number = crashes.everywhere(
-    Path({str(folder)!r}), lambda place: filled(place).close(), lambda place: opened(place).{what}(), {how!r}
+    Path({str(folder)!r}), lambda place: filled(place).close(), lambda place: {what}(place), {how!r}
 )
 print(number)
 """
@@ -85,7 +108,7 @@ def test_a_new_key_keeps_every_slot_and_opens_nothing_of_the_old_file(tmp_path: 
 
 @pytest.mark.parametrize("how", ["before", "after", errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_power_cut_or_a_failing_disk_at_any_moment_of_a_new_key_loses_no_slot(tmp_path: Path, how: str | int) -> None:
-    folders = crashed(tmp_path, "rekey", how)
+    folders = crashed(tmp_path, "rekeyed", how)
     assert len(folders) > 8
     for folder in folders:
         file = opened(folder)
@@ -96,9 +119,15 @@ def test_a_power_cut_or_a_failing_disk_at_any_moment_of_a_new_key_loses_no_slot(
         assert len(Vault(folder).names("cache-")) == len(list((folder / "cache").glob("*.slots"))) == 1
 
 
+@pytest.mark.parametrize("how", [errno.ENOSPC, errno.EIO])
+def test_a_new_key_that_failed_at_any_moment_is_made_again_without_a_restart(tmp_path: Path, how: int) -> None:
+    """After a rename that failed every slot read as empty, and the old key was never destroyed."""
+    assert len(crashed(tmp_path, "rekeyed_again", how)) > 8
+
+
 @pytest.mark.parametrize("how", ["before", "after"])
 def test_a_power_cut_at_any_moment_of_erasing_leaves_all_or_nothing(tmp_path: Path, how: str) -> None:
-    left = [tuple(content(opened(folder))) for folder in crashed(tmp_path, "erase", how)]
+    left = [tuple(content(opened(folder))) for folder in crashed(tmp_path, "erased", how)]
     assert set(left) <= {(0, 1, 2, 4), ()}
     assert left == sorted(left, reverse=True)
     assert left[-1] == ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.adversity import crashes
 from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.core.errors import StorageFailed
 from edge_agent.core.types import Window
 from edge_agent.files import size_of
 from edge_agent.vault import Vault
@@ -80,6 +84,51 @@ def test_a_lost_key_costs_the_windows_of_its_class_and_no_others(tmp_path: Path)
     assert all(cache.offer(label, window_of(9, label), Source.SENDER) for label in CLASSES)
 
 
+def forgotten_in_spite_of_the_disk(folder: Path) -> None:
+    """Erase a class whose windows were partly moved from another; if the disk fails, once more when it is sound."""
+    crashes.mended = True
+    cache = open_cache(folder)
+    crashes.mended, crashes.count = False, 0  # what is counted is erasing
+    try:
+        cache.erase("hum")
+    except StorageFailed:
+        crashes.mend()
+        cache.erase("hum")
+        assert cache.counts() == {"hum": 0, "rattle": 4, "whine": 5}
+        assert not cache.offer("hum", window_of(99), Source.SENDER)
+        raise
+    finally:
+        cache.close()
+
+
+@pytest.mark.parametrize("how", [errno.ENOSPC, errno.EIO])
+def test_a_class_is_gone_also_when_the_disk_failed_at_first(tmp_path: Path, how: int) -> None:
+    """After an error of the disk the second try did nothing, and the certificate said that all was destroyed."""
+    script = f"""
+from pathlib import Path
+from benchmarks.adversity import crashes
+from tests.test_window_cache_disk import forgotten_in_spite_of_the_disk, three_classes
+print(crashes.everywhere(Path({str(tmp_path)!r}), three_classes, forgotten_in_spite_of_the_disk, {how}))
+"""
+    number = int(run_script(script).splitlines()[-1])
+    assert number > 12
+    for place in range(1, number + 1):
+        kept = {path: path.read_bytes() for path in (tmp_path / f"{place}" / "before").glob("*.slots")}
+        assert found_in(tmp_path / f"{place}", kept) == [20, 21, 22, 23, 24], place
+        assert found_in(tmp_path / f"{place}", files_of(tmp_path / f"{place}")) == [*range(10, 14), *range(20, 25)]
+
+
+def three_classes(folder: Path) -> None:
+    """Five windows of each class, one of which turned out to be of the class that goes."""
+    cache = open_cache(folder)
+    for place, label in enumerate(CLASSES):
+        for seq in range(10 * place, 10 * place + 5):
+            cache.offer(label, window_of(seq), Source.DIAGNOSIS)
+    cache.label("press", "b", 14, "hum")
+    cache.close()
+    shutil.copytree(folder / "cache", folder / "before")  # as somebody may have kept it
+
+
 def _five_windows(folder: Path) -> Path:
     cache = open_cache(folder)
     for seq in range(5):
@@ -122,7 +171,8 @@ def test_a_full_disk_is_reported_and_the_cache_goes_on(tmp_path: Path) -> None:
 import resource
 from pathlib import Path
 from edge_agent.adapters.windows import Source
-from edge_agent.core.errors import StorageFailed
+from benchmarks.adversity import crashes
+from edge_agent.core.errors import StorageFailed, StorageFailed
 from tests.cache_kit import open_cache, seqs_of, window_of
 
 cache = open_cache(Path({str(tmp_path)!r}))

@@ -3,6 +3,7 @@
     crashes.at(folder, number, "before")   SIGKILL before the change is made
     crashes.at(folder, number, "after")    SIGKILL once it is made
     crashes.at(folder, number, ENOSPC)     that error, from then on
+    crashes.mend()                         no more errors
     crashes.everywhere(...)                one crash after the other, until it goes through
 
 A change is a call of ``os`` that writes, syncs, makes, renames or removes; a path that is not below the folder, or a
@@ -16,18 +17,20 @@ import itertools
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from edge_agent.cli import main as edge_agent
+from edge_agent.core.errors import StorageFailed
 
 CHANGES = (
     *("fsync", "ftruncate", "link", "mkdir", "pwrite", "remove", "rename", "replace", "rmdir", "symlink"),
     *("truncate", "unlink", "write"),
 )
 count = 0
+mended = False
 
 
 def at(folder: Path, number: int, how: str | int) -> None:
@@ -39,21 +42,44 @@ def at(folder: Path, number: int, how: str | int) -> None:
     io.open = _armed_file(io.open, below, number, how)  # what pathlib opens with
 
 
+def mend() -> None:
+    """Let the disk be sound again."""
+    global mended  # noqa: PLW0603  one process, one disk
+    mended = True
+
+
 def everywhere(folder: Path, prepare: Callable[[Path], None], act: Callable[[Path], None], how: str | int) -> int:
-    """Do something in folders 1, 2, ..., each time with the crash one change later; returns how many did not end."""
+    """Do something in folders 1, 2, ..., each time with the crash one change later; returns how many did not end.
+
+    Raises:
+        AssertionError: something else than the error of a disk came out of it.
+    """
     for number in itertools.count(1):
         place = folder / str(number)
         prepare(place)
         child = os.fork()
         if child == 0:
             at(place, number, how)
-            with suppress(OSError):
-                act(place)
-                os._exit(0)
-            os._exit(1)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            _end(act, place)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == 0:
             return number - 1
+        assert code in (1, -signal.SIGKILL), f"change {number}, {how}: exit code {code}"
     raise AssertionError("it never ends")
+
+
+def _end(act: Callable[[Path], None], place: Path) -> NoReturn:
+    """Do it and end this process: 0 if it went through, 1 if the disk failed, 2 for anything else."""
+    code = 2
+    try:
+        act(place)
+        code = 0
+    except (OSError, StorageFailed):
+        code = 1
+    except Exception:  # noqa: BLE001 the top of a process
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def _armed(call: Callable[..., Any], below: str, number: int, how: str | int) -> Callable[..., Any]:
@@ -97,7 +123,7 @@ def _pass(change: Callable[[], Any], number: int, how: str | int) -> Any:
     global count  # noqa: PLW0603  one process, one count
     count += 1
     mine = count
-    if isinstance(how, int) and count >= number:
+    if isinstance(how, int) and count >= number and not mended:
         raise OSError(how, os.strerror(how))
     if how == "before" and count == number:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -22,10 +22,10 @@ from typing import Final
 import numpy as np
 
 from edge_agent.budget import Budget
-from edge_agent.core.errors import Refused
+from edge_agent.core.errors import Refused, StorageFailed
 from edge_agent.core.types import Float32, Window
 from edge_agent.files import storage
-from edge_agent.slots import SlotFile, slot_bytes, sweep
+from edge_agent.slots import SlotFile, destroy, slot_bytes, sweep
 from edge_agent.vault import Vault
 
 _HEADER: Final = struct.Struct("<Bqq64s64s")
@@ -68,7 +68,7 @@ class WindowCache:
         per_class: most windows of one class.
         max_bytes: most bytes of all files together; lowers ``per_class`` where it must.
         recent: how many windows without a known class wait in memory for a label message.
-        budget: how much may be written, beside filling empty slots.
+        budget: how much may be written, beside the first filling of each slot.
 
     Attributes:
         over_budget: windows that the reservoir would have taken and the budget did not allow.
@@ -102,16 +102,29 @@ class WindowCache:
         """
         self.close()
         self._recent.clear()
-        self._shape, self._body_bytes = shape, shape[0] * shape[1] * 4
+        self._names, self._shape, self._body_bytes = classes, shape, shape[0] * shape[1] * 4
         size = slot_bytes(HEADER_BYTES, self._body_bytes)
         self.per_class = min(self._most_per_class, self._max_bytes // size // len(classes))
         self._where = {}
         with storage("the window cache cannot be opened"):
             self._folder.mkdir(parents=True, exist_ok=True)
             strays = sweep(self._folder, self._vault, frozenset(map(self._file_name, classes)))
-            for name in classes:
-                self._classes[name] = self._open(name)
+        self._open_missing()
         return strays + sum(one.file.given_up for one in self._classes.values())
+
+    def _open_missing(self) -> None:
+        """Open the files of all classes that have none open; one that fails stops no other."""
+        failures: list[OSError | StorageFailed] = []
+        for name in self._names:
+            if name not in self._classes:
+                try:
+                    self._classes[name] = self._open(name)
+                except (OSError, StorageFailed) as error:
+                    failures.append(error)
+        if failures:
+            raise StorageFailed(
+                "E_STORAGE", f"{len(failures)} files of the window cache cannot be opened: {failures[0]}"
+            )
 
     def counts(self) -> dict[str, int]:
         """Cached windows of each class."""
@@ -136,7 +149,7 @@ class WindowCache:
         slot = self._place(one, labelled=source >= Source.LABEL)
         if slot is None:
             return False
-        if one.keys[slot] is not None and not self._budget.left:
+        if slot < one.file.count and not self._budget.left:
             self.over_budget += 1
             return False
         self._write(label, one, slot, window, source)
@@ -172,12 +185,14 @@ class WindowCache:
     def load(self, label: str, most: int) -> tuple[Float32, dict[str, int]]:
         """At most ``most`` windows of a class, float32 (n, channels, length), best sources first; counts by source.
 
-        Slots whose samples do not check out are dropped.
+        Slots whose samples do not check out are dropped. A class whose file cannot be opened has none.
         """
-        one = self._classes[label]
-        order = sorted(range(len(one.sources)), key=lambda slot: -one.sources[slot])
         windows: list[Float32] = []
         counts = dict.fromkeys((source.name.lower() for source in Source if source), 0)
+        one = self._classes.get(label)
+        if one is None:
+            return np.empty((0, *self._shape), np.float32), counts
+        order = sorted(range(len(one.sources)), key=lambda slot: -one.sources[slot])
         for slot in order:
             if one.sources[slot] is Source.EMPTY or len(windows) == most:
                 break
@@ -200,20 +215,22 @@ class WindowCache:
         Raises:
             StorageFailed: something may be left.
         """
-        if label not in self._classes:  # of a release that is not live any more; `fit` has removed its file
-            return 0
-        one = self._classes.pop(label)
         self._recent.clear()
-        self._where = {key: place for key, place in self._where.items() if place[0] != label}
+        self.close_classes(frozenset({label}) | {name for name, one in self._classes.items() if one.closed})
+        count = self.counts().get(label, 0)
         with storage(f"the cached windows of {label} cannot be destroyed"):
-            one.file.erase()
-            fresh = self._open(label)
-            fresh.closed = True
-            self._classes[label] = fresh
+            self._open_missing()  # one that is not open may hold a window that was moved from it to this class
+            destroy(self._folder, self._vault, _digest(label))  # by its name: of whatever shape, open or not
+            if (one := self._classes.pop(label, None)) is not None:
+                one.file.close()
+            self._where = {key: place for key, place in self._where.items() if place[0] != label}
             for other in self._classes.values():
                 if self._file_name(label) in other.file.lent:
                     other.file.rekey()
-        return sum(source > 0 for source in one.sources)
+            self._open_missing()
+        if label in self._classes:
+            self._classes[label].closed = True
+        return count
 
     def close(self) -> None:
         """Close all files."""
@@ -222,9 +239,7 @@ class WindowCache:
         self._classes = {}
 
     def _file_name(self, label: str) -> str:
-        # A digest, because two class names may differ only in what a file system folds together.
-        name = hashlib.sha256(label.encode()).hexdigest()[:16]
-        return f"{name}-{self._shape[0]}x{self._shape[1]}"
+        return f"{_digest(label)}-{self._shape[0]}x{self._shape[1]}"
 
     def _open(self, label: str) -> _Class:
         sizes = HEADER_BYTES, self._body_bytes, self.per_class
@@ -234,10 +249,25 @@ class WindowCache:
             if (header := file.header(slot)) is not None:
                 source, seq, _, asset, boot = _HEADER.unpack(header)
                 key = asset.rstrip(b"\0").decode(), boot.rstrip(b"\0").decode(), seq
+                if self._twice(key, label, one, slot):
+                    continue
                 one.keys[slot], one.sources[slot] = key, Source(source)
                 self._where[key] = label, slot
         one.seen = {labelled: len(one.slots(labelled=labelled)) for labelled in (True, False)}
         return one
+
+    def _twice(self, key: Key, label: str, one: _Class, slot: int) -> bool:
+        """A power cut while a window was moved leaves it in both files; whether this copy is the one to give up."""
+        place = self._where.get(key)
+        if place is None:
+            return False
+        other = self._classes.get(place[0], one)
+        if other is not one and self._file_name(label) in other.file.lent:
+            other.file.clear(place[1])
+            self._vacate(other, place[1])
+            return False
+        one.file.clear(slot)
+        return True
 
     def _place(self, one: _Class, *, labelled: bool) -> int | None:
         """The slot for a new window of this kind, or None if the reservoir passes it over."""
@@ -254,10 +284,11 @@ class WindowCache:
         samples = np.ascontiguousarray(window.samples, "<f4").tobytes()
         names = window.asset.encode(), window.boot.encode()[:64]
         with storage("a window cannot be cached"):
+            first = slot >= one.file.count
             written = one.file.write(slot, _HEADER.pack(source, window.seq, window.captured_ns, *names), samples)
+        self._budget.spend(0 if first else written)
         if (old := one.keys[slot]) is not None:
-            self._budget.spend(written)
-            del self._where[old]
+            self._where.pop(old, None)
         key = (window.asset, window.boot, window.seq)
         one.keys[slot], one.sources[slot] = key, source
         self._where[key] = label, slot
@@ -282,7 +313,7 @@ class WindowCache:
             # What may be left of it on the disk must not outlive an erasure of the class that it belongs to.
             one.file.lend(self._file_name(label))
             one.file.clear(slot)
-            self._budget.spend(2 * one.file.slot_bytes)  # for the slot will be filled again
+            self._budget.spend(one.file.slot_bytes)
         self._vacate(one, slot)
         return self.offer(label, window, source)
 
@@ -291,4 +322,9 @@ class WindowCache:
         key = one.keys[slot]
         assert key is not None
         one.keys[slot], one.sources[slot] = None, Source.EMPTY
-        del self._where[key]
+        self._where.pop(key, None)
+
+
+def _digest(label: str) -> str:
+    """How a class's files begin: two names may differ only in what a file system folds together."""
+    return hashlib.sha256(label.encode()).hexdigest()[:16]
