@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from benchmarks import toy
 from edge_agent.adapters.onnx_session import OnnxModel
@@ -144,6 +146,20 @@ def test_garbage_on_every_topic_is_acknowledged_so_that_the_stream_never_stalls(
     assert len(answers) == 20
     assert agent.process.poll() is None
     assert not agent.events("message.lost")
+
+
+@pytest.mark.parametrize("protocol", ["auto", "5"])
+def test_a_message_that_the_client_cannot_read_does_not_stop_the_stream(
+    start_agent: Start, plant: Plant, protocol: str
+) -> None:
+    """The broker lets U+FEFF in a user property pass, paho hangs up on it, and the message came again for a week."""
+    agent = start_agent(f'protocol = "{protocol}"')
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.UserProperty = ("note", "\ufeff")
+    plant.client.client.publish("edge/toy/windows/m1", b"x", qos=1, properties=properties)
+    plant.expect("refused", code="E_SIZE")
+    plant.answers(plant.feed(0, 10))
+    assert agent.events("message.unreadable")
 
 
 def test_labelled_windows_are_cached_and_a_later_label_caches_a_window_seen_before(

@@ -122,7 +122,7 @@ class _Link:
         self.client, self._refused = client, refused
         self.waiting: dict[int, _Sent | ReasonCode] = {}  # by message id
         self.decided = threading.Event()  # the broker has accepted, refused or hung up
-        self.accepted = self.session_present = self.too_new = False
+        self.accepted = self.session_present = self.too_new = self.choked = False
         self.lost = threading.Event()
         client.on_publish = self._on_publish
 
@@ -229,10 +229,18 @@ class Broker:
                 self._stay(link)
                 if link.accepted and time.monotonic() > started_s + SHORT_LIFE_S:
                     wait_s = SHORTEST_WAIT_S
-                if self._address.protocol == "auto":  # back to 5 after each 3.1.1: it may be another broker by now
-                    protocol = "3.1.1" if protocol == "5" and link.too_new else "5"
+                protocol = self._next_protocol(protocol, link)
             self._stopping.wait(wait_s * self._chance.uniform(0.5, 1.5))
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    def _next_protocol(self, protocol: str, link: _Link) -> str:
+        if link.choked:  # the message would come again and again; without MQTT 5's properties it can be read
+            log.warning("message.unreadable", protocol=protocol, remedy="reconnecting with MQTT 3.1.1")
+            return "3.1.1"
+        if self._address.protocol != "auto":
+            return self._address.protocol
+        # Back to 5 after each 3.1.1: it may be another broker by now.
+        return "3.1.1" if protocol == "5" and link.too_new else "5"
 
     def _connect(self, protocol: str) -> _Link | None:
         """Open a connection, or tell why it cannot be opened."""
@@ -277,9 +285,11 @@ class Broker:
                 log.error("subscription.refused", code="E_BROKER", topics=refused)
             self._door.tell(Connected(protocol, link.session_present))
 
-        def on_disconnect(_: Client, __: Any, ___: DisconnectFlags, reason: ReasonCode, ____: Any) -> None:
+        def on_disconnect(_: Client, __: Any, flags: DisconnectFlags, reason: ReasonCode, ___: Any) -> None:
             if self._link is link:
                 self._link = None
+            # paho hangs up on properties that the broker let pass, such as U+FEFF in a user property.
+            link.choked = reason == "Protocol error" and not flags.is_disconnect_packet_from_server and link.accepted
             if not link.decided.is_set():
                 link.too_new = True  # it hung up on our CONNECT, as old brokers do with a version they do not know
             if not link.lost.is_set():
