@@ -20,8 +20,9 @@ import numpy as np
 
 from benchmarks.machine import facts
 from benchmarks.stream import Stream, stream
+from benchmarks.toy import twin
 from edge_agent import rig
-from edge_agent.adapters.releases import ReleaseStore, read_release, write_card
+from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.commands.demo import packaged_release
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.vault import Vault
@@ -42,7 +43,7 @@ def swap(count: int) -> dict[str, Any]:
         try:
             agent.ready()
             store = ReleaseStore(agent.state_dir, Vault(agent.state_dir))
-            digests = store.add(_twin(release, folder / "twin")).digest, store.current() or ""
+            digests = store.add(twin(release, folder / "twin", name="twin")).digest, store.current() or ""
             with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
                 sizes = _swapped(count, agent, store, digests, link, [window for _, window in pairs])
                 link.settle(60)
@@ -58,15 +59,6 @@ def swap(count: int) -> dict[str, Any]:
         "windows": len(link.record.sent),
         "lost": link.record.lost(),
     }
-
-
-def _twin(release: Path, folder: Path) -> Path:
-    """The same release under another name, and so with another digest."""
-    folder.mkdir()
-    for path in release.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    write_card(folder, read_release(release).card.model_copy(update={"name": "twin"}))
-    return folder
 
 
 def _swapped(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from edge_agent.adapters.releases import read_release, write_card
 from edge_agent.commands.train import train_release
 from edge_agent.core.dreams import DreamSettings
 from edge_agent.core.training import TrainingSettings
@@ -46,6 +48,15 @@ def dataset(seed: int = 0) -> Dataset:
     generator = np.random.default_rng(seed)
     train, validation, test = (split(count, generator) for count in (120, 30, 60))
     return Dataset("toy", CLASSES, CHANNELS, RATE_HZ, "m/s^2", "draw", train, validation, test)
+
+
+def twin(release: Path, folder: Path, **card: Any) -> Path:
+    """The same release but for some values of its card, and so with another digest."""
+    folder.mkdir(parents=True)
+    for path in release.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    write_card(folder, read_release(folder).card.model_copy(update=card))
+    return folder
 
 
 def release(folder: Path) -> Path:

@@ -197,10 +197,9 @@ class Agent:
 
     def _housekeep(self, now_s: float) -> None:
         self._tally.next_second()
-        with tolerant():
-            self._clock.keep()
-            self._masks.revive_wanted(self._config.gateway.state_dir)
-            self.forgetting.guard()
+        for duty in (self._clock.keep, self._revive, self.forgetting.guard):
+            with tolerant():
+                duty()
         self._notifier.send("WATCHDOG=1", f"STATUS={self._in_words()}")
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status()
@@ -209,6 +208,9 @@ class Agent:
         if self._new_config is not None:
             read, self._new_config = self._new_config, None
             self._reload(read)
+
+    def _revive(self) -> None:
+        self._masks.revive_wanted(self._config.gateway.state_dir)
 
     def _in_words(self) -> str:
         """What the agent is doing, for ``systemctl status``."""
@@ -225,18 +227,21 @@ class Agent:
             return
         try:
             self._store.forget_wish()  # first: a release that ended the process would do so at every start
-            self._live.adopt(self._store.get(wanted), self.forgetting.unwelcome())
+            self._live.adopt(self._store.get(wanted), self.forgetting.unwelcome(wanted))
         except (BrokenRelease, StorageFailed) as error:
             self._counters["releases_refused"] += 1
             log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
             with tolerant():
                 self._audit.append("release.refused", release=wanted, code=error.code, reason=error.reason)
+            if error.code == "E_ERASED":  # what was erased must not lie in the store
+                with tolerant():
+                    self._store.remove(wanted)
             return
         log.info("release.adopted", release=wanted[:12], reason="operator")
         try:
             self._audit.append("release.adopted", release=wanted, reason="operator")
             fit_cache(self._cache, self._live)
-            self.forgetting.release_adopted(self._live.card)
+            self.forgetting.release_adopted()
         except StorageFailed as error:
             self._tally.failed("cache_failures", "storage.failed", error.code, error.reason)
         self.publish_release()

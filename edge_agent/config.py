@@ -187,6 +187,7 @@ def read_password(path: Path | None) -> str | None:
         raise Misconfigured("E_CONFIG", f"mqtt.password_file {path} cannot be read or is empty") from error
 
 
+FIXED = ("forget.work_dir",)  # of RELOADABLE
 RELOADABLE = ("serving.max_abs", "cache.from_diagnosis", "cache.min_confidence", "logs.level", "forget.*")
 
 
@@ -202,4 +203,5 @@ def changed_keys(old: Config, new: Config) -> list[str]:
 
 def needs_restart(keys: list[str]) -> list[str]:
     """Those of ``keys`` that a running agent cannot take over."""
-    return [key for key in keys if key not in RELOADABLE and f"{key.split('.', maxsplit=1)[0]}.*" not in RELOADABLE]
+    taken = [key for key in keys if key in RELOADABLE or f"{key.split('.', maxsplit=1)[0]}.*" in RELOADABLE]
+    return [key for key in keys if key not in taken or key in FIXED]

@@ -26,12 +26,12 @@ from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.clock import Clock
 from edge_agent.config import Gateway
-from edge_agent.core.errors import BrokenRelease
+from edge_agent.core.errors import BrokenRelease, StorageFailed, Untrusted
 from edge_agent.files import remove, storage, write_atomically
 from edge_agent.jobs import Jobs
 from edge_agent.schemas.card import CARD, parse_card
 from edge_agent.schemas.messages import JobState
-from edge_agent.signing import Signer
+from edge_agent.signing import Signer, opened
 
 log = structlog.get_logger(__name__)
 
@@ -69,21 +69,22 @@ class Erasure:
         self._gateway, self._parts = gateway, parts
         self._folder = gateway.state_dir / "certificates"
 
-    def erase(self, state: JobState, live: Release, *, keep_parent: bool) -> bytes:
+    def erase(self, state: JobState, live: Release, spared: frozenset[str] = frozenset()) -> bytes:
         """Destroy everything that knew the classes of a command; returns the certificate.
+
+        Args:
+            spared: digests of releases that are kept, sealed, for a probation.
 
         Raises:
             StorageFailed: something may be left, or it could not be written down.
         """
         destroyed = [self._erase_windows(name, state) for name in state.classes]
-        on_disk = self._parts.jobs.clear()
+        on_disk = self._parts.jobs.clear() or state.on_disk
         destroyed.append(
             {"what": "job folder", "how": "overwritten and unlinked" if on_disk else "removed from memory"}
         )
-        if not keep_parent:
-            destroyed += self._destroy_releases(state.classes, live.digest)
-        event = "class.forgotten" if keep_parent else "class.erased"
-        return self._vouch(state, event, destroyed)
+        destroyed += self._destroy_releases(state, live.digest, spared)
+        return self._vouch(state, "class.forgotten" if spared else "class.erased", destroyed, live.digest)
 
     def end_probation(self, state: JobState, live: Release) -> bytes:
         """Destroy the parent that was kept; returns the new certificate.
@@ -91,12 +92,23 @@ class Erasure:
         Raises:
             StorageFailed: something may be left, or it could not be written down.
         """
-        return self._vouch(state, "class.erased", self._destroy_releases(state.classes, live.digest))
+        return self._vouch(state, "class.erased", self._destroy_releases(state, live.digest), live.digest)
 
     def certificate(self, state: JobState) -> bytes | None:
-        """The newest certificate of a command, if it has one."""
+        """The newest certificate of a command, if it has one.
+
+        Raises:
+            StorageFailed: it cannot be read, or is not as it was signed.
+        """
         path = self._path(state)
-        return path.read_bytes() if path.exists() else None
+        with storage("the certificate cannot be read"):
+            document = path.read_bytes() if path.exists() else None
+        try:
+            if document is not None:
+                opened(document, self._parts.signer.public)
+        except Untrusted as error:
+            raise StorageFailed("E_STORAGE", f"{path}: {error.reason}") from error
+        return document
 
     def withdraw(self, state: JobState) -> None:
         """Take a certificate back: its class is known again, for the parent came back during its probation.
@@ -113,21 +125,33 @@ class Erasure:
         count = state.metrics.get("windows_erased", {}).get(name, 0)
         return {"what": "cached windows", "class": name, "windows": count, "how": KEY_DESTROYED}
 
-    def _destroy_releases(self, classes: tuple[str, ...], live: str) -> list[dict[str, Any]]:
-        """Destroy every release that knows one of the classes, not only the parent; and those nobody can read."""
-        destroyed: list[dict[str, Any]] = []
+    def _destroy_releases(
+        self, state: JobState, live: str, spared: frozenset[str] = frozenset()
+    ) -> list[dict[str, Any]]:
+        """Destroy every release that knows one of the classes, not only the parent."""
+        doomed = {digest: knows for digest, knows in self._knowing(state, live).items() if digest not in spared}
+        for digest, knows in doomed.items():
+            self._parts.store.remove(digest)
+            log.info("release.destroyed", release=digest[:12], classes=knows)
+        before = state.release_before
+        if before is not None and before not in self._parts.store.digests():  # a crash may have come after it was gone
+            doomed.setdefault(before, sorted(state.classes))
+        return [
+            {"what": "release", "digest": digest, "knew": knows, "how": KEY_DESTROYED}
+            for digest, knows in doomed.items()
+        ]
+
+    def _knowing(self, state: JobState, live: str) -> dict[str, list[str]]:
+        """What the stored releases know of the classes of a command; one that nobody can read is taken to know all."""
+        known: dict[str, list[str]] = {}
         for digest in [one for one in self._parts.store.digests() if one != live]:
             try:
-                knows = sorted(set(self._parts.store.get(digest).card.living) & set(classes))
+                known[digest] = sorted(set(self._parts.store.get(digest).card.living) & set(state.classes))
             except BrokenRelease:
-                knows = sorted(classes)
-            if knows:
-                self._parts.store.remove(digest)
-                destroyed.append({"what": "release", "digest": digest, "knew": knows, "how": KEY_DESTROYED})
-                log.info("release.destroyed", release=digest[:12], classes=knows)
-        return destroyed
+                known[digest] = sorted(state.classes)
+        return {digest: knows for digest, knows in known.items() if knows}
 
-    def _vouch(self, state: JobState, event: str, destroyed: list[dict[str, Any]]) -> bytes:
+    def _vouch(self, state: JobState, event: str, destroyed: list[dict[str, Any]], live: str) -> bytes:
         audit = self._parts.audit
         before = [row for row in audit.rows if row["event"] in ERASING and row["content"].get("id") == state.id]
         # What was destroyed before: at the beginning of the probation, or before a crash that left nothing to destroy.
@@ -146,7 +170,7 @@ class Erasure:
                 "releases": {"before": state.release_before, "after": state.release_after},
                 "edit": dict(state.metrics),
                 "destroyed": destroyed,
-                "not_destroyed": self._left(state, event),
+                "not_destroyed": self._left(state, live),
                 "audit": {"n": head.n, "hash": head.hash},
             }
         )
@@ -155,11 +179,12 @@ class Erasure:
             write_atomically(self._path(state), document)
         return document
 
-    def _left(self, state: JobState, event: str) -> list[dict[str, Any]]:
+    def _left(self, state: JobState, live: str) -> list[dict[str, Any]]:
         """What may still know a class, for a certificate never says more than was done."""
-        left: list[dict[str, Any]] = []
-        if event == "class.forgotten":
-            left.append({"what": "release", "digest": state.release_before, "how": "kept sealed during its probation"})
+        left: list[dict[str, Any]] = [
+            {"what": "release", "digest": digest, "knows": knows, "how": "kept sealed during a probation"}
+            for digest, knows in self._knowing(state, live).items()
+        ]
         source = self._gateway.release
         if source is not None and (knows := _known(source) & set(state.classes)):
             words = "the folder that gateway.release names is not the agent's to write"

@@ -30,11 +30,12 @@ from edge_agent.jobs import Ended, News
 from edge_agent.live import LiveModel
 from edge_agent.masks import Masks
 from edge_agent.probation import Probation
-from edge_agent.schemas.card import MODEL, Card
+from edge_agent.schemas.card import MODEL
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.shadow import Shadow
 from edge_agent.signing import read_public_key
+from edge_agent.tally import tolerant
 
 log = structlog.get_logger(__name__)
 
@@ -102,9 +103,9 @@ class Forgetting:
         over = [one for one in self._journal.states() if one.name == name and (one.status == "failed" or one.revived)]
         return f"anonymous/{name}/{len(over) + 1}"  # with a character that no sender's id may have
 
-    def unwelcome(self) -> frozenset[str]:
+    def unwelcome(self, digest: str) -> frozenset[str]:
         """Erased classes that make a release unfit; none where it is served with them masked."""
-        return self._masks.unwelcome(self.settings)
+        return self._masks.unwelcome(self.settings, digest)
 
     @property
     def at_work(self) -> JobState | None:
@@ -115,8 +116,8 @@ class Forgetting:
         """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""
         self._masks.apply()
         try:
-            self.release_adopted(self._live.card)  # a crash may have come between
-            self._jobs.clear()
+            self.release_adopted()  # a crash may have come between
+            self._clear_jobs()
         except StorageFailed as error:
             log.error("storage.failed", code=error.code, reason=error.reason)
 
@@ -133,8 +134,7 @@ class Forgetting:
                 self._follow(self._jobs.poll())
             elif waiting := self._masks.unfinished():
                 self._go_on(waiting[0])
-            else:
-                self._probation.count(now_s)
+            self._probation.count(now_s)
         except StorageFailed as error:
             self._wait_until_s = now_s + STORAGE_WAIT_S
             log.error("storage.failed", code=error.code, reason=error.reason, next_try_s=STORAGE_WAIT_S)
@@ -144,22 +144,25 @@ class Forgetting:
         self._jobs.stop()
         with suppress(StorageFailed):  # then some of a probation counts again
             self._probation.count(time.monotonic(), keep_every_s=0.0)
+        with suppress(StorageFailed):  # the next start tries again
+            self._clear_jobs()
 
     def republish(self) -> None:
         """Announce the state of every command again: the newest of each set of classes is what stays retained."""
         newest = {state.name: state for state in self._journal.states()}
         for state in newest.values():
             self._publish.state(state)
-            # Nothing, where there is none, clears what the broker may have kept of one that was withdrawn.
-            self._publish.certificate(state.name, self._erasure.certificate(state) or b"")
+            with tolerant():  # of one that cannot be read the broker may keep a copy
+                # Nothing, where there is none, clears what the broker may have kept of one that was withdrawn.
+                self._publish.certificate(state.name, self._erasure.certificate(state) or b"")
 
-    def release_adopted(self, card: Card) -> None:
+    def release_adopted(self) -> None:
         """Another release went live by an operator's wish: what it brings back, within its probation, is undone.
 
         Raises:
             StorageFailed: some is as it was before.
         """
-        self._probation.undo(card, ADOPTED_AGAIN)
+        self._probation.undo(ADOPTED_AGAIN)
         self._masks.apply()
 
     def guard(self) -> None:
@@ -168,14 +171,18 @@ class Forgetting:
         Raises:
             StorageFailed: the release serves on, or some of it is left.
         """
-        self._probation.undo(self._live.card, ADOPTED_AGAIN)  # where the disk failed in the middle of going back
+        self._probation.undo(ADOPTED_AGAIN)  # where the disk failed in the middle of going back
         unhealthy, at_work = self._probation.unhealthy(), self.at_work
         if unhealthy is None or (at_work is not None and at_work.phase in ("committing", "erasing")):
+            return
+        state, complaint = unhealthy
+        parent = self._probation.parent(state, self.unwelcome(state.release_before or ""))
+        if parent is None:
             return
         if at_work is not None and at_work.attempts:
             self._jobs.stop()
             self._drop(at_work, JobFailed("E_INTERRUPTED", "the release that it began with was rolled back"))
-        self._probation.go_back(*unhealthy, self.unwelcome())
+        self._probation.go_back(parent, complaint)
 
     # Life of a command
 
@@ -231,9 +238,10 @@ class Forgetting:
             after = self._store.add(ended.result).digest
             phase: Phase = "shadowing" if self.settings.shadow_windows else "committing"
             state = replace(state, phase=phase, progress=0.98, release_before=self._live.release.digest)
-            state = self._journal.write(replace(state, release_after=after))
+            state = replace(state, release_after=after)
+            state = self._journal.write(state)
         except (BrokenRelease, StorageFailed) as error:
-            self._fail(state, error)
+            self._drop(state, error)
             return
         self._publish.state(state)
         self._go_on(state)
@@ -242,6 +250,10 @@ class Forgetting:
         """Let the candidate answer beside the live model, and judge it once enough windows have come."""
         assert state.release_after is not None
         settings, shadow = self.settings, self._live.shadow
+        if not settings.shadow_windows:  # the configuration was changed meanwhile
+            self._live.shadow = None
+            self._commit(self._journal.write(replace(state, phase="committing")))
+            return
         if shadow is None:
             try:
                 candidate = OnnxModel(self._store.get(state.release_after).read(MODEL), threads=1)
@@ -270,16 +282,17 @@ class Forgetting:
 
     def _commit(self, state: JobState) -> None:
         """From here on the command ends well, also after a crash: swap, then destroy."""
-        assert state.release_before is not None
-        assert state.release_after is not None
-        if self._live.release.digest != state.release_after:
+        before, after = state.release_before, state.release_after
+        assert before is not None
+        assert after is not None
+        if self._live.release.digest != after:
+            state = replace(state, usual_s=self._live.health.usual_s)
             try:
-                self._live.adopt(self._store.get(state.release_after), self.unwelcome())
+                self._live.adopt(self._store.get(after), self.unwelcome(after))
             except BrokenRelease as error:
                 self._drop(state, error)
                 return
-            before, after = state.release_before[:12], state.release_after[:12]
-            log.info("release.adopted", release=after, before=before, reason="forget", id=state.id)
+            log.info("release.adopted", release=after[:12], before=before[:12], reason="forget", id=state.id)
             self._publish.release()
         if state.phase == "committing":
             metrics = {**state.metrics, "windows_erased": self._counts(state.classes)}
@@ -291,8 +304,12 @@ class Forgetting:
         return {name: counts.get(name, 0) for name in classes}
 
     def _erase(self, state: JobState) -> None:
-        kept_s = self.settings.probation_s or None
-        certificate = self._erasure.erase(state, self._live.release, keep_parent=kept_s is not None)
+        kept_s, spared = self.settings.probation_s or None, frozenset[str]()
+        self._probation.count(time.monotonic(), keep_every_s=0.0)
+        if kept_s is not None:
+            parents = {one.release_before for one in self._journal.states() if one.kept_s is not None}
+            spared = frozenset(filter(None, parents | {state.release_before}))
+        certificate = self._erasure.erase(state, self._live.release, spared)
         final = replace(state, status="successful", phase="done", progress=1.0, kept_s=kept_s)
         final = self._journal.write(final)
         self._masks.apply()
@@ -307,6 +324,14 @@ class Forgetting:
         failed = replace(state, status="failed", code=error.code, reason=error.reason, eta_s=None)
         self._publish.state(self._journal.write(failed))
         self._masks.apply()
+        self._jobs.clear()
+
+    def _clear_jobs(self) -> None:
+        """Remove what is left of jobs; that some of it lay on a disk must stand in the certificate."""
+        if self._jobs.on_disk:
+            for state in self._masks.unfinished():
+                if state.attempts:
+                    self._journal.write(replace(state, on_disk=True))
         self._jobs.clear()
 
     def _state(self, id_: str) -> JobState:

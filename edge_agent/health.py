@@ -14,14 +14,9 @@ SLOW_S: Final = 0.02
 
 
 class Health:
-    """The newest windows of one live release.
+    """The newest windows of one live release."""
 
-    Args:
-        usual_s: the parent's median run time per window, if there was a parent.
-    """
-
-    def __init__(self, usual_s: float | None = None) -> None:
-        self._usual_s = usual_s
+    def __init__(self) -> None:
         self._bad: deque[bool] = deque(maxlen=JUDGED)
         self._runs_s: deque[float] = deque(maxlen=JUDGED)
 
@@ -36,14 +31,18 @@ class Health:
         """Median run time per window, once enough have come."""
         return median(self._runs_s) if len(self._runs_s) >= FEWEST else None
 
-    def complaint(self) -> str | None:
-        """What is wrong with the release, with value and limit, or None."""
+    def complaint(self, usual_s: float | None = None) -> str | None:
+        """What is wrong with the release, with value and limit, or None.
+
+        Args:
+            usual_s: the parent's median run time per window, if it is known.
+        """
         if len(self._bad) < FEWEST:
             return None
         share = sum(self._bad) / len(self._bad)
         if share > MOST_BAD:
             return f"{share:.0%} of the last {len(self._bad)} windows have no finite answer, at most {MOST_BAD:.0%} may"
-        now_s, usual_s = self.usual_s, self._usual_s
+        now_s = self.usual_s
         if now_s is not None and usual_s is not None and now_s > max(SLOW_S, MOST_SLOWER * usual_s):
             limit_ms = max(SLOW_S, MOST_SLOWER * usual_s) * 1000
             return f"a window takes {now_s * 1000:.1f} ms, the limit is {limit_ms:.1f} ms"

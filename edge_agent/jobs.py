@@ -104,6 +104,11 @@ class Jobs:
             self._running.child.end()
             self._running = None
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether a job's files lie on a disk."""
+        return self._workplace.used_disk()
+
     def clear(self) -> bool:
         """Remove what jobs left; whether some of it lay on a disk.
 

@@ -68,10 +68,13 @@ class LiveModel:
         """Make a verified release the live one: load it, test it, move ``current``, then replace the session.
 
         Raises:
-            BrokenRelease: it knows a class of ``unwelcome``, cannot run or fails its self-test; the old one stays live.
+            BrokenRelease: it knows a class of ``unwelcome``, or none that may be named, it cannot run or fails its
+                self-test; the old one stays live.
             StorageFailed: ``current`` could not be moved; the old one stays live.
         """
         refuse_erased(release, unwelcome)
+        if not set(release.card.living) - self._hidden:
+            raise BrokenRelease("E_ERASED", f"every class that release {release.digest[:12]} knows is hidden here")
         model = OnnxModel(release.read(MODEL), self._threads)
         self_test(model, release)
         windows = self_test_windows(release.card.channel_mean, release.card.channel_std, release.card.length)
@@ -84,7 +87,7 @@ class LiveModel:
 
     def forget_health(self) -> None:
         """Judge the live release by what comes from now on."""
-        self.health = Health(self.health.usual_s)
+        self.health = Health()
 
     def hide(self, names: frozenset[str]) -> None:
         """Mask these classes, besides the forgotten ones, from the next answer on."""

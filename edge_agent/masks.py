@@ -37,9 +37,11 @@ class Masks:
         """Classes that stay forgotten, whatever release is served."""
         return erased_classes(self._journal.states(), self._audit.rows, self._live.card)
 
-    def unwelcome(self, settings: Forget) -> frozenset[str]:
+    def unwelcome(self, settings: Forget, digest: str) -> frozenset[str]:
         """Erased classes that make a release unfit; none where it is served with them masked."""
-        return self.erased() if settings.known_again == "refuse" else frozenset()
+        if settings.known_again == "mask":
+            return frozenset()
+        return unwelcome(self.erased(), self._journal.states(), digest)
 
     def unfinished(self) -> list[JobState]:
         """Commands that have not ended, oldest first."""
@@ -59,10 +61,10 @@ class Masks:
         """
         wish = state_dir / REVIVE
         with storage("the wish cannot be read"):
-            name = wish.read_text() if wish.exists() else None
+            name = wish.read_bytes().decode(errors="replace") if wish.exists() else None
         if name is None:
             return
-        if name in self.erased():
+        if name in self.erased() - {name for state in self._journal.states() if state.kept_s for name in state.classes}:
             self._audit.append("class.revived", **{"class": name})
             for state in self._journal.states():
                 if state.status == "successful" and name in state.classes:
@@ -74,13 +76,25 @@ class Masks:
 
 
 def erased_classes(states: Iterable[JobState], rows: Iterable[Row] = (), live: Card | None = None) -> frozenset[str]:
-    """Tombstones: classes that were erased on this gateway, which no release may bring back.
+    """Tombstones: classes that were forgotten on this gateway, which no release may bring back.
 
-    The journal, the audit log and the live release each say so, and the loss of one brings no class back. A class whose
-    parent release is on probation does not count yet; one that an operator revived does not count any more.
+    The journal, the audit log and the live release each say so, and the loss of one brings no class back. One that an
+    operator revived does not count any more.
     """
     done = [state for state in states if state.status == "successful"]
-    names = set(live.forgotten if live else ()) - {name for state in done for name in state.revived}
+    erased, revived = audited(rows)
+    names = set(live.forgotten if live else ()) - revived - {name for state in done for name in state.revived}
     names |= {name for state in done for name in state.classes if name not in state.revived}
-    kept = {name for state in done if state.kept_s is not None for name in state.classes}
-    return frozenset((names | audited(rows)) - kept)
+    return frozenset(names | erased)
+
+
+def unwelcome(erased: frozenset[str], states: Iterable[JobState], digest: str) -> frozenset[str]:
+    """Of the erased classes those that make a release unfit.
+
+    A parent on probation may know the classes that were forgotten since: to be able to go back to it is what it is kept
+    for. No other release may.
+    """
+    kept = [state for state in states if state.kept_s is not None]
+    if digest not in {state.release_before for state in kept}:
+        return erased
+    return erased - {name for state in kept for name in state.classes}

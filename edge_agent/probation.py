@@ -13,11 +13,11 @@ from typing import Final
 import structlog
 
 from edge_agent.adapters.journal import Journal
+from edge_agent.adapters.releases import Release
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.erasure import Erasure, Parts, Publisher
-from edge_agent.live import LiveModel
+from edge_agent.live import LiveModel, refuse_erased
 from edge_agent.masks import Masks
-from edge_agent.schemas.card import Card
 from edge_agent.schemas.messages import JobState
 
 log = structlog.get_logger(__name__)
@@ -38,10 +38,14 @@ class Probation:
     def count(self, now_s: float, keep_every_s: float = KEPT_EVERY_S) -> None:
         """Destroy the parents whose time is over. Time is written down now and then, and counted while we run.
 
+        It is to be called right before another probation begins, with ``keep_every_s`` 0: none is charged for more.
+
         Raises:
             StorageFailed: something may be left, or it could not be written down.
         """
         passed_s, kept = now_s - self._counted_s, self._kept()
+        if not kept:
+            self._counted_s = now_s
         over = [state for state in kept if (state.kept_s or 0.0) <= passed_s]
         for state in over:
             certificate = self._erasure.end_probation(state, self._live.release)
@@ -57,10 +61,25 @@ class Probation:
     def unhealthy(self) -> tuple[JobState, str] | None:
         """The command whose release does badly while its parent is still kept, and what is wrong with it."""
         kept = [state for state in self._kept() if state.release_after == self._live.release.digest]
-        complaint = self._live.health.complaint() if kept else None
+        complaint = self._live.health.complaint(kept[0].usual_s) if kept else None
         return (kept[0], complaint) if complaint else None
 
-    def go_back(self, state: JobState, complaint: str, unwelcome: frozenset[str]) -> None:
+    def parent(self, state: JobState, unwelcome: frozenset[str]) -> Release | None:
+        """The release to go back to, or None if that cannot be; then a later complaint asks again.
+
+        Raises:
+            StorageFailed: the store cannot be read.
+        """
+        try:
+            release = self._store.get(state.release_before or "")
+            refuse_erased(release, unwelcome)
+        except BrokenRelease as error:
+            log.error("release.refused", release=str(state.release_before)[:12], code=error.code, reason=error.reason)
+            self._live.forget_health()
+            return None
+        return release
+
+    def go_back(self, parent: Release, complaint: str) -> None:
         """Adopt the parent again, and destroy the release that does badly.
 
         Raises:
@@ -68,28 +87,29 @@ class Probation:
         """
         bad = self._live.release.digest
         try:
-            self._live.adopt(self._store.get(state.release_before or ""), unwelcome)
+            self._live.adopt(parent)
         except BrokenRelease as error:
-            log.error("release.refused", release=str(state.release_before)[:12], code=error.code, reason=error.reason)
-            self._live.forget_health()  # and look again once as many windows have come
+            log.error("release.refused", release=parent.digest[:12], code=error.code, reason=error.reason)
+            self._live.forget_health()
             return
-        reason = f"live health: {complaint}"
-        log.error(
-            "release.adopted", release=self._live.release.digest[:12], before=bad[:12], reason=reason, id=state.id
-        )
-        self._audit.append("release.adopted", release=self._live.release.digest, reason=reason)
-        self.undo(self._live.card, reason)
-        self._store.remove(bad)
         self._publish.release()
+        reason = f"live health: {complaint}"
+        log.error("release.adopted", release=parent.digest[:12], before=bad[:12], reason=reason)
+        self.undo(reason)
+        self._audit.append("release.adopted", release=parent.digest, reason=reason)
+        self._store.remove(bad)
 
-    def undo(self, card: Card, reason: str) -> None:
-        """Another release went live: what it brings back, within its probation, was not forgotten after all.
+    def undo(self, reason: str) -> None:
+        """Take back what a parent on probation that is live again knows: it was not forgotten after all.
 
         Raises:
             StorageFailed: it is as it was before for some.
         """
-        for state in self._kept():
-            if set(state.classes) & set(card.living):
+        live, kept = self._live.release, self._kept()
+        if live.digest not in {state.release_before for state in kept}:
+            return
+        for state in kept:
+            if set(state.classes) & set(live.card.living):
                 undone = replace(state, status="failed", code="E_ROLLED_BACK", reason=reason, kept_s=None)
                 self._erasure.withdraw(state)
                 self._publish.certificate(state.name, b"")  # clears the retained one

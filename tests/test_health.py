@@ -25,10 +25,10 @@ LARGEST = 30.0  # samples of the toy data set stay far below
 
 
 def test_a_model_whose_answers_are_finite_and_as_fast_as_before_is_well() -> None:
-    health = Health(usual_s=0.001)
+    health = Health()
     for _ in range(JUDGED):
         health.note(1, 0, 0.0012)
-    assert health.complaint() is None
+    assert health.complaint(usual_s=0.001) is None
 
 
 @pytest.mark.parametrize("bad", [FEWEST // 8, FEWEST])
@@ -41,21 +41,21 @@ def test_a_model_without_finite_answers_is_complained_of_with_share_and_limit(ba
 
 
 def test_a_few_windows_prove_nothing() -> None:
-    health = Health(usual_s=0.001)
+    health = Health()
     health.note(0, FEWEST - 1, 10.0)
-    assert health.complaint() is None
+    assert health.complaint(usual_s=0.001) is None
 
 
 def test_a_model_that_is_much_slower_than_its_parent_is_complained_of() -> None:
-    health = Health(usual_s=0.010)
+    health = Health()
     health.note(FEWEST, 0, FEWEST * 0.041)
-    assert health.complaint() == "a window takes 41.0 ms, the limit is 40.0 ms"
+    assert health.complaint(usual_s=0.010) == "a window takes 41.0 ms, the limit is 40.0 ms"
 
 
 def test_a_model_is_not_slow_below_20_ms_whatever_its_parent_took() -> None:
-    health = Health(usual_s=0.0001)
+    health = Health()
     health.note(FEWEST, 0, FEWEST * 0.019)
-    assert health.complaint() is None
+    assert health.complaint(usual_s=0.0001) is None
 
 
 def test_only_the_newest_windows_count() -> None:

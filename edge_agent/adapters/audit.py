@@ -39,6 +39,8 @@ EVENTS: Final[dict[str, str]] = {
     "release.refused": "a release that an operator asked for was refused; release, code, reason",
 }
 
+# What is read again while the agent runs, and so kept in memory; the others are many.
+REMEMBERED: Final = frozenset({"audit.damaged", "class.erased", "class.forgotten", "class.revived"})
 REFUSALS_PER_HOUR: Final = 60  # that get a row of their own: a flood must not wear out the disk
 
 
@@ -56,6 +58,10 @@ class AuditLog:
     A torn last line, which no one was promised, is cut off and kept in ``audit.damaged``; a chain broken further up is
     gone on with, and stays broken for ``check``. Either is a row of its own.
 
+    Attributes:
+        rows: those that are read again; all of them are in the file.
+        head: the newest row.
+
     Raises:
         StorageFailed: it cannot be opened.
     """
@@ -68,8 +74,9 @@ class AuditLog:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._file, len(whole))
             sync_folder(path.parent)
-        self.rows = [row for line in whole.splitlines() if (row := _parsed(line)) is not None]
-        self.head = Head(self.rows[-1]["n"], self.rows[-1]["hash"]) if self.rows else Head()
+        rows = _believed(whole)
+        self.rows = [row for row in rows if row["event"] in REMEMBERED]
+        self.head = Head(rows[-1]["n"], rows[-1]["hash"]) if rows else Head()
         self._refused_s: list[float] = []
         self._refused_more = 0
         torn = len(content) - len(whole)
@@ -95,7 +102,8 @@ class AuditLog:
         row["hash"] = _hash(row)
         with storage("the audit log cannot be written"):
             append_durably(self._file, canonical(row) + b"\n")
-        self.rows.append(row)
+        if event in REMEMBERED:
+            self.rows.append(row)
         self.head = Head(row["n"], row["hash"])
         return self.head
 
@@ -149,21 +157,28 @@ def check(content: bytes, head: Head | None = None) -> int:
     return previous.n
 
 
-def erased_classes(rows: Iterable[Row]) -> frozenset[str]:
-    """Classes that were erased and not revived since."""
-    gone: set[str] = set()
+def erased_classes(rows: Iterable[Row]) -> tuple[frozenset[str], frozenset[str]]:
+    """Classes that were erased and not revived since, and those that were revived and not erased since."""
+    gone, back = set[str](), set[str]()
     for row in rows:
         if row["event"] == "class.erased":
-            gone.update(row["content"].get("classes", ()))
+            gone.update(row["content"]["classes"])
+            back.difference_update(row["content"]["classes"])
         elif row["event"] == "class.revived":
-            gone.discard(row["content"].get("class"))
-    return frozenset(gone)
+            gone.discard(row["content"]["class"])
+            back.add(row["content"]["class"])
+    return frozenset(gone), frozenset(back)
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a log that somebody else may be writing; none if there is no file."""
-    content = path.read_bytes() if path.exists() else b""
-    return [row for line in content.splitlines() if (row := _parsed(line)) is not None]
+    return _believed(path.read_bytes() if path.exists() else b"")
+
+
+def _believed(content: bytes) -> list[Row]:
+    """Rows that are as they were written; a damaged one must not tell which classes were erased."""
+    rows = (_parsed(line) for line in content.splitlines())
+    return [row for row in rows if row is not None and row["hash"] == _hash(row)]
 
 
 def _parsed(line: bytes) -> Row | None:

@@ -1,8 +1,8 @@
 """The journal of commands: one JSON line per change of state, fsynced before anything is promised.
 
 Each line starts with the CRC-32 of the rest, so that a torn or damaged line is seen, given up and kept aside; every
-other line stands for itself. The last sound line of each command is its state. The file is rewritten on opening, so
-it stays as long as there are commands.
+other line stands for itself. The last sound line of each command is its state. The file is rewritten on opening, and
+when it has grown, so it stays as long as there are commands.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import zlib
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from edge_agent.core.errors import Misconfigured
 from edge_agent.files import append_durably, storage, write_atomically
 from edge_agent.schemas.messages import JobState
+
+MOST_BYTES: Final = 1 << 20  # before it is compacted; it is at every start
 
 
 class Journal:
@@ -30,15 +32,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._states: dict[str, JobState] = {}
-        self.damaged_lines = 0
+        self.damaged_lines = self._compact_bytes = 0
         with storage("the journal cannot be opened"):
             whole = self._load(path.read_bytes()) if path.exists() else 0
-            try:
-                write_atomically(path, b"".join(map(_line, self._states.values())))
-            except OSError:  # a full disk must not keep the agent from serving: only cut off a torn last line
-                path.touch()
-                os.truncate(path, whole)
             self._file: IO[bytes] = path.open("ab", buffering=0)
+            try:
+                self._compact()
+            except OSError:  # a full disk must not keep the agent from serving: only cut off a torn last line
+                os.truncate(path, whole)
 
     def states(self) -> list[JobState]:
         """The state of every command, in order of acceptance."""
@@ -59,7 +60,19 @@ class Journal:
         with storage("the journal cannot be written"):
             append_durably(self._file.fileno(), _line(state))
         self._states[state.id] = state
+        if os.fstat(self._file.fileno()).st_size > max(MOST_BYTES, 2 * self._compact_bytes):
+            with suppress(OSError):  # it only grows on
+                self._compact()
         return state
+
+    def _compact(self) -> None:
+        """Write the newest state of each command, and nothing else."""
+        content = b"".join(map(_line, self._states.values()))
+        write_atomically(self._path, content)
+        self._compact_bytes = len(content)
+        file: IO[bytes] = self._path.open("ab", buffering=0)
+        self._file.close()
+        self._file = file
 
     def note(self, state: JobState) -> JobState:
         """Keep progress in memory only: after a crash the command starts its phase again anyway."""

@@ -7,6 +7,7 @@ that destroying the key destroys what the release knew (decision 0012).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -93,9 +94,14 @@ class ReleaseStore:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def digests(self) -> list[str]:
-        """Digests of all releases in the store, oldest first."""
-        found = [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        return [path.name for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))]
+        """Digests of all releases in the store, oldest first.
+
+        Raises:
+            StorageFailed: the store cannot be read.
+        """
+        with storage("the release store cannot be read"):
+            found = [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+            return [path.name for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))]
 
     def get(self, name: str) -> Release:
         """Verify and return the release with this digest, which may be shortened to 6 characters or more.
@@ -198,12 +204,21 @@ class ReleaseStore:
         return link.readlink().name if link.is_symlink() else None
 
     def _move_link(self, link: Path, name: str) -> None:
-        beside = link.with_name(f".{link.name}.new")
+        beside, before = link.with_name(f".{link.name}.new"), self._read_link(link)
         with storage(f"{link.name} cannot be moved"):
             beside.unlink(missing_ok=True)
             beside.symlink_to(Path("releases") / name)
             beside.replace(link)
-            sync_folder(link.parent)
+            try:
+                sync_folder(link.parent)
+            except OSError:  # who asked goes on as before, and so must the next start
+                with suppress(OSError):
+                    if before is None:
+                        link.unlink()
+                    else:
+                        beside.symlink_to(Path("releases") / before)
+                        beside.replace(link)
+                raise
 
 
 def _key(name: str) -> str:

@@ -27,8 +27,9 @@ class Workplace:
         self._disk = state_dir / "jobs"
         name = f"edge-agent-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]}"
         runtime = os.environ.get("RUNTIME_DIRECTORY")
-        roots = [configured] if configured else [*([Path(runtime.split(":")[0])] if runtime else []), SHARED_MEMORY]
-        self._memory = [root / name for root in roots]
+        usual = [*([Path(runtime.split(":")[0])] if runtime else []), SHARED_MEMORY]
+        self._memory = [root / name for root in ([configured] if configured else usual)]
+        self._all = {*self._memory, *(root / name for root in usual)}  # an earlier start may have been told otherwise
 
     def folder(self, name: str, needed_bytes: int) -> Path:
         """Where a job of this name and size goes; its parent is there.
@@ -49,6 +50,10 @@ class Workplace:
         """Whether a job folder is not in memory."""
         return folder.parent == self._disk
 
+    def used_disk(self) -> bool:
+        """Whether there are job folders that are not in memory."""
+        return self._disk.is_dir() and any(self._disk.iterdir())
+
     def clear(self) -> bool:
         """Remove every job folder, those of earlier starts too; whether one lay on the disk.
 
@@ -62,7 +67,7 @@ class Workplace:
             folders = list(self._disk.glob("*"))
             for folder in folders:
                 remove(folder)
-            for place in self._memory:
+            for place in self._all:
                 if place.is_dir() and _own(place):
                     remove(place)
         return bool(folders)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from edge_agent.adapters.audit import read_rows
 from edge_agent.adapters.journal import read_states
-from edge_agent.adapters.releases import Release, ReleaseStore
+from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.config import Config, read_config
 from edge_agent.core.errors import BrokenRelease, Refused
 from edge_agent.files import storage, write_atomically
 from edge_agent.live import refuse_erased
-from edge_agent.masks import REVIVE, erased_classes
+from edge_agent.masks import REVIVE, erased_classes, unwelcome
 from edge_agent.schemas.card import Card
 from edge_agent.vault import Vault, given_master_file
 
@@ -43,8 +43,9 @@ def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:
 
 def install(config: Config, store: ReleaseStore, folder: Path) -> Release:
     """Add a release and ask for it to be adopted: at once by a running agent, else by the next."""
+    _refuse(config, store, read_release(folder))  # before it is stored: what was erased must not lie there again
     release = store.add(folder)
-    ask(config, store, release)
+    store.want(release.digest)
     return release
 
 
@@ -54,11 +55,16 @@ def ask(config: Config, store: ReleaseStore, release: Release) -> None:
     Raises:
         BrokenRelease: ``E_ERASED``, it knows a class that was erased on this gateway.
     """
+    _refuse(config, store, release)
+    store.want(release.digest)
+
+
+def _refuse(config: Config, store: ReleaseStore, release: Release) -> None:
     current = store.current()
     live = store.get(current).card if current else None
     if config.forget.known_again == "refuse":
-        refuse_erased(release, tombstones(store.state_dir, live))
-    store.want(release.digest)
+        states = read_states(store.state_dir / "journal.jsonl")
+        refuse_erased(release, unwelcome(tombstones(store.state_dir, live), states, release.digest))
 
 
 def tombstones(state_dir: Path, live: Card | None = None) -> frozenset[str]:

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.jobs import Jobs
 from edge_agent.live import LiveModel, refuse_erased
-from edge_agent.masks import Masks, erased_classes
+from edge_agent.masks import Masks, erased_classes, unwelcome
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import Topics
@@ -77,7 +77,8 @@ def assemble(config: Config) -> Agent:
     live = LiveModel(store, config.serving.threads, config.serving.max_abs, config.serving.max_batch)
     erased = erased_classes(journal.states(), audit.rows)
     live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
-    _adopt_first(config, store, live, erased if config.forget.known_again == "refuse" else frozenset())
+    refused = erased if config.forget.known_again == "refuse" else frozenset[str]()
+    _adopt_first(config.gateway.release, store, live, lambda digest: unwelcome(refused, journal.states(), digest))
     limits = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
     budget = Budget(config.cache.bytes_per_day, time.monotonic)
     cache = WindowCache(state_dir / "cache", vault, *limits, budget, np.random.default_rng())
@@ -136,17 +137,20 @@ def _identity(vault: Vault) -> Signer:
         return signer
 
 
-def _adopt_first(config: Config, store: ReleaseStore, live: LiveModel, erased: frozenset[str]) -> None:
-    """Adopt the current release, else the newest in the store that can be used, else the configured one.
+def _adopt_first(
+    source: Path | None, store: ReleaseStore, live: LiveModel, unwelcome_in: Callable[[str], frozenset[str]]
+) -> None:
+    """Adopt the current release, else the one in the store that has forgotten most, else the configured one.
 
     The configured one comes last, and is not even copied if it knows an erased class: a restart must not bring back
     what was destroyed.
     """
     current, problems = store.current(), []
     others = [name for name in reversed(store.digests()) if name != current]
+    others.sort(key=lambda name: -_forgotten(store, name))  # by no clock: a child comes before its parent
     for name in ([current] if current else []) + others:
         try:
-            live.adopt(store.get(name), erased)
+            live.adopt(store.get(name), unwelcome_in(name))
         except BrokenRelease as error:
             log.error("release.refused", release=name[:12], code=error.code, reason=error.reason)
             problems.append(error)
@@ -154,16 +158,23 @@ def _adopt_first(config: Config, store: ReleaseStore, live: LiveModel, erased: f
             if current not in (None, name):
                 log.error("release.replaced", wanted=str(current)[:12], release=name[:12])
             return
-    source = config.gateway.release
     if source is not None:
-        refuse_erased(read_release(source), erased)
-        live.adopt(store.add(source), erased)
+        release = read_release(source)
+        refuse_erased(release, unwelcome_in(release.digest))
+        live.adopt(store.add(source), unwelcome_in(release.digest))
     elif problems:
         raise problems[0]
     else:
         raise BrokenRelease(
             "E_NO_RELEASE", f"{store.folder} is empty; train one (edge-agent train) and name it in gateway.release"
         )
+
+
+def _forgotten(store: ReleaseStore, name: str) -> int:
+    try:
+        return len(store.get(name).card.forgotten)
+    except BrokenRelease:
+        return -1
 
 
 @contextmanager

@@ -61,6 +61,8 @@ class JobState:
     release_before: str | None = None  # digests, once there is a release to commit
     release_after: str | None = None
     kept_s: float | None = None  # what is left of the parent's probation; only time in which the agent runs counts
+    usual_s: float | None = None  # median run time per window of the parent, before
+    on_disk: bool = False  # whether a job of it had its folder on a disk
     expires_at: str | None = None  # ISO 8601; not started later
     revived: tuple[str, ...] = ()  # classes that an operator allowed to come back
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +100,7 @@ def diagnosis(window: Window, answer: Answer, release: str, masked: Sequence[str
 def job_status(state: JobState) -> dict[str, Any]:
     """The retained status of a command."""
     content = asdict(state)
-    for key in ("digest", "attempts"):
+    for key in ("digest", "attempts", "usual_s", "on_disk"):
         del content[key]
     return content
 

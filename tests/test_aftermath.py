@@ -1,0 +1,274 @@
+"""What is left after forgetting: releases beside the parent, probations, tombstones, and what the certificate says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from benchmarks import toy
+from edge_agent.adapters.audit import AuditLog, read_rows
+from edge_agent.adapters.journal import Journal
+from edge_agent.adapters.releases import read_release
+from edge_agent.agent import Agent
+from edge_agent.clock import Clock
+from edge_agent.commands.local import LocalAgent
+from edge_agent.commands.run import assemble
+from edge_agent.config import Config, read_config
+from edge_agent.core.errors import BrokenRelease
+from edge_agent.erasure import Publisher
+from edge_agent.masks import erased_classes, unwelcome
+from edge_agent.schemas.messages import JobState
+from tests.plant import Plant, store_at, wait_until
+from tests.scripts import edge_agent
+
+Start = Callable[..., LocalAgent]
+WHINE = toy.CLASSES.index("whine")
+FORGET_S = 120.0
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """``assemble`` leaves the logging as it is; a test before may have set it up for a process."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+def row(event: str, **content: Any) -> dict[str, Any]:
+    return {"event": event, "content": content}
+
+
+def done(name: str, **more: Any) -> JobState:
+    return JobState(f"job-{name}", (name,), "d", "successful", "done", **more)
+
+
+# Tombstones
+
+
+def test_a_class_that_was_erased_stays_so_whatever_is_left_of_its_probation_in_the_journal() -> None:
+    """A crash between the audit log's row and the journal's left a class that a release could bring back."""
+    assert erased_classes([done("hum", kept_s=5.0)], [row("class.erased", id="job-hum", classes=["hum"])]) == {"hum"}
+
+
+def test_a_revival_counts_also_where_the_journal_is_lost(toy_release: Path) -> None:
+    live = read_release(toy_release).card.model_copy(update={"forgotten": ("hum",)})
+    rows = [row("class.erased", id="a", classes=["hum"]), row("class.revived", **{"class": "hum"})]
+    assert erased_classes([], rows[:1], live) == {"hum"}
+    assert erased_classes([], rows, live) == frozenset()
+
+
+def test_during_a_probation_only_the_parent_may_bring_the_class_back() -> None:
+    """Any release that knew the class could be adopted, and undid the forgetting."""
+    states = [done("hum", kept_s=5.0, release_before="parent", release_after="child"), done("whine")]
+    erased = erased_classes(states)
+    assert erased == {"hum", "whine"}
+    assert unwelcome(erased, states, "parent") == {"whine"}
+    assert unwelcome(erased, states, "another") == {"hum", "whine"}
+
+
+def test_a_damaged_row_tells_of_no_erasure(tmp_path: Path) -> None:
+    """One flipped bit in a name hid a living class, and no release was good enough for the agent to start."""
+    log = AuditLog(tmp_path / "audit.jsonl", Clock(tmp_path / "clock"))
+    log.append("class.erased", id="a", classes=["IF-1"])
+    log.close()
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"IF-1", b"IF-0"))
+    log = AuditLog(path, Clock(tmp_path / "clock"))
+    assert erased_classes([], log.rows) == erased_classes([], read_rows(path)) == frozenset()
+    log.close()
+
+
+def test_an_agent_remembers_few_rows_of_a_long_log(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl", Clock(tmp_path / "clock"))
+    for _ in range(50):
+        log.append("command.failed", id="a", classes=["hum"], code="E_GATE", reason="")
+    log.append("class.erased", id="a", classes=["hum"])
+    log.close()
+    again = AuditLog(tmp_path / "audit.jsonl", Clock(tmp_path / "clock"))
+    assert [one["event"] for one in again.rows] == ["class.erased"]
+    assert again.head.n == 51
+    again.close()
+
+
+# A state directory as agents leave it, taken up by an agent that talks to nobody
+
+
+def config_of(folder: Path, release: Path, more: str = "") -> Config:
+    text = f'[gateway]\nname = "toy"\nstate_dir = "state"\nrelease = "{release}"\n{more}'
+    (folder / "agent.toml").write_text(text)
+    (folder / "state").mkdir(exist_ok=True)
+    return read_config(folder / "agent.toml")
+
+
+def started(config: Config) -> Agent:
+    agent = assemble(config)
+    agent.forgetting.resume()
+    return agent
+
+
+def ended(agent: Agent) -> None:
+    agent._cache.close()
+    agent._audit.close()
+    agent.forgetting._journal.close()
+
+
+def on_probation(tmp_path: Path, toy_release: Path, **state: Any) -> tuple[str, str]:
+    """The toy release has forgotten "whine" and is kept; digests before and after."""
+    store = store_at(tmp_path / "state")
+    before = store.add(toy_release).digest
+    after = store.add(toy.twin(toy_release, tmp_path / "child", forgotten=("whine",), parent=before)).digest
+    store.set_current(after)
+    journal = Journal(tmp_path / "state" / "journal.jsonl")
+    journal.write(done("whine", **{"kept_s": 600.0, "release_before": before, "release_after": after, **state}))
+    journal.close()
+    return before, after
+
+
+def test_a_probation_is_not_charged_for_the_time_before_it_began(tmp_path: Path, toy_release: Path) -> None:
+    agent = started(config_of(tmp_path, toy_release))
+    probation, journal = agent.forgetting._probation, agent.forgetting._journal
+    start_s = probation._counted_s
+    probation.count(start_s + 900.0, keep_every_s=0.0)  # as it is right before the next line
+    journal.write(done("whine", kept_s=600.0, release_before="a", release_after="b"))
+    probation.count(start_s + 900.2)
+    assert [state.kept_s for state in journal.states()] == [600.0]
+    ended(agent)
+
+
+def test_a_crash_between_going_back_and_writing_it_down_is_made_good_at_the_start(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    before, _ = on_probation(tmp_path, toy_release)
+    store_at(tmp_path / "state").set_current(before)
+    agent = started(config_of(tmp_path, toy_release))
+    assert agent._live.release.digest == before
+    assert agent._live.masked == ()
+    assert [(state.status, state.code) for state in agent.forgetting._journal.states()] == [("failed", "E_ROLLED_BACK")]
+    ended(agent)
+
+
+def test_of_the_stored_releases_the_one_that_has_forgotten_most_replaces_a_broken_one(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """The newest by the wall clock did, so that an edit of 1970 gave way to its parent."""
+    _, after = on_probation(tmp_path, toy_release)
+    os.utime(tmp_path / "state" / "releases" / after, (0, 0))
+    (tmp_path / "state" / "current").unlink()
+    agent = started(config_of(tmp_path, toy_release))
+    assert agent._live.release.digest == after
+    ended(agent)
+
+
+def test_a_release_of_which_every_class_is_hidden_is_not_adopted(tmp_path: Path, toy_release: Path) -> None:
+    """Its first answer named nothing, and ended the agent at every start."""
+    agent = started(config_of(tmp_path, toy_release))
+    agent._live.hide(frozenset(toy.CLASSES))
+    with pytest.raises(BrokenRelease, match="every class that release"):
+        agent._live.adopt(agent._live.release)
+    ended(agent)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff"])
+def test_a_damaged_certificate_is_not_published_and_not_withdrawn(
+    tmp_path: Path, toy_release: Path, damage: bytes
+) -> None:
+    on_probation(tmp_path, toy_release, kept_s=None)
+    agent = started(config_of(tmp_path, toy_release))
+    path = agent.forgetting._erasure._path(agent.forgetting._journal.states()[0])
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(damage)
+    published: list[bytes] = []
+    publish = Publisher(lambda _: None, lambda _, document: published.append(document), lambda: None)
+    agent.forgetting._publish = publish
+    agent.forgetting.republish()
+    assert published == []
+    path.unlink()
+    agent.forgetting.republish()
+    assert published == [b""]
+    ended(agent)
+
+
+def test_a_wish_that_cannot_be_read_is_removed(tmp_path: Path, toy_release: Path) -> None:
+    agent = started(config_of(tmp_path, toy_release))
+    (tmp_path / "state" / "revive").write_bytes(b"\xff\xfe")
+    agent._housekeep(0.0)
+    assert not (tmp_path / "state" / "revive").exists()
+    ended(agent)
+
+
+# The process
+
+
+def final(plant: Plant) -> dict[str, Any] | None:
+    rows = [one for one in plant.find("unlearn/whine/status") if one["status"] in ("successful", "failed")]
+    return rows[-1] if rows else None
+
+
+def test_other_releases_that_know_the_class_do_not_outlive_it_behind_a_probation(
+    start_agent: Start, plant: Plant, toy_release: Path, tmp_path: Path
+) -> None:
+    """Only the parent was named by the certificate; an older release that knew the class lay beside it."""
+    agent = start_agent("[forget]\nprobation_s = 600")
+    store, parent = store_at(agent.state_dir), agent.live_release().digest
+    older = store.add(toy.twin(toy_release, tmp_path / "older", name="older")).digest
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    plant.raw("unlearn/whine", b"")
+    content = plant.expect("unlearn/whine/certificate", FORGET_S)["content"]
+    assert older in [one.get("digest") for one in content["destroyed"]]
+    assert [one.get("digest") for one in content["not_destroyed"]] == [parent, None]  # None: the folder it came from
+    assert store.digests() == [parent, content["releases"]["after"]]
+
+    another = store.add(toy.twin(toy_release, tmp_path / "another", name="another")).digest
+    store.want(another)
+    refused = wait_until(lambda: agent.events("release.refused"))
+    assert refused[0]["code"] == "E_ERASED"
+    wait_until(lambda: another not in store.digests())
+    assert final(plant)["status"] == "successful"  # type: ignore[index]
+
+
+def test_a_refused_release_leaves_nothing_of_an_erased_class_behind(
+    start_agent: Start, plant: Plant, toy_release: Path
+) -> None:
+    agent = start_agent()
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    plant.raw("unlearn/whine", b"")
+    plant.expect("unlearn/whine/certificate", FORGET_S)
+    done = edge_agent("releases", "install", toy_release, "--config", agent.config)
+    assert done.returncode == 1
+    assert "E_ERASED" in done.stderr
+    assert store_at(agent.state_dir).digests() == [agent.live_release().digest]
+
+
+def test_a_trial_that_is_switched_off_ends_with_the_new_model(start_agent: Start, plant: Plant) -> None:
+    agent = start_agent("[forget]\nshadow_windows = 1000")
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    plant.raw("unlearn/whine", b"")
+    plant.expect("unlearn/whine/status", FORGET_S, phase="shadowing")
+    agent.config.write_text(agent.config.read_text().replace("1000", "0"))
+    agent.process.send_signal(signal.SIGHUP)
+    assert wait_until(lambda: final(plant), FORGET_S)["status"] == "successful"
+
+
+def test_a_job_that_was_on_a_disk_before_a_crash_is_not_said_to_have_been_in_memory(
+    start_agent: Start, plant: Plant
+) -> None:
+    agent = start_agent()
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    plant.raw("unlearn/whine", b"")
+    wait_until(lambda: agent.events("job.started"))
+    agent.kill()
+    (agent.state_dir / "jobs" / "one").mkdir(parents=True)
+    (agent.state_dir / "jobs" / "one" / "windows.safetensors").write_bytes(b"windows")
+    agent.start()
+    certificates = wait_until(lambda: list(filter(None, plant.find("unlearn/whine/certificate"))), FORGET_S)
+    content = certificates[0]["content"]
+    assert {"how": "overwritten and unlinked", "what": "job folder"} in content["destroyed"]
+    states = [json.loads(line[9:]) for line in (agent.state_dir / "journal.jsonl").read_text().splitlines()]
+    assert states[-1]["on_disk"]
