@@ -8,7 +8,8 @@ QoS 1 (nothing is dropped; the broker holds back what is not acknowledged).
 
 Keys of the JSON object: capacity (windows per second), rate (offered), sent, answered and dropped (at QoS 0),
 unaccounted (of these, 0), lost (at QoS 1), refusal_s (how long an impossible command waited for its refusal meanwhile),
-rss_before_mib, rss_max_mib, bound_mib (in_flight windows of the largest size that is read).
+rss_before_mib, rss_max_mib, rss_after_mib (all answered, some seconds later), bound_mib (in_flight windows of the
+largest size that is read).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Load:
         self.answered: set[int] = set()
         self.counters: dict[str, int] = {}
         self.refused_s: float | None = None
-        self.sent = 0
+        self.sent = self.statuses = 0
         plant.subscribe([f"{BASE}/diagnosis/m1", f"{BASE}/status", f"{BASE}/unlearn/+/status"])
 
     def send(self, qos: int) -> None:
@@ -110,8 +111,14 @@ class Load:
                 self.answered.add(heard.content["seq"])
             elif heard.topic == f"{BASE}/status":
                 self.counters = heard.content.get("counters", {})
+                self.statuses += 1
             elif self.refused_s is None:
                 self.refused_s = time.monotonic() - self._asked_s
+
+    def listen_for_status(self) -> int:
+        """How many statuses have come."""
+        self.listen()
+        return self.statuses
 
 
 def overload(folder: Path, seconds: float) -> dict[str, Any]:
@@ -134,6 +141,9 @@ def overload(folder: Path, seconds: float) -> dict[str, Any]:
             load.offer(1, TIMES * capacity, seconds, lambda: sizes.append(agent.rss_mib()))
             last = load.sent
             wait_until(lambda: not _missing(load, before["last"], last), "all are answered", 20 * seconds)
+            heard = load.statuses
+            wait_until(lambda: load.listen_for_status() > heard + 1, "it has given back what it freed", 30)
+            sizes.append(agent.rss_mib())
     finally:
         agent.kill()
         broker.stop()
@@ -146,6 +156,7 @@ def overload(folder: Path, seconds: float) -> dict[str, Any]:
         "refusal_s": load.refused_s and round(load.refused_s, 3),
         "rss_before_mib": round(sizes[0], 1),
         "rss_max_mib": round(max(sizes), 1),
+        "rss_after_mib": round(sizes[-1], 1),
         "bound_mib": round(IN_FLIGHT * (raw_bytes + ENVELOPE_BYTES) / (1 << 20), 2),
     }
 

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from edge_agent import __version__, logs
+from edge_agent.adapters import heap
 from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.mqtt import Broker, Connected, Disconnected, Dropped, Message, PublishRefused
 from edge_agent.adapters.releases import ReleaseStore
@@ -203,6 +204,7 @@ class Agent:
         self._notifier.send("WATCHDOG=1", f"STATUS={self._in_words()}")
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status()
+            heap.give_back()
         if (wanted := self._store.wanted()) is not None:
             self._adopt_wanted(wanted)
         if self._new_config is not None:

@@ -1,0 +1,28 @@
+"""Memory that was freed goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from tests.scripts import run_script
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library cannot trim its heap")
+def test_what_a_burst_of_windows_took_is_given_back() -> None:
+    """A process that served for months would have stayed at the highest mark it ever reached."""
+    script = """
+from pathlib import Path
+from edge_agent.adapters import heap
+
+def rss_mib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+burst = [bytes(37_000) for _ in range(1000)]
+full, burst = rss_mib(), burst[::100]
+heap.give_back()
+print(full - rss_mib())
+"""
+    assert float(run_script(script)) > 20
