@@ -30,6 +30,7 @@ from edge_agent.vault import Vault
 BASE = "edge/bench"
 RATE_HZ = 20.0  # windows per second
 WARM_UP_S = 15.0
+SETTLED_S = 0.3  # after ``current`` has moved, the model before is still there for a moment
 SWAP_S = 20.0  # a swap that takes longer has failed
 
 
@@ -79,6 +80,7 @@ def _swapped(
         store.want(wanted)
         feed(SWAP_S, until=wanted)
         assert store.current() == wanted, f"swap {number + 1} did not happen"
+        feed(SETTLED_S)
         sizes.append(agent.rss_mib())
         if number % 20 == 19:
             print(f"  {number + 1:4d} swaps  {sizes[-1]:.1f} MiB", file=sys.stderr, flush=True)

@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 
 TURN_S: Final = 0.1  # longest wait for a message
 STATUS_EVERY_S: Final = 10.0
+GIVE_BACK_EVERY_S: Final = 10.0
 LONGEST_NAME: Final = 4096  # of a class list that is answered: a topic has at most 65,535 bytes
 
 
@@ -67,7 +68,7 @@ class Agent:
         self.forgetting: Forgetting  # set by the composition root: it announces through this object
         self._tally, self._counters, self._serving = tally, tally.counters, serving
         self._audit, self._clock, self._masks = audit, clock, masks
-        self._housekeeping_s = self._status_s = float("-inf")
+        self._housekeeping_s = self._status_s = self._given_back_s = float("-inf")
         self._stopping = self._online = False
         self._new_config: Callable[[], Config] | None = None
 
@@ -204,6 +205,8 @@ class Agent:
         self._notifier.send("WATCHDOG=1", f"STATUS={self._in_words()}")
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status()
+        if now_s >= self._given_back_s + GIVE_BACK_EVERY_S:
+            self._given_back_s = now_s
             heap.give_back()
         if (wanted := self._store.wanted()) is not None:
             self._adopt_wanted(wanted)

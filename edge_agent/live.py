@@ -7,6 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.adapters import heap
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.core.errors import BrokenRelease
@@ -84,6 +85,7 @@ class LiveModel:
         self._release, self._model = release, model
         self.forget_health()
         self.hide(self._hidden)
+        heap.give_back()  # what the model before held, and reading this one
 
     def forget_health(self) -> None:
         """Judge the live release by what comes from now on."""
