@@ -41,7 +41,9 @@ class Mqtt(_Section):
     port: int = Field(1883, ge=1, le=65535, description="the broker's port")
     base: str = Field("", pattern=r"^[^+#\x00]*$", description="base of all topics; empty: edge/<gateway.name>")
     protocol: Literal["auto", "5", "3.1.1"] = Field("auto", description="auto: MQTT 5, then 3.1.1")
-    client_id: str = Field("", max_length=128, description="empty: edge-agent-<gateway.name>")
+    client_id: str = Field(
+        "", max_length=128, description="empty: edge-agent-<gateway.name>; a second connection has -out behind it"
+    )
     username: str | None = Field(None, description="user name at the broker")
     password_file: Path | None = Field(None, description="file whose first line is the password")
     ca_file: Path | None = Field(None, description="CA certificates, PEM; turns TLS on")

@@ -161,8 +161,13 @@ def test_a_broker_that_refuses_diagnoses_does_not_make_the_agent_deaf(
         wait_until(lambda: agent.events("publish.refused"))
         plant.raw("unlearn/growl", b"")
         plant.expect("refused", code="E_CLASS")
+        wait_until(lambda: _refused(plant) >= 40, 40)
     agent.stop()
     assert agent.events("agent.stopped")[0]["publishes_refused"] >= 40  # some twice: this broker cuts the connection
+
+
+def _refused(plant: Plant) -> int:
+    return max((row["counters"].get("publishes_refused", 0) for row in plant.find("status", state="online")), default=0)
 
 
 def test_windows_that_were_damaged_on_the_disk_do_not_reach_the_job(start_agent: Start, plant: Plant) -> None:

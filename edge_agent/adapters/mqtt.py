@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import structlog
@@ -35,6 +35,8 @@ SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 CONNACK_S: Final = 10.0
 SHORT_LIFE_S: Final = 5.0  # a connection that ends sooner does not reset the back-off
 REFUSED_S, MOST_REFUSED = 60.0, 4096
+OUTWARD: Final = "-out"  # behind the client id, of the connection that the agent publishes by
+MOST_OUTWARD: Final = 65_535  # on their way at once: as many windows as come in, at most, and no packet of ours is held
 
 
 @dataclass(frozen=True)
@@ -111,24 +113,29 @@ class _Sent:
 
 
 class _Link:
-    """One connection: its paho client, and which receipt each published message answers.
+    """Two connections that live and end together: windows and commands come in by one, what we publish goes out by one.
+
+    A broker sends far more windows than we have room for (mosquitto 2.0.11 does not keep to Receive Maximum once it is
+    acknowledged to). Reading them is then held back, by TCP, and acknowledgements of what we publish would wait behind
+    them on the same connection.
 
     The PUBACK of a message may come before ``publish()`` has returned its id. Whoever comes second finds the other's
     entry, by ``setdefault``, which is atomic. A lock would deadlock: paho calls ``on_publish`` with the mutex held
     that ``publish()`` takes.
     """
 
-    def __init__(self, client: Client, refused: Callable[[str, str], None]) -> None:
-        self.client, self._refused = client, refused
+    def __init__(self, inward: Client, outward: Client, refused: Callable[[str, str], None]) -> None:
+        self.inward, self.outward, self._refused = inward, outward, refused
         self.waiting: dict[int, _Sent | ReasonCode] = {}  # by message id
         self.decided = threading.Event()  # the broker has accepted, refused or hung up
+        self.outward_decided = threading.Event()  # the same, of the outward connection alone
         self.accepted = self.session_present = self.too_new = self.choked = False
         self.lost = threading.Event()
-        client.on_publish = self._on_publish
+        outward.on_publish = self._on_publish
 
     def send(self, topic: str, payload: bytes, qos: int, receipt: Receipt | None, *, retain: bool) -> bool:
         """Publish; acknowledge ``receipt`` once the broker has acknowledged that."""
-        info = self.client.publish(topic, payload, qos, retain)
+        info = self.outward.publish(topic, payload, qos, retain)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
         if qos:
@@ -150,10 +157,17 @@ class _Link:
         if sent.receipt is not None:  # also of a refused diagnosis: left open, its window would block the stream
             sent.receipt.acknowledge()
 
+    def end(self) -> None:
+        """It cannot be used any more."""
+        self.lost.set()
+        self.outward_decided.set()
+        self.decided.set()
+
     def close(self) -> None:
-        """Send DISCONNECT if it is still up, and end paho's thread."""
-        self.client.disconnect()
-        self.client.loop_stop()
+        """Send DISCONNECT where it is still up, and end paho's threads."""
+        for client in (self.outward, self.inward):
+            client.disconnect()
+            client.loop_stop()
 
 
 class Broker:
@@ -243,17 +257,25 @@ class Broker:
         return "3.1.1" if protocol == "5" and link.too_new else "5"
 
     def _connect(self, protocol: str) -> _Link | None:
-        """Open a connection, or tell why it cannot be opened."""
+        """Open both connections, the outward one first, or tell why they cannot be opened."""
+        inward_at = self._address
+        outward_at = replace(inward_at, client_id=f"{inward_at.client_id}{OUTWARD}", session_expiry_s=0)
+        link = None
         try:
-            client = make_client(self._address, protocol)
-            client.will_set(self._will[0], self._will[1], qos=1, retain=True)
-            link = _Link(client, self._remember_refused)
+            link = _Link(make_client(inward_at, protocol), make_client(outward_at, protocol), self._remember_refused)
+            link.outward.will_set(self._will[0], self._will[1], qos=1, retain=True)
+            link.outward.max_inflight_messages_set(MOST_OUTWARD)
             self._listen(link, protocol)
-            connect(client, self._address, protocol)
+            connect(link.outward, outward_at, protocol)
+            link.outward.loop_start()
+            if link.outward_decided.wait(CONNACK_S) and not link.lost.is_set():
+                connect(link.inward, inward_at, protocol)
+                link.inward.loop_start()
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
-            self._door.tell(Disconnected(f"cannot connect to {self._address.host}:{self._address.port}: {error}"))
+            self._door.tell(Disconnected(f"cannot connect to {inward_at.host}:{inward_at.port}: {error}"))
+            if link is not None:
+                link.close()
             return None
-        client.loop_start()
         return link
 
     def _stay(self, link: _Link) -> None:
@@ -268,15 +290,7 @@ class Broker:
 
     def _listen(self, link: _Link, protocol: str) -> None:
         def on_connect(client: Client, _: Any, flags: ConnectFlags, reason: ReasonCode, __: Any) -> None:
-            if reason.is_failure:
-                link.too_new = reason == "Unsupported protocol version"
-                self._door.tell(Disconnected(f"the broker refuses the connection: {reason}"))
-                link.lost.set()
-            else:
-                client.subscribe([(topic, _options(protocol)) for topic in self._subscriptions])
-                self._link, link.accepted = link, True
-                link.session_present = bool(flags.session_present)
-            link.decided.set()
+            self._on_connack(link, protocol, client, flags, reason)
 
         def on_subscribe(_: Client, __: Any, ___: int, reasons: list[ReasonCode], ____: Any) -> None:
             if refused := [
@@ -286,21 +300,37 @@ class Broker:
             self._door.tell(Connected(protocol, link.session_present))
 
         def on_disconnect(_: Client, __: Any, flags: DisconnectFlags, reason: ReasonCode, ___: Any) -> None:
-            if self._link is link:
-                self._link = None
-            # paho hangs up on properties that the broker let pass, such as U+FEFF in a user property.
-            link.choked = reason == "Protocol error" and not flags.is_disconnect_packet_from_server and link.accepted
-            if not link.decided.is_set():
-                link.too_new = True  # it hung up on our CONNECT, as old brokers do with a version they do not know
-            if not link.lost.is_set():
-                self._door.tell(Disconnected(str(reason)))
-            link.lost.set()
+            self._on_disconnect(link, flags, reason)
+
+        for client in (link.inward, link.outward):
+            client.on_connect, client.on_disconnect = on_connect, on_disconnect
+        link.inward.on_subscribe = on_subscribe
+        link.inward.on_message = self._on_message
+
+    def _on_connack(self, link: _Link, protocol: str, client: Client, flags: ConnectFlags, reason: ReasonCode) -> None:
+        if reason.is_failure:
+            link.too_new = reason == "Unsupported protocol version"
+            self._door.tell(Disconnected(f"the broker refuses the connection: {reason}"))
+            link.end()
+        elif client is link.outward:
+            link.outward_decided.set()
+        else:
+            client.subscribe([(topic, _options(protocol)) for topic in self._subscriptions])
+            self._link, link.accepted = link, True
+            link.session_present = bool(flags.session_present)
             link.decided.set()
 
-        link.client.on_connect = on_connect
-        link.client.on_disconnect = on_disconnect
-        link.client.on_subscribe = on_subscribe
-        link.client.on_message = self._on_message
+    def _on_disconnect(self, link: _Link, flags: DisconnectFlags, reason: ReasonCode) -> None:
+        if self._link is link:
+            self._link = None
+        # paho hangs up on properties that the broker let pass, such as U+FEFF in a user property.
+        if reason == "Protocol error" and not flags.is_disconnect_packet_from_server and link.accepted:
+            link.choked = True
+        if not link.decided.is_set():
+            link.too_new = True  # it hung up on our CONNECT, as old brokers do with a version they do not know
+        if not link.lost.is_set():
+            self._door.tell(Disconnected(str(reason)))
+        link.end()
 
     def _on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
         try:
