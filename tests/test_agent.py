@@ -159,7 +159,7 @@ def test_a_message_that_the_client_cannot_read_does_not_stop_the_stream(
     plant.client.client.publish("edge/toy/windows/m1", b"x", qos=1, properties=properties)
     plant.expect("refused", code="E_SIZE")
     plant.answers(plant.feed(0, 10))
-    assert agent.events("message.unreadable")
+    assert agent.events("message.garbled")
 
 
 def test_labelled_windows_are_cached_and_a_later_label_caches_a_window_seen_before(

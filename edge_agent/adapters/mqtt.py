@@ -249,7 +249,7 @@ class Broker:
 
     def _next_protocol(self, protocol: str, link: _Link) -> str:
         if link.choked:  # the message would come again and again; without MQTT 5's properties it can be read
-            log.warning("message.unreadable", protocol=protocol, remedy="reconnecting with MQTT 3.1.1")
+            log.warning("message.garbled", protocol=protocol, remedy="reconnecting with MQTT 3.1.1")
             return "3.1.1"
         if self._address.protocol != "auto":
             return self._address.protocol
