@@ -204,11 +204,9 @@ class ReleaseStore:
         return link.readlink().name if link.is_symlink() else None
 
     def _move_link(self, link: Path, name: str) -> None:
-        beside, before = link.with_name(f".{link.name}.new"), self._read_link(link)
+        before = self._read_link(link)
         with storage(f"{link.name} cannot be moved"):
-            beside.unlink(missing_ok=True)
-            beside.symlink_to(Path("releases") / name)
-            beside.replace(link)
+            _point(link, name)
             try:
                 sync_folder(link.parent)
             except OSError:  # who asked goes on as before, and so must the next start
@@ -216,9 +214,15 @@ class ReleaseStore:
                     if before is None:
                         link.unlink()
                     else:
-                        beside.symlink_to(Path("releases") / before)
-                        beside.replace(link)
+                        _point(link, before)
                 raise
+
+
+def _point(link: Path, name: str) -> None:
+    beside = link.with_name(f".{link.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(Path("releases") / name)
+    beside.replace(link)
 
 
 def _key(name: str) -> str:

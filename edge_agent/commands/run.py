@@ -146,9 +146,7 @@ def _adopt_first(
     what was destroyed.
     """
     current, problems = store.current(), []
-    others = [name for name in reversed(store.digests()) if name != current]
-    others.sort(key=lambda name: -_forgotten(store, name))  # by no clock: a child comes before its parent
-    for name in ([current] if current else []) + others:
+    for name in _candidates(store, current):
         try:
             live.adopt(store.get(name), unwelcome_in(name))
         except BrokenRelease as error:
@@ -168,6 +166,14 @@ def _adopt_first(
         raise BrokenRelease(
             "E_NO_RELEASE", f"{store.folder} is empty; train one (edge-agent train) and name it in gateway.release"
         )
+
+
+def _candidates(store: ReleaseStore, current: str | None) -> Iterator[str]:
+    """The current release; only if that cannot be used are the others looked at."""
+    if current is not None:
+        yield current
+    others = [name for name in reversed(store.digests()) if name != current]
+    yield from sorted(others, key=lambda name: -_forgotten(store, name))  # by no clock: a child before its parent
 
 
 def _forgotten(store: ReleaseStore, name: str) -> int:
