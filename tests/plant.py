@@ -79,6 +79,12 @@ class Plant:
         found: list[dict[str, Any]] = wait_until(lambda: self.find(topic, **content), timeout_s)
         return found[0]
 
+    def final(self, classes: str = "whine", **content: Any) -> dict[str, Any] | None:
+        """The newest final status of a command, if there is one."""
+        rows = self.find(f"unlearn/{classes}/status", **content)
+        ended = [row for row in rows if row["status"] in ("successful", "failed")]
+        return ended[-1] if ended else None
+
     def answers(self, seqs: list[int], asset: str = "m1") -> list[dict[str, Any]]:
         """Wait for the diagnosis of every one of these windows; repeats are left out."""
         wanted = set(seqs)

@@ -5,40 +5,30 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from benchmarks import toy
 from edge_agent.adapters.audit import AuditLog, read_rows
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import read_release
-from edge_agent.agent import Agent
 from edge_agent.clock import Clock
 from edge_agent.commands.local import LocalAgent
-from edge_agent.commands.run import assemble
-from edge_agent.config import Config, read_config
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.erasure import Publisher
 from edge_agent.masks import erased_classes, unwelcome
 from edge_agent.schemas.messages import JobState
+from tests.offline import config_of, ended, quiet, started
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import edge_agent
 
 Start = Callable[..., LocalAgent]
 WHINE = toy.CLASSES.index("whine")
 FORGET_S = 120.0
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """``assemble`` leaves the logging as it is; a test before may have set it up for a process."""
-    structlog.reset_defaults()
-    yield
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures(quiet.__name__)
 
 
 def row(event: str, **content: Any) -> dict[str, Any]:
@@ -98,25 +88,6 @@ def test_an_agent_remembers_few_rows_of_a_long_log(tmp_path: Path) -> None:
 
 
 # A state directory as agents leave it, taken up by an agent that talks to nobody
-
-
-def config_of(folder: Path, release: Path, more: str = "") -> Config:
-    text = f'[gateway]\nname = "toy"\nstate_dir = "state"\nrelease = "{release}"\n{more}'
-    (folder / "agent.toml").write_text(text)
-    (folder / "state").mkdir(exist_ok=True)
-    return read_config(folder / "agent.toml")
-
-
-def started(config: Config) -> Agent:
-    agent = assemble(config)
-    agent.forgetting.resume()
-    return agent
-
-
-def ended(agent: Agent) -> None:
-    agent._cache.close()
-    agent._audit.close()
-    agent.forgetting._journal.close()
 
 
 def on_probation(tmp_path: Path, toy_release: Path, **state: Any) -> tuple[str, str]:
@@ -206,11 +177,6 @@ def test_a_wish_that_cannot_be_read_is_removed(tmp_path: Path, toy_release: Path
 # The process
 
 
-def final(plant: Plant) -> dict[str, Any] | None:
-    rows = [one for one in plant.find("unlearn/whine/status") if one["status"] in ("successful", "failed")]
-    return rows[-1] if rows else None
-
-
 def test_other_releases_that_know_the_class_do_not_outlive_it_behind_a_probation(
     start_agent: Start, plant: Plant, toy_release: Path, tmp_path: Path
 ) -> None:
@@ -230,7 +196,7 @@ def test_other_releases_that_know_the_class_do_not_outlive_it_behind_a_probation
     refused = wait_until(lambda: agent.events("release.refused"))
     assert refused[0]["code"] == "E_ERASED"
     wait_until(lambda: another not in store.digests())
-    assert final(plant)["status"] == "successful"  # type: ignore[index]
+    assert plant.final()["status"] == "successful"  # type: ignore[index]
 
 
 def test_a_refused_release_leaves_nothing_of_an_erased_class_behind(
@@ -253,7 +219,7 @@ def test_a_trial_that_is_switched_off_ends_with_the_new_model(start_agent: Start
     plant.expect("unlearn/whine/status", FORGET_S, phase="shadowing")
     agent.config.write_text(agent.config.read_text().replace("1000", "0"))
     agent.process.send_signal(signal.SIGHUP)
-    assert wait_until(lambda: final(plant), FORGET_S)["status"] == "successful"
+    assert wait_until(plant.final, FORGET_S)["status"] == "successful"
 
 
 def test_a_job_that_was_on_a_disk_before_a_crash_is_not_said_to_have_been_in_memory(

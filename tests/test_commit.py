@@ -106,13 +106,8 @@ def stock(plant: Plant, *labels: int) -> None:
 
 def forget(plant: Plant, name: str) -> dict[str, Any]:
     plant.raw(f"unlearn/{name}", b"")
-    rows: dict[str, Any] = wait_until(lambda: _final(plant, name), FORGET_S)
+    rows: dict[str, Any] = wait_until(lambda: plant.final(name), FORGET_S)
     return rows
-
-
-def _final(plant: Plant, name: str) -> dict[str, Any] | None:
-    ended = [row for row in plant.find(f"unlearn/{name}/status") if row["status"] in ("successful", "failed")]
-    return ended[-1] if ended else None
 
 
 def test_a_rollback_over_two_probations_undoes_both(start_agent: Start, plant: Plant, toy_release: Path) -> None:
@@ -138,7 +133,7 @@ def test_another_release_is_adopted_only_when_no_command_is_unfinished(
     plant.raw("unlearn/rattle", b"")
     plant.expect("unlearn/rattle/status", status="accepted")
     store_at(agent.state_dir).want(read_release(toy_release).digest)
-    ended = wait_until(lambda: [row for name in ("whine", "rattle") if (row := _final(plant, name))][1:], FORGET_S)
+    ended = wait_until(lambda: [row for name in ("whine", "rattle") if (row := plant.final(name))][1:], FORGET_S)
     assert ended[0]["status"] == "successful"
     wait_until(lambda: store_at(agent.state_dir).wanted() is None)
     assert agent.process.poll() is None

@@ -8,21 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from benchmarks import toy
 from edge_agent.adapters.releases import read_release
 from edge_agent.adapters.workplace import Workplace
-from edge_agent.agent import Agent
 from edge_agent.commands.local import LocalBroker, free_port
-from edge_agent.commands.run import assemble
-from edge_agent.config import Config, read_config
+from tests.offline import config_of, ended, quiet, started
 from tests.plant import plant_at, toy_agent
 
 WHINE = toy.CLASSES.index("whine")
 BLOCK = 512
 FLIPS = 12  # of each file
+pytestmark = pytest.mark.usefixtures(quiet.__name__)
 
 
 @pytest.fixture(scope="module")
@@ -60,29 +58,14 @@ def damages(content: bytes, seed: int) -> Iterator[bytes]:
         yield bytes(damaged)
 
 
-def config_of(folder: Path, release: Path) -> Config:
-    text = f'[gateway]\nname = "toy"\nstate_dir = "state"\nrelease = "{release}"\n[forget]\nknown_again = "mask"\n'
-    (folder / "agent.toml").write_text(text)
-    return read_config(folder / "agent.toml")
-
-
-def started(config: Config) -> Agent:
-    agent = assemble(config)
-    agent.forgetting.resume()
-    return agent
-
-
-def ended(agent: Agent) -> None:
-    agent._cache.close()
-    agent._audit.close()
-    agent.forgetting._journal.close()
+MASK = '[forget]\nknown_again = "mask"\n'
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_whatever_state_file_is_damaged_the_agent_starts_and_no_erased_class_comes_back(
     states: dict[str, Path], toy_release: Path, tmp_path: Path, when: str
 ) -> None:
-    config, state_dir = config_of(tmp_path, toy_release), tmp_path / "state"
+    config, state_dir = config_of(tmp_path, toy_release, MASK), tmp_path / "state"
     known = {read_release(toy_release).digest, *(path.name for path in (states[when] / "releases").iterdir())}
     names = [path.relative_to(states[when]) for path in sorted(states[when].rglob("*")) if path.is_file()]
     names = [name for name in names if not (states[when] / name.parts[0]).is_symlink() and name.name != "lock"]
@@ -119,19 +102,11 @@ def test_what_was_given_up_is_told(states: dict[str, Path], toy_release: Path, t
         content = (tmp_path / "state" / name).read_bytes()
         (tmp_path / "state" / name).write_bytes(b"\0" + content[1:])
         with capture_logs() as logs:
-            agent = started(config_of(tmp_path, toy_release))
+            agent = started(config_of(tmp_path, toy_release, MASK))
         assert event is None or event in [row["event"] for row in logs], name
         if event is None:
             assert agent._audit.rows[-1]["event"] == "audit.damaged"
         ended(agent)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """``assemble`` leaves the logging as it is; a test before may have set it up for a process."""
-    structlog.reset_defaults()
-    yield
-    structlog.reset_defaults()
 
 
 def test_a_damaged_live_release_is_replaced_by_the_configured_one(
@@ -141,7 +116,7 @@ def test_a_damaged_live_release_is_replaced_by_the_configured_one(
     live = (tmp_path / "state" / "current").resolve()
     (live / "model.onnx.sealed").write_bytes(b"")
     with capture_logs() as logs:
-        agent = started(config_of(tmp_path, toy_release))
+        agent = started(config_of(tmp_path, toy_release, MASK))
     assert "release.refused" in [row["event"] for row in logs]
     assert agent._live.release.digest == read_release(toy_release).digest
     ended(agent)

@@ -43,14 +43,8 @@ def stock(plant: Plant) -> None:
 def forget(plant: Plant, classes: str = "whine", **body: Any) -> dict[str, Any]:
     """Ask, and wait for the final status."""
     plant.raw(f"unlearn/{classes}", json.dumps(body).encode() if body else b"")
-    status: dict[str, Any] = wait_until(lambda: final(plant, classes, **body), FORGET_S)
+    status: dict[str, Any] = wait_until(lambda: plant.final(classes, **body), FORGET_S)
     return status
-
-
-def final(plant: Plant, classes: str = "whine", **content: Any) -> dict[str, Any] | None:
-    rows = plant.find(f"unlearn/{classes}/status", **content)
-    ended = [row for row in rows if row["status"] in ("successful", "failed")]
-    return ended[-1] if ended else None
 
 
 def current(agent: LocalAgent) -> Path:
@@ -122,7 +116,7 @@ def test_no_answer_names_the_class_from_acceptance_on(stocked: LocalAgent, plant
 
 def test_the_status_tells_phase_progress_and_numbers_so_far(stocked: LocalAgent, plant: Plant) -> None:
     plant.raw("unlearn/whine", b'{"id": "job-1", "reason": "wrong labels"}')
-    status = wait_until(lambda: final(plant, id="job-1"), FORGET_S)
+    status = wait_until(lambda: plant.final(id="job-1"), FORGET_S)
     rows = plant.find("unlearn/whine/status")
     phases = list(dict.fromkeys(row["phase"] for row in rows))
     assert phases[0] == "masked"
@@ -148,7 +142,7 @@ def test_windows_are_answered_while_the_job_runs_and_none_is_lost_at_the_swap(
 
     def feed_until_final() -> dict[str, Any] | None:
         seqs.extend(plant.feed(len(seqs) % 2, 5, seed=len(seqs)))
-        return final(plant)
+        return plant.final()
 
     assert wait_until(feed_until_final, FORGET_S)["status"] == "successful"
     answers = plant.answers(seqs + plant.feed(0, 5))
@@ -221,7 +215,7 @@ def test_a_retained_command_is_refused(stocked: LocalAgent, plant: Plant) -> Non
 
 def test_the_plant_wide_topic_reaches_the_gateway(stocked: LocalAgent, plant: Plant) -> None:
     plant.client.publish("unlearn/whine", b"")
-    assert wait_until(lambda: final(plant), FORGET_S)["status"] == "successful"
+    assert wait_until(plant.final, FORGET_S)["status"] == "successful"
 
 
 def test_several_classes_are_forgotten_in_one_run(stocked: LocalAgent, plant: Plant) -> None:
@@ -239,7 +233,7 @@ def test_a_killed_child_fails_the_command_and_the_old_model_names_the_class_agai
     plant.raw("unlearn/whine", b"")
     child = wait_until(lambda: job_processes(stocked))[0]
     os.kill(child, signal.SIGKILL)
-    status = wait_until(lambda: final(plant), FORGET_S)
+    status = wait_until(plant.final, FORGET_S)
     assert (status["status"], status["code"]) == ("failed", "E_CHILD")
     assert current(stocked) == before
     answers = plant.answers(plant.feed(WHINE, 10, seed=17))
@@ -261,7 +255,7 @@ def test_a_command_survives_a_killed_agent_and_runs_to_its_end(stocked: LocalAge
     child = wait_until(lambda: stocked.events("job.started"))[0]["pid"]
     stocked.kill()
     stocked.start()
-    status = wait_until(lambda: final(plant), FORGET_S)
+    status = wait_until(plant.final, FORGET_S)
     assert (status["status"], status["id"]) == ("successful", "tough")
     assert [row["attempt"] for row in stocked.events("job.started")] == [1, 2]
     wait_until(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(child))  # the orphan has ended too
@@ -275,9 +269,9 @@ def test_a_command_that_expires_while_it_waits_for_another_is_not_started(stocke
     soon = datetime.now(timezone.utc) + timedelta(seconds=2)
     plant.raw("unlearn/whine", b"")
     plant.raw(f"unlearn/{toy.CLASSES[WHINE - 1]}", json.dumps({"expires_at": soon.isoformat()}).encode())
-    ended = wait_until(lambda: final(plant, toy.CLASSES[WHINE - 1]), FORGET_S)
+    ended = wait_until(lambda: plant.final(toy.CLASSES[WHINE - 1]), FORGET_S)
     assert (ended["status"], ended["code"]) == ("failed", "E_EXPIRED")
-    assert final(plant)["status"] == "successful"  # type: ignore[index]
+    assert plant.final()["status"] == "successful"  # type: ignore[index]
     answers = plant.answers(plant.feed(WHINE - 1, 10, seed=21))
     assert toy.CLASSES[WHINE - 1] in {row["class"] for row in answers}  # the mask is lifted
 

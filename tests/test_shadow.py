@@ -92,11 +92,6 @@ def asked(plant: Plant) -> dict[str, Any]:
     return plant.expect("unlearn/whine/status", FORGET_S, phase="shadowing")
 
 
-def final(plant: Plant) -> dict[str, Any] | None:
-    ended = [row for row in plant.find("unlearn/whine/status") if row["status"] in ("successful", "failed")]
-    return ended[-1] if ended else None
-
-
 def test_a_candidate_that_agrees_on_live_windows_goes_live(start_agent: Start, plant: Plant) -> None:
     agent = start_agent("[forget]\nshadow_windows = 100\nshadow_agreement = 0.8")
     before = agent.live_release()
@@ -104,7 +99,7 @@ def test_a_candidate_that_agrees_on_live_windows_goes_live(start_agent: Start, p
     answers = plant.answers([seq for label in (0, 1) for seq in plant.feed(label, 49, seed=3)])
     assert {row["release"] for row in answers} == {before.digest}  # the candidate is not heard
     plant.answers(plant.feed(0, 20, seed=4))
-    status = wait_until(lambda: final(plant), FORGET_S)
+    status = wait_until(plant.final, FORGET_S)
     assert status["status"] == "successful", status
     assert status["metrics"]["shadow"]["windows"] >= 100
     assert status["metrics"]["shadow"]["agreement"] >= 0.8
@@ -120,7 +115,7 @@ def test_a_candidate_that_disagrees_is_destroyed_and_the_class_is_named_again(st
     pairs = [toy.windows(label, 150, chance) for label in (0, 1, WHINE, 3)]
     between = [(first + second) / 2 for first, second in ((pairs[0], pairs[1]), (pairs[2], pairs[3]))]
     plant.answers([plant.send(row) for rows in zip(*between, strict=True) for row in rows])  # on the border of classes
-    status = wait_until(lambda: final(plant), FORGET_S)
+    status = wait_until(plant.final, FORGET_S)
     assert (status["status"], status["code"]) == ("failed", "E_SHADOW")
     assert "limit 100.0%" in status["reason"]
     assert status["metrics"]["shadow"]["windows"] >= 40
@@ -139,7 +134,7 @@ def test_a_trial_that_was_cut_short_begins_anew_after_a_restart(start_agent: Sta
     agent.ready(times=2)
     wait_until(lambda: len(agent.events("shadow.started")) == 2)
     plant.answers(plant.feed(1, 80, seed=5))
-    status = wait_until(lambda: final(plant), FORGET_S)
+    status = wait_until(plant.final, FORGET_S)
     assert status["status"] == "successful", status
     assert status["metrics"]["shadow"]["by_class"].keys() == {"rattle"}  # none of before
     assert len(agent.events("job.started")) == 1
@@ -148,7 +143,7 @@ def test_a_trial_that_was_cut_short_begins_anew_after_a_restart(start_agent: Sta
 def test_a_trial_to_which_no_windows_come_ends_with_how_many_came(start_agent: Start, plant: Plant) -> None:
     start_agent("[forget]\nshadow_windows = 100\nshadow_s = 1.0")
     asked(plant)
-    status = wait_until(lambda: final(plant), FORGET_S)
+    status = wait_until(plant.final, FORGET_S)
     assert (status["status"], status["code"]) == ("failed", "E_SHADOW")
     assert "0 of 100 live windows came within 1 s" in status["reason"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,12 +47,6 @@ def wall(tmp_path: Path) -> Wall:
     return Wall(tmp_path / "wall")
 
 
-def final(plant: Plant, name: str = "whine", **content: Any) -> dict[str, Any] | None:
-    rows = plant.find(f"unlearn/{name}/status", **content)
-    ended = [row for row in rows if row["status"] in ("successful", "failed")]
-    return ended[-1] if ended else None
-
-
 def years(agent: LocalAgent) -> set[str]:
     """The years that the agent has lived in, by its log."""
     names = ("agent.started", "command.accepted", "job.started", "class.erased", "release.destroyed")
@@ -74,7 +67,7 @@ def test_windows_commands_jobs_and_probations_do_not_mind_what_the_wall_clock_do
     wall.set("@2010-01-01 00:00:00")  # 20 years into the job, whose limit is 100 s
     plant.answers(plant.feed(0, 5))
     wall.set("@1980-01-01 00:00:00")
-    status = wait_until(lambda: final(plant), FORGET_S)
+    status = wait_until(plant.final, FORGET_S)
     assert status["status"] == "successful", status
     wait_until(lambda: not (agent.state_dir / "releases" / parent).exists())  # after 3 s of running time
     wall.set("@2045-01-01 00:00:00")
