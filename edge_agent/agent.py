@@ -16,7 +16,7 @@ import structlog
 from edge_agent import __version__, logs
 from edge_agent.adapters import heap
 from edge_agent.adapters.audit import AuditLog
-from edge_agent.adapters.mqtt import Broker, Connected, Disconnected, Dropped, Message, PublishRefused
+from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.adapters.windows import WindowCache
@@ -28,6 +28,7 @@ from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.live import LiveModel
 from edge_agent.masks import Masks
+from edge_agent.mqtt_link import Connected, Disconnected, Dropped, Message, PublishRefused
 from edge_agent.schemas import messages
 from edge_agent.schemas.commands import id_of, parse_unlearn
 from edge_agent.schemas.topics import Topics

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from edge_agent.adapters import mqtt
-from edge_agent.adapters.mqtt import Message
+from edge_agent import mqtt_link
+from edge_agent.mqtt_link import Message
 
-Event = Message | mqtt.Event
+Event = Message | mqtt_link.Event
 
 
 class Inbox:
@@ -32,7 +32,7 @@ class Inbox:
             self._changed.notify_all()
             return True
 
-    def tell(self, event: mqtt.Event) -> None:
+    def tell(self, event: mqtt_link.Event) -> None:
         """Hand over an event about the connection."""
         with self._changed:
             self._first.append(event)

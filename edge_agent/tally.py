@@ -10,8 +10,9 @@ from typing import Final
 
 import structlog
 
-from edge_agent.adapters.mqtt import Broker, Message
+from edge_agent.adapters.mqtt import Broker
 from edge_agent.core.errors import EdgeAgentError, StorageFailed
+from edge_agent.mqtt_link import Message
 from edge_agent.schemas.messages import dump
 
 log = structlog.get_logger(__name__)

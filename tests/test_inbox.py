@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.adapters.mqtt import Connected, Disconnected, Message
 from edge_agent.inbox import Inbox
+from edge_agent.mqtt_link import Connected, Disconnected, Message
 
 LONG_S = 20.0  # no test waits this long unless it fails
 

@@ -8,7 +8,7 @@ Rules, each from something paho or a broker does:
 - A window is acknowledged when the broker has acknowledged its diagnosis. ``Receive Maximum`` bounds what is in flight.
 - The back-off between attempts is jittered, so that a plant's gateways do not return all at once.
 - An exception in a callback would end paho's thread while the process lives on: callbacks catch everything.
-- MQTT 5 first; a broker that refuses it, or hangs up on it, is tried with 3.1.1 next.
+- MQTT 5 first; a broker that refuses it, hangs up on it or does not answer is tried with 3.1.1 next.
 """
 
 from __future__ import annotations
@@ -17,157 +17,26 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Any, Final
 
 import structlog
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
-from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_agent.mqtt_client import BrokerAddress, connect, make_client
+from edge_agent.mqtt_link import Connected, Disconnected, Door, Dropped, Link, Message, PublishRefused, Receipt
 
 log = structlog.get_logger(__name__)
 
 HAND_OVER_S: Final = 2.0  # how long a message waits for room in the inbox
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-CONNACK_S: Final = 10.0
+CONNACK_S: Final = 5.0
 SHORT_LIFE_S: Final = 5.0  # a connection that ends sooner does not reset the back-off
 REFUSED_S, MOST_REFUSED = 60.0, 4096
 OUTWARD: Final = "-out"  # behind the client id, of the connection that the agent publishes by
 MOST_OUTWARD: Final = 65_535  # on their way at once: as many windows as come in, at most, and no packet of ours is held
-
-
-@dataclass(frozen=True)
-class Message:
-    """One MQTT message as it arrived, and the receipt with which it is acknowledged."""
-
-    topic: str
-    payload: bytes = field(repr=False)
-    retained: bool
-    received_s: float  # monotonic
-    receipt: Receipt | None = None
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """Names one delivery on one connection; on another connection it acknowledges nothing."""
-
-    client: Client
-    message_id: int
-    qos: int
-
-    def acknowledge(self) -> None:
-        """Tell the broker that the message is done with."""
-        if self.qos:
-            self.client.ack(self.message_id, self.qos)
-
-
-@dataclass(frozen=True)
-class Connected:
-    """The broker accepted the connection; retained topics must be published again."""
-
-    protocol: str
-    session_present: bool
-
-
-@dataclass(frozen=True)
-class Disconnected:
-    """The connection ended or could not be made."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class PublishRefused:
-    """The broker refused a publish, by its ACL or quota."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A QoS 0 message found no room."""
-
-
-Event = Connected | Disconnected | PublishRefused | Dropped
-
-
-class Door(Protocol):
-    """Where the paho thread hands over (the inbox)."""
-
-    def put(self, message: Message, *, first: bool, timeout_s: float) -> bool:
-        """Hand over a message; False if there was no room in time."""
-
-    def tell(self, event: Event) -> None:
-        """Hand over an event about the connection."""
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """A publish that the broker has not acknowledged yet."""
-
-    topic: str
-    receipt: Receipt | None
-
-
-class _Link:
-    """Two connections that live and end together: windows and commands come in by one, what we publish goes out by one.
-
-    A broker sends far more windows than we have room for (mosquitto 2.0.11 does not keep to Receive Maximum once it is
-    acknowledged to). Reading them is then held back, by TCP, and acknowledgements of what we publish would wait behind
-    them on the same connection.
-
-    The PUBACK of a message may come before ``publish()`` has returned its id. Whoever comes second finds the other's
-    entry, by ``setdefault``, which is atomic. A lock would deadlock: paho calls ``on_publish`` with the mutex held
-    that ``publish()`` takes.
-    """
-
-    def __init__(self, inward: Client, outward: Client, refused: Callable[[str, str], None]) -> None:
-        self.inward, self.outward, self._refused = inward, outward, refused
-        self.waiting: dict[int, _Sent | ReasonCode] = {}  # by message id
-        self.decided = threading.Event()  # the broker has accepted, refused or hung up
-        self.outward_decided = threading.Event()  # the same, of the outward connection alone
-        self.accepted = self.session_present = self.too_new = self.choked = False
-        self.lost = threading.Event()
-        outward.on_publish = self._on_publish
-
-    def send(self, topic: str, payload: bytes, qos: int, receipt: Receipt | None, *, retain: bool) -> bool:
-        """Publish; acknowledge ``receipt`` once the broker has acknowledged that."""
-        info = self.outward.publish(topic, payload, qos, retain)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            return False
-        if qos:
-            sent = _Sent(topic, receipt)
-            reason = self.waiting.setdefault(info.mid, sent)
-            if isinstance(reason, ReasonCode):
-                self._done(info.mid, sent, reason)
-        return True
-
-    def _on_publish(self, _: Client, __: Any, mid: int, reason: ReasonCode, ___: Any) -> None:
-        sent = self.waiting.setdefault(mid, reason)
-        if isinstance(sent, _Sent):
-            self._done(mid, sent, reason)
-
-    def _done(self, mid: int, sent: _Sent, reason: ReasonCode) -> None:
-        del self.waiting[mid]
-        if reason.is_failure:
-            self._refused(sent.topic, str(reason))
-        if sent.receipt is not None:  # also of a refused diagnosis: left open, its window would block the stream
-            sent.receipt.acknowledge()
-
-    def end(self) -> None:
-        """It cannot be used any more."""
-        self.lost.set()
-        self.outward_decided.set()
-        self.decided.set()
-
-    def close(self) -> None:
-        """Send DISCONNECT where it is still up, and end paho's threads."""
-        for client in (self.outward, self.inward):
-            client.disconnect()
-            client.loop_stop()
 
 
 class Broker:
@@ -190,7 +59,7 @@ class Broker:
     ) -> None:
         self._address, self._subscriptions, self._door = address, subscriptions, door
         self._first, self._will, self._chance = first, will, chance
-        self._link: _Link | None = None  # the one that the broker has accepted
+        self._link: Link | None = None  # the one that the broker has accepted
         self._refused_until_s: dict[str, float] = {}  # topics that the broker's ACL forbids
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name="broker", daemon=True)
@@ -247,7 +116,7 @@ class Broker:
             self._stopping.wait(wait_s * self._chance.uniform(0.5, 1.5))
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
-    def _next_protocol(self, protocol: str, link: _Link) -> str:
+    def _next_protocol(self, protocol: str, link: Link) -> str:
         if link.choked:  # the message would come again and again; without MQTT 5's properties it can be read
             log.warning("message.garbled", protocol=protocol, remedy="reconnecting with MQTT 3.1.1")
             return "3.1.1"
@@ -256,21 +125,22 @@ class Broker:
         # Back to 5 after each 3.1.1: it may be another broker by now.
         return "3.1.1" if protocol == "5" and link.too_new else "5"
 
-    def _connect(self, protocol: str) -> _Link | None:
+    def _connect(self, protocol: str) -> Link | None:
         """Open both connections, the outward one first, or tell why they cannot be opened."""
         inward_at = self._address
         outward_at = replace(inward_at, client_id=f"{inward_at.client_id}{OUTWARD}", session_expiry_s=0)
         link = None
         try:
-            link = _Link(make_client(inward_at, protocol), make_client(outward_at, protocol), self._remember_refused)
+            link = Link(make_client(inward_at, protocol), make_client(outward_at, protocol), self._remember_refused)
             link.outward.will_set(self._will[0], self._will[1], qos=1, retain=True)
             link.outward.max_inflight_messages_set(MOST_OUTWARD)
             self._listen(link, protocol)
             connect(link.outward, outward_at, protocol)
             link.outward.loop_start()
-            if link.outward_decided.wait(CONNACK_S) and not link.lost.is_set():
+            if self._in_time(link, link.outward_decided) and not link.lost.is_set():
                 connect(link.inward, inward_at, protocol)
                 link.inward.loop_start()
+                self._in_time(link, link.decided)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
             self._door.tell(Disconnected(f"cannot connect to {inward_at.host}:{inward_at.port}: {error}"))
             if link is not None:
@@ -278,17 +148,23 @@ class Broker:
             return None
         return link
 
-    def _stay(self, link: _Link) -> None:
+    def _in_time(self, link: Link, decided: threading.Event) -> bool:
+        """Wait for the broker's answer to a CONNECT; a broker that gives none has no use for the link."""
+        if decided.wait(CONNACK_S):
+            return True
+        self._door.tell(Disconnected(f"no CONNACK within {CONNACK_S:g} s"))
+        link.too_new = True  # it may wait for the rest of a packet that it reads as another version's
+        link.end()
+        return False
+
+    def _stay(self, link: Link) -> None:
         """Wait until the connection ends."""
-        if not link.decided.wait(CONNACK_S):
-            self._door.tell(Disconnected(f"no CONNACK within {CONNACK_S:g} s"))
-            link.lost.set()
         while not link.lost.wait(1.0) and not self._stopping.is_set():
             pass
         self._link = None
         link.close()
 
-    def _listen(self, link: _Link, protocol: str) -> None:
+    def _listen(self, link: Link, protocol: str) -> None:
         def on_connect(client: Client, _: Any, flags: ConnectFlags, reason: ReasonCode, __: Any) -> None:
             self._on_connack(link, protocol, client, flags, reason)
 
@@ -307,7 +183,7 @@ class Broker:
         link.inward.on_subscribe = on_subscribe
         link.inward.on_message = self._on_message
 
-    def _on_connack(self, link: _Link, protocol: str, client: Client, flags: ConnectFlags, reason: ReasonCode) -> None:
+    def _on_connack(self, link: Link, protocol: str, client: Client, flags: ConnectFlags, reason: ReasonCode) -> None:
         if reason.is_failure:
             link.too_new = reason == "Unsupported protocol version"
             self._door.tell(Disconnected(f"the broker refuses the connection: {reason}"))
@@ -320,7 +196,7 @@ class Broker:
             link.session_present = bool(flags.session_present)
             link.decided.set()
 
-    def _on_disconnect(self, link: _Link, flags: DisconnectFlags, reason: ReasonCode) -> None:
+    def _on_disconnect(self, link: Link, flags: DisconnectFlags, reason: ReasonCode) -> None:
         if self._link is link:
             self._link = None
         # paho hangs up on properties that the broker let pass, such as U+FEFF in a user property.
