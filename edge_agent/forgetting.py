@@ -24,8 +24,9 @@ from edge_agent import acceptance
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.config import Config, Forget
-from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, Refused, StorageFailed
+from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.erasure import Erasure, Parts, Publisher
+from edge_agent.intake import Intake
 from edge_agent.jobs import Ended, News
 from edge_agent.live import LiveModel
 from edge_agent.masks import Masks
@@ -34,7 +35,6 @@ from edge_agent.schemas.card import MODEL
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.shadow import Shadow
-from edge_agent.signing import read_public_key
 from edge_agent.tally import tolerant
 
 log = structlog.get_logger(__name__)
@@ -54,8 +54,7 @@ class Forgetting:
         self._journal, self._live, self._publish = journal, live, publish
         self._store, self._cache, self._jobs = parts.store, parts.cache, parts.jobs
         self._audit, self._clock, self._signer = parts.audit, parts.clock, parts.signer
-        self._gateway, self._signed = config.gateway.name, config.commands.signed
-        self._keys = {name: read_public_key(path) for name, path in config.commands.keys.items()}
+        self._intake = Intake(config, journal, live, masks, parts)
         self._erasure = Erasure(config.gateway, parts)
         self._masks = masks
         self._probation = Probation(journal, live, self._masks, parts, self._erasure, publish)
@@ -68,26 +67,7 @@ class Forgetting:
             Refused: with the code that says why.
             StorageFailed: it could not be recorded, so nothing was promised.
         """
-        acceptance.check_origin(command, self._gateway, self._keys, signed=self._signed)
-        id_ = command.id or self._anonymous_id(command.name)
-        known = self._journal.get(id_)
-        if known is not None:
-            if command.id is not None and known.digest != command.digest:
-                raise Refused("E_SAME_ID", f"id {id_!r} belongs to another command, for {known.name}")
-            return known
-        now, cached = self._clock.latest(), self._cache.counts()
-        acceptance.check(
-            command, self._live.card, self._masks.unfinished(), cached, self.settings, now, self._masks.erased()
-        )
-        about = {"digest": command.digest, "key": command.key, "reason": command.reason}
-        self._audit.append("command.accepted", id=id_, classes=list(command.classes), **about)
-        state = JobState(id_, command.classes, command.digest, "accepted", "masked")
-        if command.expires_at is not None:
-            state = replace(state, expires_at=command.expires_at.isoformat())
-        state = self._journal.write(state)
-        self._masks.apply()
-        log.info("command.accepted", id=id_, classes=command.classes, reason=command.reason)
-        return state
+        return self._intake.accept(command, self.settings)
 
     def credentials(self) -> dict[str, object]:
         """What others need to check what this gateway says: its public key, the audit log's head, its clock's state."""
@@ -97,11 +77,6 @@ class Forgetting:
             "audit": {"n": head.n, "hash": head.hash},
             "clock": self._clock.now().document(),
         }
-
-    def _anonymous_id(self, name: str) -> str:
-        """A command without id means "see to it that this is forgotten": it is new after a failure or a revival."""
-        over = [one for one in self._journal.states() if one.name == name and (one.status == "failed" or one.revived)]
-        return f"anonymous/{name}/{len(over) + 1}"  # with a character that no sender's id may have
 
     def unwelcome(self, digest: str) -> frozenset[str]:
         """Erased classes that make a release unfit; none where it is served with them masked."""

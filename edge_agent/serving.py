@@ -10,12 +10,13 @@ from typing import Final
 import numpy as np
 
 from edge_agent.adapters.mqtt import Broker
-from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.adapters.windows import WindowCache
 from edge_agent.config import Cache
 from edge_agent.core.errors import BrokenRelease, Refused, StorageFailed
 from edge_agent.core.types import Window
 from edge_agent.live import LiveModel
 from edge_agent.mqtt_link import Message
+from edge_agent.reservoir import Source
 from edge_agent.schemas import messages
 from edge_agent.schemas.commands import parse_label
 from edge_agent.schemas.topics import Topics

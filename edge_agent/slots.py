@@ -11,6 +11,7 @@ it opens with the file's key alone. ``rekey`` therefore copies a file under a ne
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -77,8 +78,14 @@ class SlotFile:
         start = slot * self.slot_bytes + self._header_bytes
         return self._open(slot, "body", start, self.slot_bytes - self._header_bytes)
 
-    def write(self, slot: int, header: bytes, body: bytes) -> int:
-        """Fill a slot; returns how many bytes went to the disk.
+    def page_bytes(self, slot: int) -> int:
+        """What a write of this slot sends to the disk: the kernel writes whole pages."""
+        first = slot * self.slot_bytes // mmap.PAGESIZE
+        last = ((slot + 1) * self.slot_bytes - 1) // mmap.PAGESIZE
+        return (last - first + 1) * mmap.PAGESIZE
+
+    def write(self, slot: int, header: bytes, body: bytes) -> None:
+        """Fill a slot.
 
         Raises:
             OSError: the slot is as before, or empty.
@@ -88,7 +95,6 @@ class SlotFile:
         if os.pwrite(self._descriptor, content, slot * self.slot_bytes) != len(content):
             raise OSError(28, "the disk is full", str(self._path))
         self.count = max(self.count, slot + 1)
-        return len(content)
 
     def clear(self, slot: int) -> None:
         """Overwrite a slot."""

@@ -15,9 +15,10 @@ from benchmarks import toy
 from edge_agent.adapters import job_folder
 from edge_agent.adapters.journal import Journal, read_states
 from edge_agent.adapters.releases import Release, read_release
-from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.adapters.windows import WindowCache
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.core.types import Window
+from edge_agent.reservoir import Source
 from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.vault import Vault
 from tests.plant import Plant, plant_at, store_at, toy_agent, unlimited, wait_until

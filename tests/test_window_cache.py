@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edge_agent.adapters.windows import Source
 from edge_agent.files import size_of
+from edge_agent.reservoir import Source
 from tests.cache_kit import (
     CLASSES,
     SHAPE,

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.adversity import crashes
-from edge_agent.adapters.windows import Source, WindowCache
+from edge_agent.adapters.windows import WindowCache
 from edge_agent.core.errors import StorageFailed
 from edge_agent.core.types import Window
 from edge_agent.files import size_of
+from edge_agent.reservoir import Source
 from edge_agent.vault import Vault
 from tests.cache_kit import (
     CLASSES,
@@ -170,7 +171,7 @@ def test_a_full_disk_is_reported_and_the_cache_goes_on(tmp_path: Path) -> None:
     script = f"""
 import resource
 from pathlib import Path
-from edge_agent.adapters.windows import Source
+from edge_agent.reservoir import Source
 from benchmarks.adversity import crashes
 from edge_agent.core.errors import StorageFailed, StorageFailed
 from tests.cache_kit import open_cache, seqs_of, window_of

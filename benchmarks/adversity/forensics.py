@@ -14,8 +14,8 @@ from pathlib import Path
 import safetensors.numpy
 
 from edge_agent.adapters.releases import SEALED, Release
-from edge_agent.adapters.windows import HEADER_BYTES
 from edge_agent.core.errors import KeyLost
+from edge_agent.reservoir import HEADER_BYTES
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS
 from edge_agent.slots import slot_bytes
 from edge_agent.vault import OVERHEAD_BYTES, Cipher, Vault

@@ -23,12 +23,12 @@ import numpy as np
 
 from benchmarks import toy
 from benchmarks.adversity.halves import ended, halves, states
-from edge_agent.adapters.windows import HEADER_BYTES
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
 from edge_agent.core.errors import EdgeAgentError
 from edge_agent.mqtt_client import BrokerAddress
+from edge_agent.reservoir import HEADER_BYTES
 from edge_agent.schemas.messages import TERMINAL
 from edge_agent.slots import slot_bytes
 

@@ -1,23 +1,18 @@
 """The window cache: per class a bounded reservoir of windows on disk, from which a forget job is fed.
 
 A class has one file of equal, sealed slots (``edge_agent.slots``), so disk use is bounded by construction and erasing a
-class is destroying one key. Which windows stay is decided by reservoir sampling (Vitter 1985, algorithm R), so that a
-class is represented by all of its history and the disk is written less and less. Labelled windows replace unlabelled
-ones, never the other way round.
+class is destroying one key. Which windows stay is decided by reservoir sampling (``edge_agent.reservoir``), so that a
+class is represented by all of its history and the disk is written less and less.
 
-A slot's header is source, seq, captured_ns, asset, boot; its body the samples, float32 (channels, length).
+A slot's header is a ``Header``; its body the samples, float32 (channels, length).
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -25,38 +20,9 @@ from edge_agent.budget import Budget
 from edge_agent.core.errors import Refused, StorageFailed
 from edge_agent.core.types import Float32, Window
 from edge_agent.files import storage
+from edge_agent.reservoir import HEADER_BYTES, Header, Key, Reservoir, Source
 from edge_agent.slots import SlotFile, destroy, slot_bytes, sweep
 from edge_agent.vault import Vault
-
-_HEADER: Final = struct.Struct("<Bqq64s64s")
-HEADER_BYTES: Final = _HEADER.size
-
-
-class Source(IntEnum):
-    """How the class of a cached window is known; higher goes first."""
-
-    EMPTY = 0
-    DIAGNOSIS = 1  # a confident answer of the model
-    LABEL = 2  # a later label message
-    SENDER = 3  # the window's own label
-
-
-Key = tuple[str, str, int]  # asset, boot, seq
-
-
-@dataclass
-class _Class:
-    """One class's file and what is known of its slots."""
-
-    file: SlotFile
-    keys: list[Key | None]
-    sources: list[Source]
-    seen: dict[bool, int]  # windows offered so far: labelled (True) and not (False)
-    closed: bool = False
-
-    def slots(self, *, labelled: bool) -> list[int]:
-        wanted = range(Source.LABEL, Source.SENDER + 1) if labelled else (Source.DIAGNOSIS,)
-        return [slot for slot, source in enumerate(self.sources) if source in wanted]
 
 
 class WindowCache:
@@ -88,7 +54,7 @@ class WindowCache:
         self._most_per_class, self._max_bytes = per_class, max_bytes
         self._recent: deque[Window] = deque(maxlen=recent)
         self._budget, self.over_budget = budget, 0
-        self._classes: dict[str, _Class] = {}
+        self._classes: dict[str, Reservoir] = {}
         self._where: dict[Key, tuple[str, int]] = {}
 
     def fit(self, classes: tuple[str, ...], shape: tuple[int, int]) -> int:
@@ -128,7 +94,7 @@ class WindowCache:
 
     def counts(self) -> dict[str, int]:
         """Cached windows of each class."""
-        return {name: sum(source > 0 for source in one.sources) for name, one in self._classes.items()}
+        return {name: one.filled for name, one in self._classes.items()}
 
     def remember(self, window: Window) -> None:
         """Keep a window of unknown class in memory for a while, in case its label comes later."""
@@ -146,7 +112,7 @@ class WindowCache:
         one = self._classes.get(label)
         if one is None or one.closed:
             return False
-        slot = self._place(one, labelled=source >= Source.LABEL)
+        slot = one.place(self._generator, labelled=source >= Source.LABEL)
         if slot is None:
             return False
         if slot < one.file.count and not self._budget.left:
@@ -241,22 +207,21 @@ class WindowCache:
     def _file_name(self, label: str) -> str:
         return f"{_digest(label)}-{self._shape[0]}x{self._shape[1]}"
 
-    def _open(self, label: str) -> _Class:
+    def _open(self, label: str) -> Reservoir:
         sizes = HEADER_BYTES, self._body_bytes, self.per_class
         file = SlotFile(self._folder, self._file_name(label), self._vault, *sizes)
-        one = _Class(file, [None] * self.per_class, [Source.EMPTY] * self.per_class, {})
+        one = Reservoir(file, self.per_class)
         for slot in range(file.count):
-            if (header := file.header(slot)) is not None:
-                source, seq, _, asset, boot = _HEADER.unpack(header)
-                key = asset.rstrip(b"\0").decode(), boot.rstrip(b"\0").decode(), seq
-                if self._twice(key, label, one, slot):
+            if (packed := file.header(slot)) is not None:
+                header = Header.read(packed)
+                if self._twice(header.key, label, one, slot):
                     continue
-                one.keys[slot], one.sources[slot] = key, Source(source)
-                self._where[key] = label, slot
-        one.seen = {labelled: len(one.slots(labelled=labelled)) for labelled in (True, False)}
+                one.hold(slot, header.key, header.source)
+                self._where[header.key] = label, slot
+        one.count_as_seen()
         return one
 
-    def _twice(self, key: Key, label: str, one: _Class, slot: int) -> bool:
+    def _twice(self, key: Key, label: str, one: Reservoir, slot: int) -> bool:
         """A power cut while a window was moved leaves it in both files; whether this copy is the one to give up."""
         place = self._where.get(key)
         if place is None:
@@ -269,29 +234,16 @@ class WindowCache:
         one.file.clear(slot)
         return True
 
-    def _place(self, one: _Class, *, labelled: bool) -> int | None:
-        """The slot for a new window of this kind, or None if the reservoir passes it over."""
-        one.seen[labelled] += 1
-        if Source.EMPTY in one.sources:
-            return one.sources.index(Source.EMPTY)
-        if labelled and (unlabelled := one.slots(labelled=False)):
-            return unlabelled[int(self._generator.integers(len(unlabelled)))]
-        own = one.slots(labelled=labelled)
-        pick = int(self._generator.integers(one.seen[labelled]))
-        return own[pick] if pick < len(own) else None
-
-    def _write(self, label: str, one: _Class, slot: int, window: Window, source: Source) -> None:
-        samples = np.ascontiguousarray(window.samples, "<f4").tobytes()
-        names = window.asset.encode(), window.boot.encode()[:64]
+    def _write(self, label: str, one: Reservoir, slot: int, window: Window, source: Source) -> None:
+        header, samples = Header.of(window, source), np.ascontiguousarray(window.samples, "<f4").tobytes()
         with storage("a window cannot be cached"):
             first = slot >= one.file.count
-            written = one.file.write(slot, _HEADER.pack(source, window.seq, window.captured_ns, *names), samples)
-        self._budget.spend(0 if first else written)
+            one.file.write(slot, header.packed(), samples)
+        self._budget.spend(0 if first else one.file.page_bytes(slot))
         if (old := one.keys[slot]) is not None:
             self._where.pop(old, None)
-        key = (window.asset, window.boot, window.seq)
-        one.keys[slot], one.sources[slot] = key, source
-        self._where[key] = label, slot
+        one.hold(slot, header.key, source)
+        self._where[header.key] = label, slot
 
     def _upgrade(self, key: Key, label: str, source: Source) -> bool:
         """A cached window's class was confirmed or corrected by a better source."""
@@ -299,13 +251,12 @@ class WindowCache:
         one = self._classes[old_label]
         if source <= one.sources[slot] or one.closed:
             return False
-        header, body = one.file.header(slot), one.file.body(slot)
-        if header is None or body is None:
+        packed, body = one.file.header(slot), one.file.body(slot)
+        if packed is None or body is None:
             self._vacate(one, slot)
             return False
-        captured_ns = _HEADER.unpack(header)[2]
         samples = np.frombuffer(body, "<f4").reshape(self._shape)
-        window = Window(*key, captured_ns, label, samples)
+        window = Window(*key, Header.read(packed).captured_ns, label, samples)
         if label == old_label:
             self._write(label, one, slot, window, source)
             return True
@@ -313,15 +264,15 @@ class WindowCache:
             # What may be left of it on the disk must not outlive an erasure of the class that it belongs to.
             one.file.lend(self._file_name(label))
             one.file.clear(slot)
-            self._budget.spend(one.file.slot_bytes)
+            self._budget.spend(one.file.page_bytes(slot))
         self._vacate(one, slot)
         return self.offer(label, window, source)
 
-    def _vacate(self, one: _Class, slot: int) -> None:
+    def _vacate(self, one: Reservoir, slot: int) -> None:
         """The slot holds no window any more."""
         key = one.keys[slot]
         assert key is not None
-        one.keys[slot], one.sources[slot] = None, Source.EMPTY
+        one.vacate(slot)
         self._where.pop(key, None)
 
 
