@@ -17,14 +17,13 @@ JSON object comes last: cuts (in all), by_phase, changes (of a forget that goes 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.adversity import faults, phases
-from benchmarks.machine import facts
+from benchmarks.machine import facts, show
 
 
 def cut_phases(step: int) -> dict[str, Any]:
@@ -81,11 +80,7 @@ def main() -> None:
         figures = cut_phases(options.step)
     else:
         figures = break_things(options.minutes, options.episodes, options.malformed, options.seed)
-    if options.json:
-        print(json.dumps(figures))
-        return
-    for name, value in figures.items():
-        print(f"{name:12s} {value}")
+    show(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import trained
-from benchmarks.machine import DATA, facts
+from benchmarks.machine import DATA, facts, show
 from benchmarks.stream import Answer, Record, Sent, Stream, paced, stream
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release
 from edge_agent.commands.data import load_dataset
-from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.commands.local import LocalAgent, local_gateway
 from edge_agent.core.metrics import class_accuracies
 from edge_agent.core.types import Dataset, Float32
 from edge_agent.schemas.card import MODEL
@@ -47,23 +47,18 @@ BASE = "edge/bench"
 def measure(data: Dataset, release: Release, forget: str, per_s: float) -> dict[str, Any]:
     """One run with one class, in a state directory of its own."""
     label = data.classes.index(forget)
-    with tempfile.TemporaryDirectory(prefix="edge-agent-bench-") as name:
-        folder = Path(name)
-        broker = LocalBroker(folder / "broker", free_port())
-        agent = LocalAgent(folder / "agent", "bench", broker.port, release.folder)
-        try:
-            agent.ready()
-            with stream(broker.port, BASE, data.rate_hz, data.unit) as link:
-                asked_s = _story(link, data, label, per_s)
-            rss_mib, torch_loaded = agent.rss_mib(), "libtorch" in Path(f"/proc/{agent.process.pid}/maps").read_text()
-            agent.stop()
-            return _numbers(data, release, agent, link.record, label, asked_s) | {
-                "rss_mib": round(rss_mib, 1),
-                "torch_loaded": torch_loaded,
-            }
-        finally:
-            agent.kill()
-            broker.stop()
+    with (
+        tempfile.TemporaryDirectory(prefix="edge-agent-bench-") as name,
+        local_gateway(Path(name), "bench", release.folder) as (broker, agent),
+    ):
+        with stream(broker.port, BASE, data.rate_hz, data.unit) as link:
+            asked_s = _story(link, data, label, per_s)
+        rss_mib, torch_loaded = agent.rss_mib(), "libtorch" in Path(f"/proc/{agent.process.pid}/maps").read_text()
+        agent.stop()
+        return _numbers(data, release, agent, link.record, label, asked_s) | {
+            "rss_mib": round(rss_mib, 1),
+            "torch_loaded": torch_loaded,
+        }
 
 
 def _story(link: Stream, data: Dataset, label: int, per_s: float) -> float:
@@ -218,12 +213,7 @@ def main() -> None:
         rows.append(measure(data, release, name, options.rate))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     settings = {"data": data.name, "width": options.width, "seed": options.seed, "rate": options.rate}
-    result = {**settings, **facts(), **(rows[0] if len(rows) == 1 else _worst(rows))}
-    for key, value in result.items():
-        if not options.json:
-            print(f"{key:24s} {value}")
-    if options.json:
-        print(json.dumps(result))
+    show({**settings, **facts(), **(rows[0] if len(rows) == 1 else _worst(rows))}, as_json=options.json)
 
 
 def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:

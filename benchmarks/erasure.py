@@ -16,7 +16,6 @@ keys_found (in the raw image), raw_image (whether there was one).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import tempfile
@@ -29,7 +28,7 @@ import numpy as np
 
 from benchmarks import toy
 from benchmarks.adversity import forensics
-from benchmarks.machine import facts
+from benchmarks.machine import facts, show
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
@@ -133,11 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edge-agent-erasure-", dir=os.environ.get("TMPDIR")) as folder:
         figures = {**search(Path(folder)), **facts()}
-    if options.json:
-        print(json.dumps(figures))
-        return
-    for name, value in figures.items():
-        print(f"{name:16s} {value}")
+    show(figures, as_json=options.json)
 
 
 if __name__ == "__main__":

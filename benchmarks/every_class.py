@@ -15,12 +15,12 @@ models, seconds (of all edits).
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks import runs
+from benchmarks.machine import show
 from benchmarks.plans import every
 from benchmarks.settings import SETTINGS
 
@@ -63,12 +63,7 @@ def main() -> None:
         runs.carry_on(wanted, path)
         ids = {run.id for run in wanted}
         rows = [row for row in runs.read(path) if row["run"] in ids]
-    figures = {"data": options.data, **summary(rows)}
-    if options.json:
-        print(json.dumps(figures))
-        return
-    for name, value in figures.items():
-        print(f"{name:26s} {value}")
+    show({"data": options.data, **summary(rows)}, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""What a result depends on besides its settings: commit, versions, machine."""
+"""What a result depends on besides its settings: commit, versions, machine; and how it is shown."""
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"  # where the prepared CWRU and DSADS archives lie, if they are there
@@ -23,7 +27,17 @@ def facts() -> dict[str, str]:
     packages = ("torch", "onnxruntime", "paho-mqtt", "numpy")
     return {
         "commit": git("rev-parse", "--short=12", "HEAD") + changed,
-        "machine": f"{platform.machine()}, {len(__import__('os').sched_getaffinity(0))} cores",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def show(figures: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print figures as one JSON object, or a line each."""
+    if as_json:
+        print(json.dumps(figures))
+        return
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        print(f"{name:{width}s}  {value}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,10 +27,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from benchmarks import toy
-from benchmarks.machine import facts
+from benchmarks.machine import facts, show
 from edge_agent.adapters.releases import read_release, write_card
 from edge_agent.commands.client import ToolClient, connected
-from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
+from edge_agent.commands.local import local_gateway, wait_until
 from edge_agent.files import sha256
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.card import MODEL
@@ -124,29 +123,25 @@ class Load:
 def overload(folder: Path, seconds: float) -> dict[str, Any]:
     """Each part for so many seconds."""
     release = slow(toy.release(folder / "release"), folder / "slow")
-    broker = LocalBroker(folder / "broker", free_port())
-    env = {"OMP_NUM_THREADS": "1"}
-    agent = LocalAgent(folder / "agent", "toy", broker.port, release, f"in_flight = {IN_FLIGHT}", env)
+    settings = f"in_flight = {IN_FLIGHT}", {"OMP_NUM_THREADS": "1"}
     sizes: list[float] = []
-    try:
-        agent.ready()
-        with connected(BrokerAddress("127.0.0.1", broker.port, "plant", in_flight=1000)) as plant:
-            load = Load(plant)
-            capacity = _capacity(load, seconds)
-            sizes.append(agent.rss_mib())
-            first = load.sent
-            load.ask()
-            load.offer(0, TIMES * capacity, seconds, lambda: sizes.append(agent.rss_mib()))
-            before = _settled(load, first)
-            load.offer(1, TIMES * capacity, seconds, lambda: sizes.append(agent.rss_mib()))
-            last = load.sent
-            wait_until(lambda: not _missing(load, before["last"], last), "all are answered", 20 * seconds)
-            heard = load.statuses
-            wait_until(lambda: load.listen_for_status() > heard + 1, "it has given back what it freed", 30)
-            sizes.append(agent.rss_mib())
-    finally:
-        agent.kill()
-        broker.stop()
+    with (
+        local_gateway(folder, "toy", release, *settings) as (broker, agent),
+        connected(BrokerAddress("127.0.0.1", broker.port, "plant", in_flight=1000)) as plant,
+    ):
+        load = Load(plant)
+        capacity = _capacity(load, seconds)
+        sizes.append(agent.rss_mib())
+        first = load.sent
+        load.ask()
+        load.offer(0, TIMES * capacity, seconds, lambda: sizes.append(agent.rss_mib()))
+        before = _settled(load, first)
+        load.offer(1, TIMES * capacity, seconds, lambda: sizes.append(agent.rss_mib()))
+        last = load.sent
+        wait_until(lambda: not _missing(load, before["last"], last), "all are answered", 20 * seconds)
+        heard = load.statuses
+        wait_until(lambda: load.listen_for_status() > heard + 1, "it has given back what it freed", 30)
+        sizes.append(agent.rss_mib())
     raw_bytes = len(toy.CHANNELS) * toy.LENGTH * 4
     return {
         "capacity": round(capacity, 1),
@@ -205,8 +200,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edge-agent-overload-") as folder:
-        result = {**overload(Path(folder), options.seconds), **facts()}
-    print(json.dumps(result) if options.json else "\n".join(f"{key:16s} {value}" for key, value in result.items()))
+        show({**overload(Path(folder), options.seconds), **facts()}, as_json=options.json)
 
 
 if __name__ == "__main__":

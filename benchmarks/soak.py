@@ -10,7 +10,6 @@ disks, in all) and written_gb_per_day (after the first fifth), as Linux counts t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -19,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import facts
+from benchmarks.machine import facts, show
 from benchmarks.stream import Stream, paced, stream
 from edge_agent import rig
 from edge_agent.budget import DAY_S
 from edge_agent.commands.demo import packaged_release
-from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.commands.local import LocalAgent, local_gateway
 
 BASE = "edge/bench"
 POOL = 1400  # different windows, sent over and over
@@ -36,19 +35,15 @@ def soak(minutes: float, per_s: float) -> dict[str, Any]:
     """Run for ``minutes``; memory in MiB, slope in MiB per hour by least squares after the warm-up."""
     pairs = [pair for pair, _ in zip(rig.stream(np.random.default_rng(0)), range(POOL), strict=False)]
     samples: list[tuple[float, float, float]] = []
-    with tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name, packaged_release() as release:
-        folder = Path(name)
-        broker = LocalBroker(folder / "broker", free_port())
-        agent = LocalAgent(folder / "agent", "bench", broker.port, release)
-        try:
-            agent.ready()
-            with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
-                _feed(link, pairs, int(minutes * 60 * per_s), per_s, agent, samples)
-                link.settle(60)
-            maps = Path(f"/proc/{agent.process.pid}/maps").read_text()
-        finally:
-            agent.kill()
-            broker.stop()
+    with (
+        tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name,
+        packaged_release() as release,
+        local_gateway(Path(name), "bench", release) as (broker, agent),
+    ):
+        with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
+            _feed(link, pairs, int(minutes * 60 * per_s), per_s, agent, samples)
+            link.settle(60)
+        maps = Path(f"/proc/{agent.process.pid}/maps").read_text()
     times, sizes, written = np.array(samples).T
     settled = times >= WARM_UP_SHARE * times[-1]
     slope = float(np.polyfit(times[settled] / 3600, sizes[settled], 1)[0]) if settled.sum() > 2 else None
@@ -94,8 +89,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0, help="windows per second")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
-    result = {**facts(), **soak(options.minutes, options.rate)}
-    print(json.dumps(result) if options.json else "\n".join(f"{key:20s} {value}" for key, value in result.items()))
+    show({**facts(), **soak(options.minutes, options.rate)}, as_json=options.json)
 
 
 if __name__ == "__main__":

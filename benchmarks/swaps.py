@@ -9,7 +9,6 @@ growth_percent, rss_max_mib, windows, lost.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -18,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import facts
+from benchmarks.machine import facts, show
 from benchmarks.stream import Stream, stream
 from benchmarks.toy import twin
 from edge_agent import rig
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.commands.demo import packaged_release
-from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.commands.local import LocalAgent, local_gateway
 from edge_agent.vault import Vault
 
 BASE = "edge/bench"
@@ -39,18 +38,12 @@ def swap(count: int) -> dict[str, Any]:
     pairs = [pair for pair, _ in zip(rig.stream(np.random.default_rng(0)), range(200), strict=False)]
     with tempfile.TemporaryDirectory(prefix="edge-agent-swaps-") as name, packaged_release() as release:
         folder = Path(name)
-        broker = LocalBroker(folder / "broker", free_port())
-        agent = LocalAgent(folder / "agent", "bench", broker.port, release)
-        try:
-            agent.ready()
+        with local_gateway(folder, "bench", release) as (broker, agent):
             store = ReleaseStore(agent.state_dir, Vault(agent.state_dir))
             digests = store.add(twin(release, folder / "twin", name="twin")).digest, store.current() or ""
             with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
                 sizes = _swapped(count, agent, store, digests, link, [window for _, window in pairs])
                 link.settle(60)
-        finally:
-            agent.kill()
-            broker.stop()
     return {
         "swaps": count,
         "rss_before_mib": round(sizes[0], 1),
@@ -93,8 +86,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
-    result = {**swap(options.count), **facts()}
-    print(json.dumps(result) if options.json else "\n".join(f"{key:16s} {value}" for key, value in result.items()))
+    show({**swap(options.count), **facts()}, as_json=options.json)
 
 
 if __name__ == "__main__":

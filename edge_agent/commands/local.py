@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,3 +180,20 @@ class LocalAgent:
         """SIGKILL."""
         self.process.kill()
         self.process.wait()
+
+
+@contextmanager
+def local_gateway(
+    folder: Path, name: str, release: Path, extra: str = "", env: Mapping[str, str] | None = None
+) -> Iterator[tuple[LocalBroker, LocalAgent]]:
+    """A broker and an agent that has connected to it; both are ended with the block."""
+    broker = LocalBroker(folder / "broker", free_port())
+    try:
+        agent = LocalAgent(folder / "agent", name, broker.port, release, extra, env)
+        try:
+            agent.ready()
+            yield broker, agent
+        finally:
+            agent.kill()
+    finally:
+        broker.stop()
