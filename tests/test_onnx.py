@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from edge_agent.core.training import logits
 from edge_agent.core.types import Float32
 from edge_agent.schemas.card import INPUT, OUTPUT
 from tests.model_fixtures import SHAPE, good_edit, seeded, toy_network, windows_of
+from tests.scripts import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +196,18 @@ def test_weights_outside_the_file_are_refused(tmp_path: Path, monkeypatch: pytes
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     with pytest.raises(BrokenRelease, match="E_MODEL"):
         OnnxModel(model.SerializeToString(), threads=1)
+
+
+def test_onnx_runtime_keeps_no_record_of_what_it_ran(exported: Path, tmp_path: Path) -> None:
+    """It sent telemetry, and kept a database of models and sessions in the home directory, unless forbidden to."""
+    script = f"""
+import numpy as np
+from edge_agent.adapters.onnx_session import OnnxModel
+OnnxModel(open({str(exported)!r}, "rb").read(), 1).logits(np.zeros({(1, *SHAPE)!r}, np.float32))
+"""
+    # Nothing else, for it keeps quiet on what it takes for a test machine by its environment.
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*")) == []
