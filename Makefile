@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format readme rig-release
+.PHONY: demo test check bench format readme deb rig-release
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m edge_agent demo $(ARGS)
@@ -28,6 +28,9 @@ format: $(VENV)/installed
 
 readme: $(VENV)/installed  # write the reference tables of README.md and deploy/agent.example.toml anew
 	$(BIN)/python -m tests.reference
+
+deb:  # build a Debian package that holds all it runs with
+	@deploy/deb.sh dist $(ARGS)
 
 rig-release: $(VENV)/installed  # train the release that ships with the package anew
 	rm -rf edge_agent/rig_release

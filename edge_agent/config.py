@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.core.errors import Misconfigured
+from edge_agent.files import credential
 from edge_agent.schemas.commands import first_problem
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+MQTT_CREDENTIAL: Final = "edge-agent-mqtt-password"  # the name of systemd's credential
 
 
 class _Section(BaseModel):
@@ -45,7 +49,9 @@ class Mqtt(_Section):
         "", max_length=128, description="empty: edge-agent-<gateway.name>; a second connection has -out behind it"
     )
     username: str | None = Field(None, description="user name at the broker")
-    password_file: Path | None = Field(None, description="file whose first line is the password")
+    password_file: Path | None = Field(
+        None, description="file whose first line is the password; none: systemd's credential, if there is one"
+    )
     ca_file: Path | None = Field(None, description="CA certificates, PEM; turns TLS on")
     cert_file: Path | None = Field(None, description="client certificate, PEM")
     key_file: Path | None = Field(None, description="client key, PEM")
@@ -176,17 +182,19 @@ def _anchored(config: Config, folder: Path) -> Config:
 
 
 def read_password(path: Path | None) -> str | None:
-    """The first line of a password file.
+    """The first line of a password file; where none is configured, of systemd's credential, which may be empty.
 
     Raises:
         Misconfigured: ``E_CONFIG``, it cannot be read.
     """
-    if path is None:
+    given = credential(MQTT_CREDENTIAL) if path is None else path
+    if given is None:
         return None
     try:
-        return path.read_text().splitlines()[0]
+        lines = given.read_text().splitlines()
+        return lines[0] if path is not None else next(iter(lines), None) or None
     except (OSError, UnicodeDecodeError, IndexError) as error:
-        raise Misconfigured("E_CONFIG", f"mqtt.password_file {path} cannot be read or is empty") from error
+        raise Misconfigured("E_CONFIG", f"mqtt.password_file {given} cannot be read or is empty") from error
 
 
 FIXED = ("forget.work_dir",)  # of RELOADABLE

@@ -13,6 +13,7 @@ from typing import Final
 
 from edge_agent.core.errors import StorageFailed
 
+CREDSTORE: Final = Path("/etc/credstore")  # where systemd's units, ours too, load credentials from
 SHRED_BYTES: Final = 1 << 20  # of one write
 
 
@@ -41,6 +42,15 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def credential(name: str, otherwise: Path | None = None) -> Path | None:
+    """A secret that systemd hands to the service (``LoadCredential=``), or None.
+
+    ``otherwise`` is the folder to look into for a process that is no such service.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY") or otherwise
+    return Path(folder, name) if folder and os.access(Path(folder, name), os.R_OK) else None
 
 
 def append_durably(descriptor: int, line: bytes) -> None:

@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edge_agent.core.errors import KeyLost, Misconfigured
-from edge_agent.files import shred, storage, write_atomically
+from edge_agent.files import credential, shred, storage, write_atomically
 
 NONCE_BYTES: Final = 12
 OVERHEAD_BYTES: Final = NONCE_BYTES + 16  # of a seal: the nonce and the tag
@@ -59,16 +59,19 @@ class Cipher:
 class Vault:
     """The keys of one state directory, by name.
 
+    Args:
+        master: the key that wraps all others, if an operator keeps it; else the state directory has its own.
+
     Raises:
         Misconfigured: ``E_KEY``, the master key cannot be had.
         StorageFailed: a new one cannot be stored.
     """
 
-    def __init__(self, state_dir: Path, master_file: Path | None = None) -> None:
+    def __init__(self, state_dir: Path, master: bytes | None = None) -> None:
         self._folder = state_dir / KEYS
         with storage("the keys cannot be stored"):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._master = Cipher(_given(master_file) if master_file else _own(state_dir))
+            self._master = Cipher(master or _own(state_dir))
 
     def make(self, name: str) -> Cipher:
         """A new key under a name; one that was there is destroyed.
@@ -128,12 +131,15 @@ class Vault:
 
 def given_master_file(configured: Path | None) -> Path | None:
     """Where an operator keeps the master key: as configured, or systemd's credential; None: nowhere."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    credential = Path(folder) / CREDENTIAL if folder else None
-    return configured or (credential if credential and credential.exists() else None)
+    return configured or credential(CREDENTIAL)
 
 
-def _given(path: Path) -> bytes:
+def read_master(path: Path) -> bytes:
+    """The master key in an operator's file.
+
+    Raises:
+        Misconfigured: ``E_KEY``, it cannot be read, is open to others, or holds no key.
+    """
     try:
         if path.stat().st_mode & OTHERS:
             mode = f"{path.stat().st_mode & 0o777:04o}"

@@ -180,3 +180,14 @@ def test_a_file_that_nests_too_deeply_is_refused(tmp_path: Path) -> None:
     path.write_text('[gateway]\nname = "x"\ny = ' + "[" * 20_000)
     with pytest.raises(Misconfigured, match="E_CONFIG"):
         read_config(path)
+
+
+def test_without_a_password_file_the_credential_of_systemd_is_used_unless_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_password(None) is None
+    (tmp_path / "edge-agent-mqtt-password").write_text("\n")
+    assert read_password(None) is None
+    (tmp_path / "edge-agent-mqtt-password").write_text("secret\n")
+    assert read_password(None) == "secret"

@@ -31,7 +31,7 @@ from edge_agent.core.errors import BrokenRelease, Untrusted
 from edge_agent.schemas.card import DREAMS, INPUT, OUTPUT, WEIGHTS, Card
 from edge_agent.signing import Signer, opened
 from edge_agent.slots import SlotFile
-from edge_agent.vault import CREDENTIAL, IDENTITY, Vault
+from edge_agent.vault import CREDENTIAL, IDENTITY, Vault, read_master
 from tests.plant import Plant, wait_until
 
 Start = Callable[..., LocalAgent]
@@ -242,7 +242,7 @@ def test_no_secret_appears_in_what_the_agent_says(tmp_path: Path, start_agent: S
     plant.expect("status", state="offline")
     said = agent.log_path.read_bytes() + json.dumps([one.content for one in plant.heard]).encode()
     said += (agent.state_dir / "audit.jsonl").read_bytes() + (agent.state_dir / "journal.jsonl").read_bytes()
-    vault = Vault(agent.state_dir, master)
+    vault = Vault(agent.state_dir, read_master(master))
     secrets = [b"canary-password-7f3a", bytes.fromhex("c0ffee" * 10 + "abcd"), vault.secret(IDENTITY)]
     secrets += [path.read_bytes() for path in (agent.state_dir / "keys").iterdir()]
     assert len(secrets) > 5

@@ -40,6 +40,7 @@ limits = unlearn_job.gate.GateSettings(min_agreement=1.01)
 unlearn_job.gate.GateSettings = lambda: limits
 sys.exit(unlearn_job.main(sys.argv[1:]))
 """
+PR_SET_MDWE = 65  # prctl(2): forbid memory that is writable and executable
 DATA_FILES = re.compile(r"\.(safetensors|onnx|onnx\.data|slots|npz|npy|pt|mat|jsonl|bin)$")
 
 
@@ -100,6 +101,18 @@ def test_the_child_opens_no_data_but_its_job_folder(job: Path) -> None:
     if strace:
         assert {"windows.safetensors", "dreams.safetensors", "release/weights.safetensors"} <= names
     assert "progress.jsonl" in names  # else the search proves nothing
+
+
+def test_the_job_works_where_no_memory_may_be_writable_and_executable(job: Path) -> None:
+    """With systemd's MemoryDenyWriteExecute oneDNN ended every job with "could not create a primitive"."""
+    deny = f"import ctypes; ctypes.CDLL(None).prctl({PR_SET_MDWE}, 1, 0, 0, 0)"
+    deny += "; import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    mapped = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)"
+    denied = [sys.executable, "-c", deny]
+    if subprocess.run([*denied, sys.executable, "-c", mapped], capture_output=True, check=False).returncode == 0:
+        pytest.skip("this kernel cannot forbid it (Linux before 6.3)")
+    run(job, *denied)
+    assert read_release(job / "result").card.forgotten == ("whine",)
 
 
 def test_the_job_leaves_a_release_that_verifies_and_a_trace_of_every_step(job: Path) -> None:

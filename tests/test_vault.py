@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_agent.core.errors import KeyLost, Misconfigured, StorageFailed
 from edge_agent.files import shred
-from edge_agent.vault import MASTER, MASTER_COPY, OVERHEAD_BYTES, Cipher, Vault, given_master_file
+from edge_agent.vault import MASTER, MASTER_COPY, OVERHEAD_BYTES, Cipher, Vault, given_master_file, read_master
 
 CONTENT = b"what a class looks like" * 100
 
@@ -117,28 +117,28 @@ def test_a_master_key_that_is_lost_altogether_is_not_quietly_replaced(tmp_path: 
 
 def test_a_given_master_key_is_used_and_none_is_made(tmp_path: Path) -> None:
     state, given = tmp_path / "state", _given(tmp_path)
-    sealed = Vault(state, given).make("one").seal(CONTENT, "x")
+    sealed = Vault(state, read_master(given)).make("one").seal(CONTENT, "x")
     assert [path.name for path in state.iterdir()] == ["keys"]
-    assert Vault(state, given).find("one").open(sealed, "x") == CONTENT
+    assert Vault(state, read_master(given)).find("one").open(sealed, "x") == CONTENT
     _given(tmp_path, "cd" * 32)
     with pytest.raises(KeyLost):
-        Vault(state, given).find("one")
+        Vault(state, read_master(given)).find("one")
 
 
 @pytest.mark.parametrize("text", ["", "ab" * 31, "not hexadecimal", "ab" * 33])
 def test_a_given_file_without_a_key_is_refused_with_the_way_to_make_one(tmp_path: Path, text: str) -> None:
     with pytest.raises(Misconfigured, match=r"E_KEY.*given\.key is not 64 hex digits \(openssl rand -hex 32\)"):
-        Vault(tmp_path / "state", _given(tmp_path, text))
+        read_master(_given(tmp_path, text))
 
 
 def test_a_given_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"open to others \(mode 0644\), expected 0600"):
-        Vault(tmp_path / "state", _given(tmp_path, mode=0o644))
+        read_master(_given(tmp_path, mode=0o644))
 
 
 def test_a_given_key_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"nowhere cannot be read: No such file"):
-        Vault(tmp_path / "state", tmp_path / "nowhere")
+        read_master(tmp_path / "nowhere")
 
 
 def test_the_credential_of_systemd_is_used_unless_a_file_is_configured(

@@ -7,13 +7,13 @@ from pathlib import Path
 from edge_agent.adapters.audit import read_rows
 from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.releases import Release, ReleaseStore, read_release
+from edge_agent.commands.state import become_owner, open_vault
 from edge_agent.config import Config, read_config
 from edge_agent.core.errors import BrokenRelease, Refused
 from edge_agent.files import storage, write_atomically
 from edge_agent.live import refuse_erased
 from edge_agent.masks import REVIVE, erased_classes, unwelcome
 from edge_agent.schemas.card import Card
-from edge_agent.vault import Vault, given_master_file
 
 
 def open_store(config_path: Path) -> ReleaseStore:
@@ -23,8 +23,7 @@ def open_store(config_path: Path) -> ReleaseStore:
 
 def store_of(config: Config) -> ReleaseStore:
     """The store of a gateway, with the keys that open it."""
-    state_dir = config.gateway.state_dir
-    return ReleaseStore(state_dir, Vault(state_dir, given_master_file(config.gateway.master_key_file)))
+    return ReleaseStore(config.gateway.state_dir, open_vault(config.gateway))
 
 
 def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:
@@ -79,6 +78,7 @@ def revive(config: Config, name: str) -> None:
         Refused: ``E_CLASS``, it is not forgotten on this gateway.
         StorageFailed: the wish cannot be stored.
     """
+    become_owner(config.gateway.state_dir)
     erased = tombstones(config.gateway.state_dir)
     if name not in erased:
         raise Refused("E_CLASS", f"class {name!r} is not forgotten here; forgotten: {', '.join(sorted(erased)) or '-'}")

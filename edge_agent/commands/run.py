@@ -40,7 +40,7 @@ from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
 from edge_agent.signing import Signer
 from edge_agent.tally import Tally, tolerant
-from edge_agent.vault import IDENTITY, Vault, given_master_file
+from edge_agent.vault import IDENTITY, Vault, given_master_file, read_master
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,8 @@ def assemble(config: Config) -> Agent:
     journal = Journal(state_dir / "journal.jsonl")
     if journal.damaged_lines:
         log.error("journal.damaged", lines_given_up=journal.damaged_lines, kept_in="journal.damaged")
-    vault = Vault(state_dir, given_master_file(config.gateway.master_key_file))
+    given = given_master_file(config.gateway.master_key_file)
+    vault = Vault(state_dir, read_master(given) if given else None)
     store = ReleaseStore(state_dir, vault)
     with tolerant():
         store.sweep()
@@ -163,9 +164,8 @@ def _adopt_first(
     elif problems:
         raise problems[0]
     else:
-        raise BrokenRelease(
-            "E_NO_RELEASE", f"{store.folder} is empty; train one (edge-agent train) and name it in gateway.release"
-        )
+        words = f"{store.folder} is empty; train one (edge-agent train) and name it in gateway.release"
+        raise Misconfigured("E_NO_RELEASE", words)
 
 
 def _candidates(store: ReleaseStore, current: str | None) -> Iterator[str]:

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.adapters import audit
+from edge_agent.commands.state import open_vault
 from edge_agent.config import read_config
 from edge_agent.core.errors import Misconfigured, Untrusted
 from edge_agent.erasure import KIND, VERSION
 from edge_agent.signing import PublicKey, Signer, opened, read_public_key
-from edge_agent.vault import IDENTITY, Vault, given_master_file
+from edge_agent.vault import IDENTITY
 
 
 def public_key(config_path: Path) -> PublicKey:
     """The public key of the gateway that a configuration describes."""
     gateway = read_config(config_path).gateway
-    vault = Vault(gateway.state_dir, given_master_file(gateway.master_key_file))
-    return Signer.of_seed(vault.secret(IDENTITY)).public
+    return Signer.of_seed(open_vault(gateway).secret(IDENTITY)).public
 
 
 def certificate(path: Path, key_path: Path) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+#!/bin/sh
+# Installs edge-agent from this tree. Run it again to upgrade: configuration, keys and state stay.
+set -eu
+
+usage() {
+  cat <<'EOF'
+usage: deploy/install.sh [--destdir DIR] [--python PROGRAM] [--wheels DIR] [--jetson] [--no-start]
+       deploy/install.sh --uninstall [--purge]
+
+Installs into /opt/edge-agent a Python environment of its own, and beside it the service edge-agent, the command
+/usr/bin/edge-agent and a configuration, /etc/edge-agent/agent.toml, to fill in. Run it again to upgrade; what is
+configured, sealed and cached stays, and the version before stays in /opt/edge-agent/versions.
+
+  --destdir DIR     install below DIR, as for an image of a gateway; nothing is started, and no key is made:
+                    each gateway makes its own when it first starts
+  --python PROGRAM  the interpreter, 3.10 or later (default: /usr/bin/python3); it must be there on the gateway too
+  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt .)
+  --jetson          open the sandbox for a GPU (default: where /etc/nv_tegra_release exists)
+  --no-start        leave a running service alone
+  --uninstall       stop the service and remove what was installed; configuration, keys and state stay
+  --purge           with --uninstall: remove those too. What the cache and the releases hold is destroyed with the key
+EOF
+}
+
+fail() {
+  echo "install.sh: $*" >&2
+  exit 1
+}
+
+destdir='' python=/usr/bin/python3 wheels='' jetson=no start=yes uninstall=no purge=no
+if [ -e /etc/nv_tegra_release ]; then jetson=yes; fi
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --destdir | --python | --wheels) [ $# -ge 2 ] || fail "$1 needs a value" ;;
+  esac
+  case "$1" in
+    --destdir) destdir=${2%/}; shift ;;
+    --python) python=$2; shift ;;
+    --wheels) wheels=$2; shift ;;
+    --jetson) jetson=yes ;;
+    --no-start) start=no ;;
+    --uninstall) uninstall=yes ;;
+    --purge) purge=yes ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; fail "unknown option $1" ;;
+  esac
+  shift
+done
+
+tree=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+home=$destdir/opt/edge-agent
+units=$destdir/usr/lib/systemd/system
+
+# Nothing of the machine that this runs on is touched for an image.
+here() { [ -z "$destdir" ]; }
+systemd_runs() { here && [ -d /run/systemd/system ]; }
+
+remove() {
+  if systemd_runs; then
+    systemctl disable --now edge-agent.service edge-agent-setup.service 2>/dev/null || true
+  fi
+  rm -rf "$home" "$destdir/usr/bin/edge-agent" "$units/edge-agent.service" "$units/edge-agent-setup.service" \
+    "$units/edge-agent.service.d" "$destdir/usr/lib/sysusers.d/edge-agent.conf"
+  if [ "$purge" = yes ]; then
+    # The key first: without it, what may be left of the rest opens to nobody.
+    rm -f "$destdir/etc/credstore/edge-agent-master-key" "$destdir/etc/credstore/edge-agent-mqtt-password"
+    rm -rf "$destdir/etc/edge-agent" "$destdir/var/lib/edge-agent"
+  fi
+  if systemd_runs; then systemctl daemon-reload; fi
+}
+
+# What tells one installation from another: the code, and the versions that it runs with.
+digest() {
+  (cd "$tree" && find edge_agent pyproject.toml constraints.txt -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z |
+    xargs -0 sha256sum && "$python" -V) | sha256sum | cut -c1-12
+}
+
+build() { # TARGET
+  rm -rf "$1"
+  mkdir -p "$(dirname "$1")"
+  "$python" -m venv "$1" || fail "$python cannot make an environment (apt install python3-venv)"
+  set -- "$1" --quiet --disable-pip-version-check --no-compile -c "$tree/constraints.txt"
+  [ -z "$wheels" ] || set -- "$@" --no-index --find-links "$wheels"
+  environment=$1
+  shift
+  # A copy, since building writes into the tree it builds.
+  mkdir "$environment/tree"
+  cp -R "$tree/edge_agent" "$tree/pyproject.toml" "$tree/README.md" "$environment/tree"
+  "$environment/bin/python" -m pip install "$@" "$environment/tree"
+  "$environment/bin/python" -m pip --disable-pip-version-check --quiet uninstall --yes pip setuptools
+  rm -rf "$environment/tree"
+  # These name the place where they were built.
+  find "$environment/bin" -type f -delete
+  find "$environment/lib" -path '*/edge_agent-*.dist-info/direct_url.json' -delete
+  sed -i '/^command = /d' "$environment/pyvenv.cfg"
+}
+
+install_files() {
+  version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$tree/edge_agent/__init__.py")
+  name=$version-$(digest)
+  if [ ! -d "$home/versions/$name" ]; then
+    echo "installing $name"
+    build "$home/versions/.new"
+    # The service may not write there. Packages carry files for other versions of Python, which do not compile.
+    "$home/versions/.new/bin/python" -m compileall -qq -s "$home/versions/.new" -p "/opt/edge-agent/versions/$name" \
+      "$home/versions/.new/lib" || true
+    mv "$home/versions/.new" "$home/versions/$name"
+  else
+    echo "$name is installed"
+  fi
+  before=$(readlink "$home/current" || true)
+  ln -sfn "versions/$name" "$home/.current"
+  mv -T "$home/.current" "$home/current"
+  for path in "$home"/versions/*; do
+    case "versions/${path##*/}" in
+      "versions/$name" | "$before") ;;
+      *) rm -rf "$path" ;;
+    esac
+  done
+  install -D -m 0755 "$tree/deploy/configure.sh" "$home/configure"
+  install -D -m 0644 "$tree/deploy/agent.example.toml" "$home/agent.example.toml"
+  install -D -m 0755 "$tree/deploy/edge-agent" "$destdir/usr/bin/edge-agent"
+  install -D -m 0644 "$tree/systemd/edge-agent.service" "$units/edge-agent.service"
+  install -D -m 0644 "$tree/systemd/edge-agent-setup.service" "$units/edge-agent-setup.service"
+  install -D -m 0644 "$tree/systemd/edge-agent.sysusers" "$destdir/usr/lib/sysusers.d/edge-agent.conf"
+  if [ "$jetson" = yes ]; then
+    install -D -m 0644 "$tree/systemd/edge-agent.service.d/jetson.conf" "$units/edge-agent.service.d/jetson.conf"
+  fi
+}
+
+start_service() {
+  "$home/configure"
+  systemd_runs || return 0
+  systemctl daemon-reload
+  systemctl --quiet enable edge-agent.service
+  if [ "$start" = yes ] && systemctl --quiet is-active edge-agent.service; then
+    systemctl restart edge-agent.service
+  fi
+}
+
+if here && [ "$(id -u)" -ne 0 ]; then fail "must run as root (or with --destdir)"; fi
+if [ "$uninstall" = yes ]; then
+  remove
+  exit 0
+fi
+install_files
+if here; then
+  start_service
+  cat <<'EOF'
+next: fill in /etc/edge-agent/agent.toml, then
+  edge-agent check --config /etc/edge-agent/agent.toml
+  systemctl start edge-agent
+EOF
+fi
