@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,22 @@ from benchmarks import toy
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from tests.plant import Plant, plant_at, toy_agent
+from tests.scripts import ROOT
 
 
 @pytest.fixture(scope="session")
 def toy_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real release, trained on the toy data set in a few seconds."""
     return toy.release(tmp_path_factory.mktemp("toy") / "release")
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package, as ``make deb`` builds it."""
+    folder = tmp_path_factory.mktemp("package")
+    build = subprocess.run([ROOT / "deploy" / "deb.sh", folder], capture_output=True, text=True, check=False)
+    assert build.returncode == 0, build.stderr[-3000:]
+    return Path(build.stdout.splitlines()[-1])
 
 
 @pytest.fixture

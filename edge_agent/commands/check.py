@@ -72,9 +72,10 @@ def _release(config: Config) -> Finding:
     source = config.gateway.release
     remedy = "train one (edge-agent train) and name it in gateway.release, or edge-agent releases install"
     try:
-        if (config.gateway.state_dir / "current").is_symlink():
-            store = store_of(config)
-            release = store.get(store.current() or "")
+        store = store_of(config) if (config.gateway.state_dir / "releases").is_dir() else None
+        name = (store.wanted() or store.current()) if store else None
+        if store and name:
+            release = store.get(name)
         elif source is not None:
             release = read_release(source)
         else:
