@@ -60,7 +60,10 @@ remove() {
     systemctl disable --now edge-agent.service edge-agent-setup.service 2>/dev/null || true
   fi
   rm -rf "$home" "$destdir/usr/bin/edge-agent" "$units/edge-agent.service" "$units/edge-agent-setup.service" \
-    "$units/edge-agent.service.d" "$destdir/usr/lib/sysusers.d/edge-agent.conf"
+    "$units/edge-agent.service.d" "$destdir/usr/lib/sysusers.d/edge-agent.conf" \
+    "$destdir/usr/share/man/man1/edge-agent.1" "$destdir/usr/share/bash-completion/completions/edge-agent" \
+    "$destdir/usr/share/zsh/vendor-completions/_edge-agent" \
+    "$destdir/usr/share/fish/vendor_completions.d/edge-agent.fish"
   if [ "$purge" = yes ]; then
     # The key first: without it, what may be left of the rest opens to nobody.
     rm -f "$destdir/etc/credstore/edge-agent-master-key" "$destdir/etc/credstore/edge-agent-mqtt-password"
@@ -123,6 +126,11 @@ install_files() {
   install -D -m 0644 "$tree/systemd/edge-agent.service" "$units/edge-agent.service"
   install -D -m 0644 "$tree/systemd/edge-agent-setup.service" "$units/edge-agent-setup.service"
   install -D -m 0644 "$tree/systemd/edge-agent.sysusers" "$destdir/usr/lib/sysusers.d/edge-agent.conf"
+  install -D -m 0644 "$tree/deploy/man/edge-agent.1" "$destdir/usr/share/man/man1/edge-agent.1"
+  for path in bash-completion/completions/edge-agent.bash zsh/vendor-completions/_edge-agent \
+    fish/vendor_completions.d/edge-agent.fish; do
+    install -D -m 0644 "$tree/deploy/completions/${path##*/}" "$destdir/usr/share/${path%.bash}"
+  done
   if [ "$jetson" = yes ]; then
     install -D -m 0644 "$tree/systemd/edge-agent.service.d/jetson.conf" "$units/edge-agent.service.d/jetson.conf"
   fi

@@ -1,4 +1,4 @@
-"""The reference tables of README.md and deploy/agent.example.toml, made from the code.
+"""The reference tables of README.md, deploy/agent.example.toml, manual and completions, made from the code.
 
 ``make readme`` writes them; tests/test_reference.py holds the files against the code.
 """
@@ -18,6 +18,7 @@ from edge_agent.config import Config
 from edge_agent.core.errors import CODES
 from edge_agent.logs import EVENTS
 from edge_agent.schemas.messages import COUNTERS
+from tests import manual
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -88,3 +89,6 @@ def with_tables(readme: str) -> str:
 if __name__ == "__main__":
     README.write_text(with_tables(README.read_text()))
     EXAMPLE.write_text(example())
+    for path, content in manual.files().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from edge_agent.cli import main
 from edge_agent.config import read_config
 from edge_agent.core.errors import CODES
 from edge_agent.logs import EVENTS
 from edge_agent.schemas.messages import COUNTERS
 from edge_agent.schemas.topics import Topics
-from tests import reference
+from tests import manual, reference
 
 PACKAGE = reference.ROOT / "edge_agent"
 
@@ -29,6 +36,40 @@ def test_the_example_configuration_has_every_key_with_its_default(tmp_path: Path
     bare = tmp_path / "bare.toml"
     bare.write_text('[gateway]\nname = "press-7"\n')
     assert read_config(reference.EXAMPLE) == read_config(bare)
+
+
+def test_the_manual_and_the_completions_are_those_of_the_command_line() -> None:
+    for path, content in manual.files().items():
+        assert path.read_text() == content, f"{path}: run make readme"
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
+def test_the_manual_is_set_without_a_warning_and_names_every_command() -> None:
+    command = ["man", "--warnings", "--local-file", str(manual.DEPLOY / "man" / "edge-agent.1")]
+    page = subprocess.run(command, env={**os.environ, "MANWIDTH": "100"}, capture_output=True, text=True, check=True)
+    assert page.stderr == ""
+    for name in main.commands:
+        assert f"edge-agent {name}" in page.stdout
+
+
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
+    launcher = tmp_path / "edge-agent"
+    launcher.write_text(f'#!/bin/sh\nexec {sys.executable} -m edge_agent "$@"\n')
+    launcher.chmod(0o755)
+    script = f"""
+        source {manual.DEPLOY / "completions" / "edge-agent.bash"}
+        complete_it() {{
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+            _edge_agent_completion edge-agent
+            echo "${{COMPREPLY[@]}}"
+        }}
+        complete_it edge-agent unl
+        complete_it edge-agent releases in
+        complete_it edge-agent unlearn --wa
+    """
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    said = subprocess.run(["bash", "-c", script], env={"PATH": path}, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["unlearn", "install", "--wait"]
 
 
 def test_every_error_code_is_used_and_every_code_used_is_known() -> None:
