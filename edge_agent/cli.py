@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import uuid
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,18 +47,40 @@ def main() -> None:
     """
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a tool connects, and which gateway it talks to."""
+
+    address: BrokerAddress
+    base: str
+    config_path: Path | None
+
+
 def _broker_options(function: Any) -> Any:
-    """Where the broker is: from a configuration, or by host and port."""
+    """Where the broker is, by a configuration, an operator's file, or host and port; handed over as ``place``."""
     for option in (
         click.option(
             "--config", "config_path", type=click.Path(path_type=Path), help="Broker and base of this config."
         ),
-        click.option("--host", default="127.0.0.1", show_default=True, help="Broker, without --config."),
-        click.option("--port", default=1883, show_default=True, help="Its port, without --config."),
+        click.option(
+            "--broker", "broker_path", type=click.Path(path_type=Path),
+            help="Broker, and who you are there: a TOML file with a section [mqtt] like the agent's.",
+        ),
+        click.option("--host", default="127.0.0.1", show_default=True, help="Broker, without a file."),
+        click.option("--port", default=1883, show_default=True, help="Its port, without a file."),
         click.option("--base", default="edge/gateway", show_default=True, help="Base topic, without --config."),
-    ):
+    ):  # fmt: skip
         function = option(function)
-    return function
+
+    @functools.wraps(function)
+    def with_place(
+        *arguments: Any, config_path: Path | None, broker_path: Path | None, host: str, port: int, base: str,
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        address, base = _address(config_path, broker_path, host, port, base, function.__name__)
+        return function(*arguments, place=_Place(address, base, config_path), **options)
+
+    return with_place
 
 
 @main.command()
@@ -113,8 +137,7 @@ def train(
 @click.option("--audience", multiple=True, help="Gateways it is signed for. Default: gateway.name of --config.")
 @click.option("--valid", "valid_s", default=600.0, show_default=True, help="Seconds for which the signature holds.")
 def unlearn(
-    classes: tuple[str, ...], config_path: Path | None, host: str, port: int, base: str,
-    wait: bool, timeout_s: float, reason: str, id_: str | None,
+    classes: tuple[str, ...], place: _Place, wait: bool, timeout_s: float, reason: str, id_: str | None,
     key_path: Path | None, key_id: str, audience: tuple[str, ...], valid_s: float,
 ) -> None:  # fmt: skip
     """Make a gateway forget one or more classes.
@@ -128,13 +151,12 @@ def unlearn(
     from edge_agent.commands.show import show_unlearn
     from edge_agent.config import read_config
 
-    address, base = _address(config_path, host, port, base, "unlearn")
     if key_path is not None and not audience:
-        if config_path is None:
+        if place.config_path is None:
             raise click.UsageError("--key needs --audience, or --config, which names the gateway")
-        audience = (read_config(config_path).gateway.name,)
+        audience = (read_config(place.config_path).gateway.name,)
     signing = _signing(key_path, key_id, audience, valid_s) if key_path else None
-    sys.exit(show_unlearn(address, base, classes, reason, id_, signing, timeout_s if wait else None))
+    sys.exit(show_unlearn(place.address, place.base, classes, reason, id_, signing, timeout_s if wait else None))
 
 
 def _signing(key_path: Path, key_id: str, audience: tuple[str, ...], valid_s: float) -> Signing:
@@ -157,7 +179,7 @@ def _signing(key_path: Path, key_id: str, audience: tuple[str, ...], valid_s: fl
 @_broker_options
 def simulate(
     source: str, folder: Path | None, only: str | None, rate: float, count: int | None, asset: str, labels: bool,
-    seed: int, config_path: Path | None, host: str, port: int, base: str,
+    seed: int, place: _Place,
 ) -> None:  # fmt: skip
     """Publish windows of the simulated rig or of a data set, and count the diagnoses that come back.
 
@@ -166,8 +188,8 @@ def simulate(
     """
     from edge_agent.commands.show import show_simulation
 
-    address, base = _address(config_path, host, port, base, "simulate")
-    show_simulation(address, base, asset, source, folder, only, rate=rate, count=count, labels=labels, seed=seed)
+    chosen = asset, source, folder, only
+    show_simulation(place.address, place.base, *chosen, rate=rate, count=count, labels=labels, seed=seed)
 
 
 @main.command()
@@ -198,16 +220,18 @@ def demo(arguments: tuple[str, ...]) -> None:
     sys.exit(show(list(arguments)))
 
 
-def _address(config_path: Path | None, host: str, port: int, base: str, tool: str) -> tuple[BrokerAddress, str]:
-    from edge_agent.commands.run import broker_address
-    from edge_agent.config import read_config
+def _address(
+    config_path: Path | None, broker_path: Path | None, host: str, port: int, base: str, tool: str
+) -> tuple[BrokerAddress, str]:
+    from edge_agent.config import broker_address, read_broker, read_config
     from edge_agent.mqtt_client import BrokerAddress
 
     client_id = f"edge-agent-{tool}-{uuid.uuid4().hex[:8]}"
-    if config_path is None:
-        return BrokerAddress(host, port, client_id), base
-    config = read_config(config_path)
-    return broker_address(config, client_id), config.base
+    config = read_config(config_path) if config_path else None
+    base = config.base if config else base
+    if broker_path is not None:
+        return broker_address(read_broker(broker_path), client_id), base
+    return broker_address(config.mqtt, client_id) if config else BrokerAddress(host, port, client_id), base
 
 
 for group in (releases, certificate, audit):

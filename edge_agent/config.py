@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.core.errors import Misconfigured
 from edge_agent.files import credential
+from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.commands import first_problem
 
 if sys.version_info >= (3, 11):
@@ -23,6 +24,9 @@ MQTT_CREDENTIAL: Final = "edge-agent-mqtt-password"  # the name of systemd's cre
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnySection = TypeVar("AnySection", bound=_Section)
 
 
 class Gateway(_Section):
@@ -151,34 +155,49 @@ class Config(_Section):
         return self.mqtt.base or f"edge/{self.gateway.name}"
 
 
+class _BrokerFile(_Section):
+    """An operator's file: how to reach the broker, and as whom."""
+
+    mqtt: Mqtt
+
+
 def read_config(path: Path) -> Config:
     """Read ``agent.toml``; relative paths in it are relative to its folder.
 
     Raises:
         Misconfigured: ``E_CONFIG`` with file, key and what is wrong.
     """
+    config, folder = _read(path, Config), path.resolve().parent
+    sections: dict[str, Any] = {
+        name: _anchored(getattr(config, name), folder) for name in ("gateway", "mqtt", "forget")
+    }
+    keys = {name: folder / path for name, path in config.commands.keys.items()}
+    sections["commands"] = config.commands.model_copy(update={"keys": keys})
+    return config.model_copy(update=sections)
+
+
+def read_broker(path: Path) -> Mqtt:
+    """The section ``[mqtt]`` of a file that has no other; relative paths in it are relative to its folder.
+
+    Raises:
+        Misconfigured: ``E_CONFIG`` with file, key and what is wrong.
+    """
+    return _anchored(_read(path, _BrokerFile).mqtt, path.resolve().parent)
+
+
+def _read(path: Path, model: type[AnySection]) -> AnySection:
     try:
-        content = tomllib.loads(path.read_text())
+        return model.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
         raise Misconfigured("E_CONFIG", f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Misconfigured("E_CONFIG", f"{path} is not TOML: {error}") from error
-    try:
-        config = Config.model_validate(content)
     except ValidationError as error:
         raise Misconfigured("E_CONFIG", f"{path}: {first_problem(error)}") from error
-    return _anchored(config, path.resolve().parent)
 
 
-def _anchored(config: Config, folder: Path) -> Config:
-    sections: dict[str, Any] = {}
-    for name in ("gateway", "mqtt", "forget"):
-        section: BaseModel = getattr(config, name)
-        paths = {key: folder / value for key, value in section if isinstance(value, Path)}
-        sections[name] = section.model_copy(update=paths)
-    keys = {name: folder / path for name, path in config.commands.keys.items()}
-    sections["commands"] = config.commands.model_copy(update={"keys": keys})
-    return config.model_copy(update=sections)
+def _anchored(section: AnySection, folder: Path) -> AnySection:
+    return section.model_copy(update={key: folder / value for key, value in section if isinstance(value, Path)})
 
 
 def read_password(path: Path | None) -> str | None:
@@ -195,6 +214,28 @@ def read_password(path: Path | None) -> str | None:
         return lines[0] if path is not None else next(iter(lines), None) or None
     except (OSError, UnicodeDecodeError, IndexError) as error:
         raise Misconfigured("E_CONFIG", f"mqtt.password_file {given} cannot be read or is empty") from error
+
+
+def broker_address(mqtt: Mqtt, client_id: str) -> BrokerAddress:
+    """How to reach the broker.
+
+    Raises:
+        Misconfigured: ``E_CONFIG``, the password cannot be read.
+    """
+    return BrokerAddress(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=client_id,
+        protocol=mqtt.protocol,
+        username=mqtt.username,
+        password=read_password(mqtt.password_file),
+        ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+        keepalive_s=mqtt.keepalive_s,
+        in_flight=mqtt.in_flight,
+        session_expiry_s=mqtt.session_expiry_s,
+    )
 
 
 FIXED = ("forget.work_dir",)  # of RELOADABLE

@@ -14,6 +14,7 @@ EVENTS: Final[dict[str, str]] = {
     "broker.disconnected": "The connection ended or could not be made; reason.",
     "cache.dropped": "Cached windows were destroyed: the release that came has not their classes or shape.",
     "cache.failed": "A window could not be cached; serving goes on.",
+    "certificate.renewed": "A file of the client certificate or the CA has changed; the agent connects again.",
     "class.erased": "A forget command has succeeded; classes, windows erased, job_s.",
     "class.revived": "An operator allowed a forgotten class to come back with a later release; name.",
     "command.accepted": "A forget command is recorded and its classes are masked.",

@@ -48,12 +48,37 @@ def make_client(address: BrokerAddress, protocol: str) -> Client:
     )
     client.on_socket_open = lambda _, __, connection: _send_at_once(connection)
     client.username_pw_set(address.username, address.password)
-    if address.ca_file is not None:
-        context = ssl.create_default_context(cafile=str(address.ca_file))
-        if address.cert_file is not None:
-            context.load_cert_chain(str(address.cert_file), str(address.key_file) if address.key_file else None)
+    if (context := tls(address)) is not None:
         client.tls_set_context(context)
     return client
+
+
+def tls(address: BrokerAddress) -> ssl.SSLContext | None:
+    """What the connection is encrypted and authenticated with, read from the files as they are now.
+
+    Raises:
+        OSError: a file is missing or holds no certificate or no key that fits it.
+    """
+    if address.ca_file is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(address.ca_file))
+    except OSError as error:
+        raise OSError(f"CA certificates {address.ca_file} cannot be used: {error}") from error
+    if address.cert_file is not None:
+        try:
+            context.load_cert_chain(str(address.cert_file), str(address.key_file) if address.key_file else None)
+        except OSError as error:
+            words = f"client certificate {address.cert_file} and key {address.key_file} cannot be used: {error}"
+            raise OSError(words) from error
+    return context
+
+
+def tls_stamp(address: BrokerAddress) -> tuple[object, ...]:
+    """Changes when one of the files is replaced or written."""
+    files = address.ca_file, address.cert_file, address.key_file
+    found = [path.stat() for path in files if path is not None and path.exists()]
+    return tuple((one.st_ino, one.st_mtime_ns, one.st_size) for one in found)
 
 
 def _send_at_once(connection: Any) -> None:

@@ -104,6 +104,7 @@ class Link:
         self.outward_decided = threading.Event()  # the same, of the outward connection alone
         self.accepted = self.session_present = self.too_new = self.choked = False
         self.lost = threading.Event()
+        self.tls_stamp: tuple[object, ...] = ()  # of the certificates that it was made with
         outward.on_publish = self._on_publish
 
     def send(self, topic: str, payload: bytes, qos: int, receipt: Receipt | None, *, retain: bool) -> bool:

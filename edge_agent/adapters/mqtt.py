@@ -8,6 +8,7 @@ Rules, each from something paho or a broker does:
 - A window is acknowledged when the broker has acknowledged its diagnosis. ``Receive Maximum`` bounds what is in flight.
 - The back-off between attempts is jittered, so that a plant's gateways do not return all at once.
 - An exception in a callback would end paho's thread while the process lives on: callbacks catch everything.
+- A client certificate, or a CA, that was renewed is taken up by connecting again.
 - MQTT 5 first; a broker that refuses it, hangs up on it or does not answer is tried with 3.1.1 next.
 """
 
@@ -25,7 +26,7 @@ from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edge_agent.mqtt_client import BrokerAddress, connect, make_client
+from edge_agent.mqtt_client import BrokerAddress, connect, make_client, tls, tls_stamp
 from edge_agent.mqtt_link import Connected, Disconnected, Door, Dropped, Link, Message, PublishRefused, Receipt
 
 log = structlog.get_logger(__name__)
@@ -129,9 +130,10 @@ class Broker:
         """Open both connections, the outward one first, or tell why they cannot be opened."""
         inward_at = self._address
         outward_at = replace(inward_at, client_id=f"{inward_at.client_id}{OUTWARD}", session_expiry_s=0)
-        link = None
+        link, stamp = None, tls_stamp(inward_at)
         try:
             link = Link(make_client(inward_at, protocol), make_client(outward_at, protocol), self._remember_refused)
+            link.tls_stamp = stamp
             link.outward.will_set(self._will[0], self._will[1], qos=1, retain=True)
             link.outward.max_inflight_messages_set(MOST_OUTWARD)
             self._listen(link, protocol)
@@ -160,9 +162,19 @@ class Broker:
     def _stay(self, link: Link) -> None:
         """Wait until the connection ends."""
         while not link.lost.wait(1.0) and not self._stopping.is_set():
-            pass
+            if tls_stamp(self._address) != link.tls_stamp and self._renewed():
+                break
         self._link = None
         link.close()
+
+    def _renewed(self) -> bool:
+        """Whether the certificates that have changed can be used; one file may be written before the other."""
+        try:
+            tls(self._address)
+        except OSError:
+            return False
+        log.info("certificate.renewed", cert_file=str(self._address.cert_file), ca_file=str(self._address.ca_file))
+        return True
 
     def _listen(self, link: Link, protocol: str) -> None:
         def on_connect(client: Client, _: Any, flags: ConnectFlags, reason: ReasonCode, __: Any) -> None:

@@ -13,8 +13,7 @@ from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import connected
 from edge_agent.commands.releases import store_of, tombstones
-from edge_agent.commands.run import broker_address
-from edge_agent.config import Config, read_config
+from edge_agent.config import Config, broker_address, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
 from edge_agent.live import refuse_erased, self_test
@@ -110,7 +109,7 @@ def _broker(config: Config) -> Finding:
     mqtt = config.mqtt
     remedy = "start the broker or correct the [mqtt] section"
     try:
-        with connected(broker_address(config, client_id=f"edge-agent-check-{os.getpid()}")):
+        with connected(broker_address(mqtt, f"edge-agent-check-{os.getpid()}")):
             return Finding("broker", True, f"{mqtt.host}:{mqtt.port} accepts the connection")
     except (Misconfigured, Unreachable) as error:
         return Finding("broker", False, error.reason, remedy)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edge_agent.core.errors import Unreachable
+from edge_agent.core.errors import Misconfigured, Unreachable
 from edge_agent.mqtt_client import BrokerAddress, connect, make_client
 
 CONNECT_S = 10.0
@@ -48,8 +49,22 @@ class ToolClient:
             raise Unreachable("E_BROKER", "the broker does not confirm a subscription") from error
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 1 and wait for the acknowledgement."""
-        self.client.publish(topic, payload, qos=1).wait_for_publish(CONNECT_S)
+        """Publish at QoS 1 and wait for the acknowledgement.
+
+        Raises:
+            Unreachable: ``E_BROKER``, none came, or the broker's access list forbids it.
+        """
+        acknowledged: queue.SimpleQueue[tuple[int, ReasonCode]] = queue.SimpleQueue()
+        self.client.on_publish = lambda _, __, mid, reason, ___: acknowledged.put((mid, reason))
+        sent = self.client.publish(topic, payload, qos=1)
+        deadline_s = time.monotonic() + CONNECT_S
+        try:
+            while (answer := acknowledged.get(timeout=max(0.0, deadline_s - time.monotonic())))[0] != sent.mid:
+                pass
+        except queue.Empty as error:
+            raise Unreachable("E_BROKER", f"the broker does not acknowledge what was published on {topic}") from error
+        if answer[1].is_failure:
+            raise Unreachable("E_BROKER", f"the broker refuses what was published on {topic}: {answer[1]}")
 
     def pending(self) -> Iterator[Heard]:
         """What has arrived already."""
@@ -81,11 +96,15 @@ def connected(address: BrokerAddress) -> Iterator[ToolClient]:
 
     Raises:
         Unreachable: ``E_BROKER`` with what the broker, or the network, said.
+        Misconfigured: ``E_CONFIG``, a certificate cannot be used.
     """
     problem = ""
     address = replace(address, session_expiry_s=0)  # a tool leaves nothing behind at the broker
     for protocol in ("5", "3.1.1") if address.protocol == "auto" else (address.protocol,):
-        client = make_client(address, protocol)
+        try:
+            client = make_client(address, protocol)
+        except OSError as error:
+            raise Misconfigured("E_CONFIG", str(error)) from error
         answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         client.on_connect = lambda _, __, ___, reason, ____, answers=answers: answers.put(
             str(reason) if reason.is_failure else ""

@@ -25,7 +25,7 @@ from edge_agent.adapters.workplace import Workplace
 from edge_agent.agent import Agent, fit_cache
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
-from edge_agent.config import Config, read_config, read_password
+from edge_agent.config import Config, broker_address, read_config
 from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured
 from edge_agent.erasure import Parts, Publisher
 from edge_agent.files import storage, write_atomically
@@ -34,7 +34,6 @@ from edge_agent.inbox import Inbox
 from edge_agent.jobs import Jobs
 from edge_agent.live import LiveModel, refuse_erased
 from edge_agent.masks import Masks, erased_classes, unwelcome
-from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
@@ -89,7 +88,7 @@ def assemble(config: Config) -> Agent:
     inbox = Inbox(config.mqtt.in_flight)
     will = dump({"state": "offline", "session": session, "gateway": config.gateway.name})
     broker = Broker(
-        broker_address(config),
+        broker_address(config.mqtt, config.mqtt.client_id or f"edge-agent-{config.gateway.name}"),
         topics.subscriptions(),
         inbox,
         first=topics.is_command,
@@ -107,25 +106,6 @@ def assemble(config: Config) -> Agent:
     publish = Publisher(agent.announce, agent.publish_certificate, agent.publish_release)
     agent.forgetting = Forgetting(config, journal, live, masks, parts, publish)
     return agent
-
-
-def broker_address(config: Config, client_id: str | None = None) -> BrokerAddress:
-    """How to reach the broker that the configuration names."""
-    mqtt = config.mqtt
-    return BrokerAddress(
-        host=mqtt.host,
-        port=mqtt.port,
-        client_id=client_id or mqtt.client_id or f"edge-agent-{config.gateway.name}",
-        protocol=mqtt.protocol,
-        username=mqtt.username,
-        password=read_password(mqtt.password_file),
-        ca_file=mqtt.ca_file,
-        cert_file=mqtt.cert_file,
-        key_file=mqtt.key_file,
-        keepalive_s=mqtt.keepalive_s,
-        in_flight=mqtt.in_flight,
-        session_expiry_s=mqtt.session_expiry_s,
-    )
 
 
 def _identity(vault: Vault) -> Signer:

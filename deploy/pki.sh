@@ -1,0 +1,127 @@
+#!/bin/sh
+# Certificates and rights at the broker for a plant: who may connect, and what each may read and write there.
+set -eu
+
+usage() {
+  cat <<'EOF'
+usage: deploy/pki.sh FOLDER ca
+       deploy/pki.sh FOLDER broker HOST...
+       deploy/pki.sh FOLDER agent GATEWAY
+       deploy/pki.sh FOLDER sensor ASSET GATEWAY
+       deploy/pki.sh FOLDER operator NAME
+
+Makes in FOLDER a certificate authority of your own (ca.pem, ca.key), then one certificate and key for the broker
+(broker.pem, broker.key, for every HOST: a name or an address) and for each client (NAME.pem, NAME.key), and writes
+each client's rights to the access list (acl), as mosquitto reads them:
+
+  agent     takes its own gateway's windows, labels and commands, and alone writes its diagnoses, status and certificates
+  sensor    writes the windows of one asset of one gateway, and reads nothing; its name is GATEWAY.ASSET
+  operator  asks any gateway to forget, gives labels, and reads all
+
+Done again for the same name, it makes a new certificate; the rights stay as they are, also if you have changed them.
+DAYS=30 deploy/pki.sh ... chooses how long a certificate holds (default 825, the authority 3650). Keep ca.key off the
+gateways and off the broker.
+EOF
+}
+
+fail() {
+  echo "pki.sh: $*" >&2
+  exit 1
+}
+
+case "${1:-}" in '' | -h | --help) usage; exit 0 ;; esac
+[ $# -ge 2 ] || { usage >&2; exit 2; }
+folder=$1 kind=$2
+shift 2
+umask 077
+mkdir -p "$folder"
+
+named() { # NAME: a client's name is one level of a topic, and the name of two files
+  case "$1" in
+    '' | *[!A-Za-z0-9._-]* | ca | broker | acl) fail "'$1' is no name: A-Z a-z 0-9 . _ - and not ca, broker or acl" ;;
+  esac
+}
+
+authority() {
+  [ ! -e "$folder/ca.key" ] || fail "$folder/ca.key is there already; every certificate was signed with it"
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "${DAYS:-3650}" -subj "/CN=plant" \
+    -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$folder/ca.key" -out "$folder/ca.pem" 2>/dev/null
+}
+
+certify() { # NAME USAGE [ALTERNATIVE NAMES]
+  [ -e "$folder/ca.key" ] || fail "no authority in $folder: deploy/pki.sh $folder ca"
+  if [ -e "$folder/$1.pem" ] && ! openssl x509 -in "$folder/$1.pem" -noout -subject | grep -q "OU = $kind,"; then
+    fail "$folder/$1.pem is the certificate of another kind of client"
+  fi
+  extensions=$(mktemp)
+  {
+    echo "basicConstraints=critical,CA:FALSE"
+    echo "extendedKeyUsage=$2"
+    [ -z "${3:-}" ] || echo "subjectAltName=$3"
+  } >"$extensions"
+  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/OU=$kind/CN=$1" -keyout "$folder/.$1.key" \
+    -out "$folder/.$1.csr" 2>/dev/null
+  openssl x509 -req -in "$folder/.$1.csr" -CA "$folder/ca.pem" -CAkey "$folder/ca.key" -days "${DAYS:-825}" \
+    -extfile "$extensions" -out "$folder/.$1.pem" 2>/dev/null
+  mv "$folder/.$1.key" "$folder/$1.key"
+  mv "$folder/.$1.pem" "$folder/$1.pem"
+  rm -f "$folder/.$1.csr" "$extensions"
+}
+
+grant() { # NAME < RIGHTS
+  grep -qx "user $1" "$folder/acl" 2>/dev/null || { echo "user $1"; sed 's/^/topic /'; echo; } >>"$folder/acl"
+}
+
+case "$kind" in
+  ca) authority ;;
+  broker)
+    [ $# -ge 1 ] || fail "broker needs a HOST"
+    names=''
+    for host; do
+      case "$host" in
+        *:*) names=$names,IP:$host ;;
+        *[!0-9.]*) names=$names,DNS:$host ;;
+        *) names=$names,IP:$host ;;
+      esac
+    done
+    certify broker serverAuth "${names#,}"
+    ;;
+  agent)
+    [ $# -eq 1 ] || fail "agent needs a GATEWAY"
+    named "$1"
+    certify "$1" clientAuth
+    grant "$1" <<EOF
+read edge/$1/windows/+
+read edge/$1/labels/+
+read edge/$1/unlearn/+
+read unlearn/+
+write edge/$1/diagnosis/+
+write edge/$1/status
+write edge/$1/release
+write edge/$1/refused
+write edge/$1/unlearn/+/status
+write edge/$1/unlearn/+/certificate
+EOF
+    ;;
+  sensor)
+    [ $# -eq 2 ] || fail "sensor needs an ASSET and a GATEWAY"
+    named "$1"
+    named "$2"
+    certify "$2.$1" clientAuth
+    grant "$2.$1" <<EOF
+write edge/$2/windows/$1
+EOF
+    ;;
+  operator)
+    [ $# -eq 1 ] || fail "operator needs a NAME"
+    named "$1"
+    certify "$1" clientAuth
+    grant "$1" <<EOF
+read edge/#
+write edge/+/labels/+
+write edge/+/unlearn/+
+write unlearn/+
+EOF
+    ;;
+  *) usage >&2; fail "unknown kind '$kind'" ;;
+esac

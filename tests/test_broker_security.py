@@ -1,0 +1,307 @@
+"""A broker with deploy/mosquitto's configuration and deploy/pki.sh's certificates: who gets in, and who may do what."""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import toy
+from edge_agent.commands.client import ToolClient, connected
+from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, mosquitto, wait_until
+from edge_agent.core.errors import Misconfigured, Unreachable
+from edge_agent.mqtt_client import BrokerAddress
+from tests.plant import Plant
+from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent
+
+pytestmark = [
+    NEEDS_OPENSSL,
+    pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),  # see refusal()
+    pytest.mark.skipif(mosquitto() is None, reason="mosquitto is not installed"),
+]
+CONF = (ROOT / "deploy" / "mosquitto" / "edge-agent.conf").read_text()
+
+
+def pki(folder: Path, *words: str, days: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run deploy/pki.sh."""
+    environment = {**os.environ, **({} if days is None else {"DAYS": str(days)})}
+    command: list[str | Path] = [ROOT / "deploy" / "pki.sh", folder, *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A broker, and the folder in which everybody's certificate lies."""
+
+    broker: LocalBroker
+    folder: Path
+
+    def address(self, name: str, authority: Path | None = None, folder: Path | None = None) -> BrokerAddress:
+        folder = folder or self.folder
+        files = authority or self.folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key"
+        port, client = self.broker.port, f"{name}-{os.urandom(4).hex()}"
+        return BrokerAddress("localhost", port, client, "auto", None, None, *files, session_expiry_s=0)
+
+    @contextmanager
+    def client(self, name: str) -> Iterator[ToolClient]:
+        with connected(self.address(name)) as client:
+            yield client
+
+
+def site_at(folder: Path, *hosts: str) -> Site:
+    for words in ("ca",), ("broker", *hosts), ("agent", "toy"), ("agent", "other"), ("operator", "anna"):
+        assert pki(folder, *words).returncode == 0
+    assert pki(folder, "sensor", "m1", "toy").returncode == 0
+    for path in folder.iterdir():
+        path.chmod(0o644)  # mosquitto gives up root
+    port = free_port()
+    conf = CONF.replace("/etc/mosquitto/edge-agent", str(folder)).replace("listener 8883", f"listener {port} 127.0.0.1")
+    assert conf.count(str(folder)) == 4
+    return Site(SecureBroker(folder / "broker", port, conf), folder)
+
+
+class SecureBroker(LocalBroker):
+    """mosquitto with a whole configuration of its own."""
+
+    def __init__(self, folder: Path, port: int, conf: str) -> None:
+        self._conf = conf
+        super().__init__(folder, port)
+
+    def start(self) -> None:
+        config = Path(self._command[-1])
+        user = re.findall(r"^user .*$", config.read_text(), re.MULTILINE)
+        config.write_text("\n".join([*user, self._conf, f"persistence_location {config.parent}/"]))
+        super().start()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = site_at(tmp_path_factory.mktemp("pki"), "localhost")
+    yield made
+    made.broker.stop()
+
+
+def agent_of(site: Site, folder: Path, release: Path, client: str = "toy") -> LocalAgent:
+    names = {"ca_file": "ca.pem", "cert_file": f"{client}.pem", "key_file": f"{client}.key"}
+    lines = [f'{key} = "{site.folder / name}"' for key, name in names.items()]
+    extra = "\n".join(['host = "localhost"', *lines, "[forget]", "min_windows = 8"])
+    return LocalAgent(folder, "toy", site.broker.port, release, extra, {"OMP_NUM_THREADS": "1"})
+
+
+# Rights. `heard` is an operator, who reads all; what does not reach him was refused.
+
+
+ALLOWED = [
+    ("toy", "edge/toy/diagnosis/m1"),
+    ("toy", "edge/toy/status"),
+    ("toy", "edge/toy/release"),
+    ("toy", "edge/toy/refused"),
+    ("toy", "edge/toy/unlearn/hum/status"),
+    ("toy", "edge/toy/unlearn/hum/certificate"),
+    ("toy.m1", "edge/toy/windows/m1"),
+    ("anna", "edge/toy/unlearn/hum"),
+    ("anna", "edge/other/unlearn/hum"),
+    ("anna", "edge/toy/labels/m1"),
+]
+FORBIDDEN = [
+    ("toy", "edge/other/status"),
+    ("toy", "edge/other/diagnosis/m1"),
+    ("toy", "edge/toy/unlearn/hum"),
+    ("toy", "edge/toy/windows/m1"),
+    ("other", "edge/toy/unlearn/hum/certificate"),
+    ("toy.m1", "edge/toy/windows/m2"),
+    ("toy.m1", "edge/other/windows/m1"),
+    ("toy.m1", "edge/toy/unlearn/hum"),
+    ("toy.m1", "edge/toy/labels/m1"),
+    ("toy.m1", "edge/toy/status"),
+    ("anna", "edge/toy/unlearn/hum/status"),
+    ("anna", "edge/toy/unlearn/hum/certificate"),
+    ("anna", "edge/toy/status"),
+    ("anna", "edge/toy/diagnosis/m1"),
+    ("anna", "edge/toy/windows/m1"),
+]
+
+
+@pytest.mark.parametrize(("name", "topic"), ALLOWED)
+def test_what_somebody_may_write_arrives(site: Site, name: str, topic: str) -> None:
+    with site.client("anna") as reader, site.client(name) as writer:
+        reader.subscribe(["edge/#"])
+        writer.publish(topic, b'"sent"')
+        assert next(reader.listen(5)).topic == topic
+
+
+@pytest.mark.parametrize(("name", "topic"), FORBIDDEN)
+def test_what_somebody_may_not_write_is_refused_and_reaches_nobody(site: Site, name: str, topic: str) -> None:
+    with site.client("anna") as reader, site.client(name) as writer:
+        reader.subscribe(["edge/#"])
+        with pytest.raises(Unreachable, match=r"the broker refuses what was published on .*: Not authorized"):
+            writer.publish(topic, b'"sent"')
+        reader.publish("edge/toy/labels/m1", b'"after"')
+        assert next(reader.listen(5)).content == "after"
+
+
+@pytest.mark.parametrize(
+    ("name", "topic"),
+    [
+        ("toy.m1", "edge/toy/diagnosis/m1"),
+        ("toy.m1", "edge/toy/status"),
+        ("other", "edge/toy/windows/m1"),
+        ("other", "edge/toy/unlearn/hum"),
+    ],
+)
+def test_what_somebody_may_not_read_does_not_reach_him(site: Site, name: str, topic: str) -> None:
+    writers = {"windows": "toy.m1", "unlearn": "anna", "status": "toy", "diagnosis": "toy"}
+    writer_name = next(who for part, who in writers.items() if part in topic)
+    with site.client(name) as reader, site.client("anna") as operator, site.client(writer_name) as writer:
+        operator.subscribe([topic])
+        reader.client.subscribe(topic, 1)
+        writer.publish(topic, b'"sent"')
+        assert next(operator.listen(5)).topic == topic
+        with pytest.raises(queue.Empty):
+            reader.heard.get(timeout=0.3)
+
+
+# Certificates
+
+
+def refusal(site: Site, name: str, change: Callable[[BrokerAddress], BrokerAddress]) -> str:
+    with pytest.raises((Unreachable, Misconfigured)) as caught, connected(change(site.address(name))):
+        pass
+    reason = str(caught.value.reason)
+    del caught
+    gc.collect()  # paho leaves the socket of a failed handshake to the garbage collector
+    return reason
+
+
+def test_nobody_gets_in_without_a_certificate(site: Site) -> None:
+    words = refusal(site, "anna", lambda address: replace(address, cert_file=None, key_file=None))
+    assert "alert" in words or "hung up" in words
+
+
+def test_an_expired_certificate_is_refused(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.folder, tmp_path / "pki", ignore=shutil.ignore_patterns("broker"))
+    faketime = shutil.which("faketime")
+    if faketime is None:
+        pytest.skip("faketime is not installed")
+    command: list[str | Path] = [
+        faketime,
+        "2020-01-01",
+        ROOT / "deploy" / "pki.sh",
+        tmp_path / "pki",
+        "operator",
+        "anna",
+    ]
+    subprocess.run(command, check=True)
+    expired = site.address("anna", folder=tmp_path / "pki")
+    assert "hung up" in refusal(site, "anna", lambda _: expired) or "alert" in refusal(site, "anna", lambda _: expired)
+
+
+def test_a_certificate_of_another_authority_is_refused(site: Site, tmp_path: Path) -> None:
+    assert pki(tmp_path, "ca").returncode == 0
+    assert pki(tmp_path, "operator", "anna").returncode == 0
+    words = refusal(site, "anna", lambda _: site.address("anna", folder=tmp_path))
+    assert "hung up" in words or "alert" in words
+
+
+def test_a_broker_of_another_authority_is_not_believed(site: Site, tmp_path: Path) -> None:
+    assert pki(tmp_path, "ca").returncode == 0
+    words = refusal(site, "anna", lambda address: replace(address, ca_file=tmp_path / "ca.pem"))
+    assert "certificate verify failed" in words
+
+
+def test_a_broker_by_another_name_than_its_certificates_is_not_believed(site: Site) -> None:
+    words = refusal(site, "anna", lambda address: replace(address, host="127.0.0.1"))
+    assert "IP address mismatch, certificate is not valid for '127.0.0.1'" in words
+
+
+def test_a_missing_certificate_is_told_by_its_name(site: Site, tmp_path: Path) -> None:
+    words = refusal(site, "anna", lambda address: replace(address, cert_file=tmp_path / "gone.pem"))
+    assert str(tmp_path / "gone.pem") in words
+
+
+# The agent
+
+
+def test_an_agent_forgets_for_an_operator_and_for_nobody_else(site: Site, tmp_path: Path, toy_release: Path) -> None:
+    agent = agent_of(site, tmp_path / "agent", toy_release)
+    operator = tmp_path / "operator.toml"
+    names = {"ca_file": "ca.pem", "cert_file": "anna.pem", "key_file": "anna.key"}
+    lines = [f'{key} = "{site.folder / name}"' for key, name in names.items()]
+    operator.write_text("\n".join(["[mqtt]", 'host = "localhost"', f"port = {site.broker.port}", *lines]))
+    try:
+        agent.ready()
+        with site.client("toy.m1") as sensor, site.client("anna") as anna:
+            plant = Plant(anna)
+            for row in toy.windows(0, 40, np.random.default_rng(0)):
+                plant._seq += 1
+                sensor.publish("edge/toy/windows/m1", toy.message(plant._seq, toy.CLASSES[0], row, "m1", "boot-1"))
+            wait_until(lambda: len(plant.find("diagnosis/m1")) == 40, "all are answered")
+            asked = ["unlearn", toy.CLASSES[0], "--base", "edge/toy", "--wait"]
+            refused = edge_agent(*asked, "--config", agent.config)
+            assert "the broker refuses what was published on edge/toy/unlearn/hum" in refused.stderr
+            done = edge_agent(*asked, "--broker", operator)
+            assert done.returncode == 0, done.stderr + done.stdout
+            assert plant.expect(f"unlearn/{toy.CLASSES[0]}/certificate")["content"]["gateway"] == "toy"
+        assert agent.stop() == 0
+    finally:
+        agent.kill()
+
+
+def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path, toy_release: Path) -> None:
+    site = site_at(tmp_path / "pki", "localhost")
+    agent = agent_of(site, tmp_path / "agent", toy_release)
+    try:
+        agent.ready()
+        key, certificate = site.folder / "toy.key", site.folder / "toy.pem"
+        before = key.read_bytes()
+        # One file comes before the other; until they fit, the connection stays.
+        fresh = tmp_path / "fresh"
+        shutil.copytree(site.folder, fresh, ignore=shutil.ignore_patterns("broker"))
+        assert pki(fresh, "agent", "toy").returncode == 0
+        shutil.copy(fresh / "toy.key", key)
+        assert key.read_bytes() != before
+        with site.client("anna") as anna:
+            anna.subscribe(["edge/toy/status"])
+            assert wait_until(lambda: next(anna.listen(30)).content["state"] == "online", "it stays connected")
+        assert agent.events("certificate.renewed") == []
+        shutil.copy(fresh / "toy.pem", certificate)
+        agent.ready(2)
+        assert len(agent.events("certificate.renewed")) == 1
+        assert agent.stop() == 0
+    finally:
+        agent.kill()
+        site.broker.stop()
+
+
+# deploy/pki.sh
+
+
+def test_rights_that_were_changed_stay_when_a_certificate_is_renewed(tmp_path: Path) -> None:
+    for words in ("ca",), ("agent", "toy"), ("operator", "anna"):
+        assert pki(tmp_path, *words).returncode == 0
+    changed = (tmp_path / "acl").read_text().replace("topic write unlearn/+\n", "")
+    (tmp_path / "acl").write_text(changed)
+    before = (tmp_path / "anna.pem").read_bytes()
+    assert pki(tmp_path, "operator", "anna").returncode == 0
+    assert (tmp_path / "acl").read_text() == changed
+    assert (tmp_path / "anna.pem").read_bytes() != before
+    assert (tmp_path / "anna.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_name_is_given_to_one_kind_of_client_only_and_the_authority_made_once(tmp_path: Path) -> None:
+    for words in ("ca",), ("agent", "toy"):
+        assert pki(tmp_path, *words).returncode == 0
+    assert "the certificate of another kind of client" in pki(tmp_path, "operator", "toy").stderr
+    assert "is there already" in pki(tmp_path, "ca").stderr
+    for name in ("", "a/b", "a+", "a b", "ca", "../x"):
+        assert "is no name" in pki(tmp_path, "agent", name).stderr
