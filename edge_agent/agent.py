@@ -31,6 +31,7 @@ from edge_agent.masks import Masks
 from edge_agent.mqtt_link import Connected, Disconnected, Dropped, Message, PublishRefused
 from edge_agent.schemas import messages
 from edge_agent.schemas.commands import id_of, parse_unlearn
+from edge_agent.schemas.snapshot import Running, Snapshot
 from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
 from edge_agent.tally import Tally, acknowledge, tolerant
@@ -72,6 +73,7 @@ class Agent:
         self._housekeeping_s = self._status_s = self._given_back_s = float("-inf")
         self._stopping = self._online = False
         self._new_config: Callable[[], Config] | None = None
+        self.snapshot: Snapshot | None = None  # replaced as a whole, for other threads to read
 
     def run(self) -> None:
         """Serve until ``stop`` is called."""
@@ -206,6 +208,7 @@ class Agent:
         self._notifier.send("WATCHDOG=1", f"STATUS={self._in_words()}")
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status()
+        self.snapshot = self._look(now_s)
         if now_s >= self._given_back_s + GIVE_BACK_EVERY_S:
             self._given_back_s = now_s
             heap.give_back()
@@ -214,6 +217,27 @@ class Agent:
         if self._new_config is not None:
             read, self._new_config = self._new_config, None
             self._reload(read)
+
+    def _look(self, now_s: float) -> Snapshot:
+        latency, at_work = self._serving.latency, self.forgetting.at_work
+        return Snapshot(
+            turn_s=now_s,
+            online=self._online,
+            counters=dict(self._counters),
+            latency_counts=tuple(latency.counts),
+            latency_sum_s=latency.sum_s,
+            inbox_depth=len(self._inbox),
+            inbox_capacity=self._config.mqtt.in_flight,
+            release=self._live.release.digest,
+            release_name=self._live.card.name,
+            adopted_s=self._live.adopted_s,
+            masked=self._live.masked,
+            cached=self._cache.counts(),
+            slot_bytes=self._cache.slot_bytes,
+            commands=self.forgetting.by_status(),
+            running=None if at_work is None else Running(at_work.phase, at_work.progress),
+            clock_synchronised=self._clock.now().synchronised,
+        )
 
     def _revive(self) -> None:
         self._masks.revive_wanted(self._config.gateway.state_dir)

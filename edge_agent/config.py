@@ -138,6 +138,13 @@ class Logs(_Section):
     format: Literal["json", "text"] = Field("json", description="json: one object per line; text: for people")
 
 
+class Http(_Section):
+    """Metrics and health, for Prometheus and whoever watches."""
+
+    host: str = Field("127.0.0.1", description="address to listen at; nobody is asked who he is, so keep it local")
+    port: int = Field(9464, ge=0, le=65535, description="its port; 0: none")
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -148,6 +155,7 @@ class Config(_Section):
     commands: Commands = Commands()
     forget: Forget = Forget()
     logs: Logs = Logs()
+    http: Http = Http()
 
     @property
     def base(self) -> str:

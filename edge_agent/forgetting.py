@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Final, get_args
 
 import structlog
 
@@ -33,7 +33,7 @@ from edge_agent.masks import Masks
 from edge_agent.probation import Probation
 from edge_agent.schemas.card import MODEL
 from edge_agent.schemas.commands import UnlearnCommand
-from edge_agent.schemas.messages import JobState, Phase
+from edge_agent.schemas.messages import JobState, Phase, Status
 from edge_agent.shadow import Shadow
 from edge_agent.tally import tolerant
 
@@ -86,6 +86,13 @@ class Forgetting:
     def at_work(self) -> JobState | None:
         """The command that is not finished: until there is none, no other release may be adopted."""
         return next(iter(self._masks.unfinished()), None)
+
+    def by_status(self) -> dict[str, int]:
+        """How many commands of the journal have each status."""
+        counts = dict.fromkeys(get_args(Status), 0)
+        for state in self._journal.states():
+            counts[state.status] += 1
+        return counts
 
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""

@@ -82,7 +82,7 @@ class LiveModel:
         model.logits(np.resize(windows, (self._max_batch, *windows.shape[1:])))
         if self._store.current() != release.digest:
             self._store.set_current(release.digest)
-        self._release, self._model = release, model
+        self._release, self._model, self.adopted_s = release, model, time.monotonic()
         self.forget_health()
         self.hide(self._hidden)
         heap.give_back()  # what the model before held, and reading this one

@@ -23,6 +23,7 @@ EVENTS: Final[dict[str, str]] = {
     "config.reloaded": "SIGHUP: the new configuration is in force; changed keys.",
     "identity.replaced": "The signing key was damaged and a new one was made: its public key must be trusted anew.",
     "inbox.overflowed": "A message found no room for 2 s; the agent reconnects, the broker sends it again.",
+    "http.failed": "Metrics and health cannot be shown (E_CONFIG); serving goes on.",
     "job.started": "The child process of a forget command runs; id, attempt, pid.",
     "journal.damaged": "Lines of the journal were given up; they are kept in journal.damaged.",
     "message.lost": "A message could not be handed over: a bug; with traceback.",

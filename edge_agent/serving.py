@@ -19,6 +19,7 @@ from edge_agent.mqtt_link import Message
 from edge_agent.reservoir import Source
 from edge_agent.schemas import messages
 from edge_agent.schemas.commands import parse_label
+from edge_agent.schemas.snapshot import Latency
 from edge_agent.schemas.topics import Topics
 from edge_agent.schemas.windows import decode
 from edge_agent.tally import Tally, acknowledge
@@ -48,6 +49,7 @@ class Serving:
         self._topics, self._broker = topics, broker
         self._live, self._cache = live, cache
         self._tally, self._counters = tally, tally.counters
+        self.latency = Latency()
         self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
     def serve(self, arrived: list[Message]) -> None:
@@ -97,8 +99,9 @@ class Serving:
             if answer is None:
                 self._tally.refuse(message, Refused("E_MODEL", "the model's output for this window is not finite"))
                 continue
-            latency_ms = (time.monotonic() - message.received_s) * 1000
-            content = messages.diagnosis(window, answer, release, masked, latency_ms)
+            latency_s = time.monotonic() - message.received_s
+            self.latency.observe(latency_s)
+            content = messages.diagnosis(window, answer, release, masked, latency_s * 1000)
             if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):
                 self._counters["windows_answered"] += 1
             else:

@@ -23,9 +23,12 @@ from edge_agent.vault import Vault
 BASE = "edge/toy"
 
 
-def toy_agent(folder: Path, port: int, release: Path, extra: str = "", env: dict[str, str] | None = None) -> LocalAgent:
+def toy_agent(
+    folder: Path, port: int, release: Path, extra: str = "", env: dict[str, str] | None = None, *, http_port: int = 0
+) -> LocalAgent:
     """A real ``edge-agent run`` with the toy release."""
-    return LocalAgent(folder, "toy", port, release, extra, {"OMP_NUM_THREADS": "1", **(env or {})})
+    environment = {"OMP_NUM_THREADS": "1", **(env or {})}
+    return LocalAgent(folder, "toy", port, release, extra, environment, http_port=http_port)
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:

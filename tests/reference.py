@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from edge_agent.adapters.audit import EVENTS as ROWS
+from edge_agent.adapters.http import Figures, certificate_figures
 from edge_agent.cli import main
 from edge_agent.config import Config
 from edge_agent.core.errors import CODES
 from edge_agent.logs import EVENTS
 from edge_agent.schemas.messages import COUNTERS
+from edge_agent.schemas.snapshot import EDGES_S, Running, Snapshot
 from tests import manual
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +69,39 @@ def example() -> str:
     return "\n".join(lines)
 
 
+def a_snapshot() -> Snapshot:
+    """An agent at work, in which every metric has a value."""
+    counted = dict.fromkeys([name for name in COUNTERS if "<" not in name], 1)
+    return Snapshot(
+        turn_s=time.monotonic(),
+        online=True,
+        counters={**counted, "refused_E_SIZE": 1},
+        latency_counts=(1,) * (len(EDGES_S) + 1),
+        latency_sum_s=1.0,
+        inbox_depth=0,
+        inbox_capacity=256,
+        release="0" * 64,
+        release_name="toy",
+        adopted_s=0.0,
+        masked=("hum",),
+        cached={"hum": 0, "whine": 5},
+        slot_bytes=37_000,
+        commands={"executing": 1},
+        running=Running("probing", 0.5),
+        clock_synchronised=True,
+    )
+
+
+def metrics_table() -> str:
+    figures = [*Figures(a_snapshot, None).collect(), *certificate_figures(datetime.now(timezone.utc))]
+    rows = []
+    for family in figures:
+        name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = sorted({label for one in family.samples for label in one.labels if label != "le"})
+        rows.append((f"`{name}`", family.type, ", ".join(labels) or "-", family.documentation))
+    return table(("metric", "type", "labels", "meaning"), rows)
+
+
 def tables() -> dict[str, str]:
     commands = [(f"`edge-agent {name}`", command.get_short_help_str(200)) for name, command in main.commands.items()]
     return {
@@ -73,6 +110,7 @@ def tables() -> dict[str, str]:
         "commands": table(("command", "what it does"), commands),
         "errors": table(("code", "meaning"), ((f"`{code}`", words) for code, words in CODES.items())),
         "events": table(("event", "meaning"), ((f"`{event}`", words) for event, words in EVENTS.items())),
+        "metrics": metrics_table(),
         "counters": table(("counter", "counts"), ((f"`{name}`", words) for name, words in COUNTERS.items())),
     }
 

@@ -69,8 +69,8 @@ class WindowCache:
         self.close()
         self._recent.clear()
         self._names, self._shape, self._body_bytes = classes, shape, shape[0] * shape[1] * 4
-        size = slot_bytes(HEADER_BYTES, self._body_bytes)
-        self.per_class = min(self._most_per_class, self._max_bytes // size // len(classes))
+        self.slot_bytes = slot_bytes(HEADER_BYTES, self._body_bytes)
+        self.per_class = min(self._most_per_class, self._max_bytes // self.slot_bytes // len(classes))
         self._where = {}
         with storage("the window cache cannot be opened"):
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -120,6 +120,7 @@ class LocalAgent:
         extra: str = "",
         env: Mapping[str, str] | None = None,
         *,
+        http_port: int = 0,
         start: bool = True,
     ) -> None:
         self.program: tuple[str, ...] = ("edge_agent",)  # a module, and arguments that go before the agent's
@@ -128,7 +129,7 @@ class LocalAgent:
         self._env = {**os.environ, **(env or {})}
         folder.mkdir(parents=True, exist_ok=True)
         gateway = f'[gateway]\nname = "{name}"\nstate_dir = "state"\nrelease = "{release.resolve()}"\n'
-        self.config.write_text(f"{gateway}[mqtt]\nport = {port}\n{extra}\n")
+        self.config.write_text(f"{gateway}[http]\nport = {http_port}\n[mqtt]\nport = {port}\n{extra}\n")
         if start:
             self.start()
 

@@ -17,6 +17,7 @@ import structlog
 from edge_agent import logs
 from edge_agent.adapters import systemd
 from edge_agent.adapters.audit import AuditLog
+from edge_agent.adapters.http import HttpServer
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import ReleaseStore, read_release
@@ -58,7 +59,28 @@ def run(config_path: Path) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
         signal.signal(signal.SIGHUP, lambda *_: agent.reload(lambda: read_config(config_path)))
-        agent.run()
+        with _shown(config, agent):
+            agent.run()
+
+
+@contextmanager
+def _shown(config: Config, agent: Agent) -> Iterator[None]:
+    """Metrics and health over HTTP; without them the agent serves all the same."""
+    if config.http.port == 0:
+        yield
+        return
+    host, port = config.http.host, config.http.port
+    try:
+        server = HttpServer(host, port, lambda: agent.snapshot, config.mqtt.cert_file)
+    except OSError as error:
+        log.error("http.failed", code="E_CONFIG", reason=f"{host}:{port}: {error.strerror}")
+        yield
+        return
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 def assemble(config: Config) -> Agent:

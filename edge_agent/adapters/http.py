@@ -1,0 +1,197 @@
+"""``/metrics`` for Prometheus, ``/healthz`` and ``/readyz``, from the newest snapshot; it never asks the main thread.
+
+Nobody is asked who he is: it belongs on the loopback interface, or behind a proxy that asks.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from cryptography.x509 import load_pem_x509_certificate
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from edge_agent.schemas.messages import COUNTERS
+from edge_agent.schemas.snapshot import EDGES_S, Snapshot
+
+LONGEST_TURN_S: Final = 30.0  # without a finished turn, the agent is taken for hung; systemd's watchdog waits longer
+REQUEST_S: Final = 10.0
+PREFIX: Final = "edge_agent_"
+Look = Callable[[], Snapshot | None]
+
+
+class HttpServer:
+    """Answers in threads of its own until ``stop``.
+
+    Args:
+        look: gives the newest snapshot; None before the first.
+        cert_file: the client certificate whose end is shown.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int, look: Look, cert_file: Path | None) -> None:
+        registry = CollectorRegistry()
+        registry.register(Figures(look, cert_file))
+        ProcessCollector(registry=registry)
+        handler = type("Handler", (_Handler,), {"look": staticmethod(look), "registry": registry})
+        self._server = ThreadingHTTPServer((host, port), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the socket."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    look: ClassVar[Look]
+    registry: ClassVar[CollectorRegistry]
+    timeout = REQUEST_S
+    server_version, sys_version = "edge-agent", ""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            encode, kind = choose_encoder(self.headers.get("Accept", ""))
+            self._send(200, kind, encode(self.registry))
+        elif path == "/healthz":
+            self._state(alive(type(self).look(), time.monotonic()))
+        elif path == "/readyz":
+            self._state(ready(type(self).look(), time.monotonic()))
+        else:
+            self._send(404, "text/plain; charset=utf-8", b"/metrics, /healthz, /readyz\n")
+
+    def _state(self, problem: str | None) -> None:
+        content = json.dumps({"ok": problem is None, "reason": problem}).encode()
+        self._send(503 if problem else 200, "application/json", content)
+
+    def _send(self, status: int, kind: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: a scrape every few seconds is no event."""
+
+
+def alive(seen: Snapshot | None, now_s: float) -> str | None:
+    """Why the agent does not live, or None."""
+    if seen is None:
+        return "it is starting"
+    age_s = now_s - seen.turn_s
+    return None if age_s < LONGEST_TURN_S else f"no turn for {age_s:.0f} s, limit {LONGEST_TURN_S:.0f} s"
+
+
+def ready(seen: Snapshot | None, now_s: float) -> str | None:
+    """Why windows are not answered now, or None."""
+    if (problem := alive(seen, now_s)) is not None or seen is None:
+        return problem
+    return None if seen.online else "no connection to the broker"
+
+
+class Figures(Collector):
+    """The snapshot in Prometheus's words. Names end in their unit; a counter's in ``_total``."""
+
+    def __init__(self, look: Look, cert_file: Path | None) -> None:
+        self._look, self._cert_file = look, cert_file
+
+    def collect(self) -> Iterator[Metric]:
+        """All figures; none before the first snapshot."""
+        seen = self._look()
+        if seen is None:
+            return
+        yield from _windows(seen)
+        yield from _state(seen)
+        yield from _forgetting(seen)
+        if self._cert_file is not None and (ends := _end_of(self._cert_file)) is not None:
+            yield from certificate_figures(ends)
+
+
+def _windows(seen: Snapshot) -> Iterator[Metric]:
+    outcomes = CounterMetricFamily(PREFIX + "windows", "Windows by what became of them.", labels=["outcome"])
+    refused = CounterMetricFamily(PREFIX + "messages_refused", "Messages refused, by code.", labels=["code"])
+    others = []
+    for name, count in sorted(seen.counters.items()):
+        if name.startswith("windows_"):
+            outcomes.add_metric([name.removeprefix("windows_")], count)
+        elif name.startswith("refused_"):
+            refused.add_metric([name.removeprefix("refused_")], count)
+        else:
+            others.append(CounterMetricFamily(PREFIX + name, f"{COUNTERS[name]}.".capitalize(), value=count))
+    yield from (outcomes, refused, *others)
+    below, buckets = 0, []
+    for edge_s, count in zip((*EDGES_S, float("inf")), seen.latency_counts, strict=True):
+        below += count
+        buckets.append(("+Inf" if edge_s == float("inf") else str(edge_s), float(below)))
+    words = "From a window's arrival to its diagnosis."
+    yield HistogramMetricFamily(PREFIX + "latency_seconds", words, buckets=buckets, sum_value=seen.latency_sum_s)
+    yield GaugeMetricFamily(PREFIX + "inbox_messages", "Messages that wait for the main thread.", seen.inbox_depth)
+    yield GaugeMetricFamily(PREFIX + "inbox_capacity_messages", "How many may.", seen.inbox_capacity)
+
+
+def _state(seen: Snapshot) -> Iterator[Metric]:
+    now_s = time.monotonic()
+    yield GaugeMetricFamily(PREFIX + "broker_connected", "1 with a connection to the broker.", seen.online)
+    yield GaugeMetricFamily(PREFIX + "turn_age_seconds", "Since the last finished turn.", now_s - seen.turn_s)
+    release = {"digest": seen.release, "name": seen.release_name}
+    yield InfoMetricFamily(PREFIX + "release", "The live release.", value=release)
+    yield GaugeMetricFamily(PREFIX + "release_age_seconds", "Since it went live.", now_s - seen.adopted_s)
+    if seen.clock_synchronised is not None:
+        words = "1 if the wall clock is synchronised."
+        yield GaugeMetricFamily(PREFIX + "clock_synchronised", words, seen.clock_synchronised)
+
+
+def _forgetting(seen: Snapshot) -> Iterator[Metric]:
+    windows = GaugeMetricFamily(PREFIX + "cache_windows", "Cached windows, by class.", labels=["class"])
+    stored = GaugeMetricFamily(PREFIX + "cache_bytes", "Bytes that they take.", labels=["class"])
+    masked = GaugeMetricFamily(PREFIX + "class_masked", "1 for a class that no answer names.", labels=["class"])
+    for name, count in sorted(seen.cached.items()):
+        windows.add_metric([name], count)
+        stored.add_metric([name], count * seen.slot_bytes)
+        masked.add_metric([name], name in seen.masked)
+    commands = GaugeMetricFamily(PREFIX + "commands", "Forget commands of the journal, by status.", labels=["status"])
+    for status, count in sorted(seen.commands.items()):
+        commands.add_metric([status], count)
+    phase = GaugeMetricFamily(PREFIX + "job_progress_ratio", "Of the forget job, by its phase.", labels=["phase"])
+    if seen.running is not None:
+        phase.add_metric([seen.running.phase], seen.running.progress)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    yield from (windows, stored, masked, commands, phase)
+    cpu_s, words = used.ru_utime + used.ru_stime, "Processor time of all forget jobs that ended."
+    yield CounterMetricFamily(PREFIX + "jobs_cpu_seconds", words, value=cpu_s)
+    words = "Largest resident memory of a forget job."
+    yield GaugeMetricFamily(PREFIX + "job_peak_memory_bytes", words, used.ru_maxrss * 1024)
+
+
+def certificate_figures(ends: datetime) -> Iterator[Metric]:
+    """Of a client certificate that ends then."""
+    words = "When the client certificate ends, Unix time."
+    yield GaugeMetricFamily(PREFIX + "certificate_expiry_timestamp_seconds", words, ends.timestamp())
+
+
+def _end_of(path: Path) -> datetime | None:
+    try:
+        return load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None

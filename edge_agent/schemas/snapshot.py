@@ -1,0 +1,54 @@
+"""What the agent shows of itself to those who ask: made by the main thread once a second, read by any other."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+# Upper edges, in seconds, of the latency's histogram.
+EDGES_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Latency:
+    """A histogram of how long windows waited for their diagnosis, from their arrival on."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(EDGES_S) + 1)
+        self.sum_s = 0.0
+
+    def observe(self, latency_s: float) -> None:
+        """Count one window."""
+        self.counts[bisect_left(EDGES_S, latency_s)] += 1
+        self.sum_s += latency_s
+
+
+@dataclass(frozen=True)
+class Running:
+    """The forget job at work."""
+
+    phase: str
+    progress: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The agent at the end of a turn. Times are monotonic seconds."""
+
+    turn_s: float
+    online: bool
+    counters: Mapping[str, int]
+    latency_counts: tuple[int, ...]  # per edge of EDGES_S, and above the last
+    latency_sum_s: float
+    inbox_depth: int
+    inbox_capacity: int
+    release: str
+    release_name: str
+    adopted_s: float
+    masked: tuple[str, ...]
+    cached: Mapping[str, int]  # windows, by class
+    slot_bytes: int  # that each of them takes
+    commands: Mapping[str, int]  # by status
+    running: Running | None
+    clock_synchronised: bool | None

@@ -1,0 +1,213 @@
+"""What the agent shows of itself over HTTP: metrics, and whether it lives and is ready."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks import toy
+from edge_agent.adapters.http import LONGEST_TURN_S, HttpServer, alive, ready
+from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.schemas.snapshot import EDGES_S, Latency, Snapshot
+from tests import reference
+from tests.plant import Plant, wait_until
+from tests.reference import a_snapshot
+from tests.scripts import ROOT
+
+Start = Callable[..., LocalAgent]
+RULES = ROOT / "deploy" / "prometheus" / "edge-agent.rules.yml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "edge-agent.json"
+END = "", "_count", "_sum"
+NOT_SHOWN = "labels", "commands_accepted", "releases_refused", "cache_over_budget"  # each is told elsewhere
+PROMTOOL = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def samples(port: int) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Values by name and label values."""
+    status, text = fetch(port, "/metrics")
+    assert status == 200
+    families = text_string_to_metric_families(text)
+    return {(one.name, tuple(one.labels.values())): one.value for family in families for one in family.samples}
+
+
+def test_what_happened_to_windows_and_commands_stands_in_the_metrics(start_agent: Start, plant: Plant) -> None:
+    port = free_port()
+    start_agent(http_port=port)
+    plant.answers(plant.feed(0, 40))
+    plant.raw("windows/m1", b"no window")
+    plant.raw("unlearn/growl", b"")
+    plant.raw("unlearn/hum", b"")
+    plant.expect("unlearn/hum/status", 120, status="successful")
+    wait_until(lambda: samples(port)["edge_agent_commands", ("successful",)] == 1)
+    seen = samples(port)
+    assert seen["edge_agent_windows_total", ("answered",)] == 40
+    assert seen["edge_agent_messages_refused_total", ("E_SIZE",)] == 1
+    assert seen["edge_agent_messages_refused_total", ("E_CLASS",)] == 1
+    assert seen["edge_agent_latency_seconds_count", ()] == 40
+    assert 0 < seen["edge_agent_latency_seconds_sum", ()] < 40
+    assert seen["edge_agent_broker_connected", ()] == 1
+    assert seen["edge_agent_class_masked", ("hum",)] == 1
+    assert seen["edge_agent_cache_windows", ("hum",)] == 0
+    assert seen["edge_agent_jobs_cpu_seconds_total", ()] > 0.5
+    assert seen["edge_agent_job_peak_memory_bytes", ()] > 100 << 20
+    assert seen["edge_agent_turn_age_seconds", ()] < 5
+    assert seen["process_resident_memory_bytes", ()] > 50 << 20
+
+
+def test_an_agent_without_a_broker_lives_but_is_not_ready(start_agent: Start, broker: LocalBroker) -> None:
+    port = free_port()
+    start_agent(http_port=port)
+    wait_until(lambda: fetch(port, "/readyz")[0] == 200)
+    broker.kill()
+    wait_until(lambda: fetch(port, "/readyz")[0] == 503)
+    assert json.loads(fetch(port, "/readyz")[1]) == {"ok": False, "reason": "no connection to the broker"}
+    assert fetch(port, "/healthz")[0] == 200
+    assert samples(port)["edge_agent_broker_connected", ()] == 0
+    assert fetch(port, "/else")[0] == 404
+
+
+def test_a_taken_port_is_told_and_serving_goes_on(start_agent: Start, plant: Plant) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        agent = start_agent(http_port=other.getsockname()[1])
+        plant.answers(plant.feed(0, 5))
+    assert "Address already in use" in agent.events("http.failed")[0]["reason"]
+
+
+def test_an_agent_without_finished_turns_is_not_alive() -> None:
+    seen = a_snapshot()
+    assert alive(None, 0.0) == "it is starting"
+    assert alive(seen, seen.turn_s + LONGEST_TURN_S - 1) is None
+    assert alive(seen, seen.turn_s + 45) == "no turn for 45 s, limit 30 s"
+    assert ready(seen, seen.turn_s + 45) == "no turn for 45 s, limit 30 s"
+    assert ready(replace(seen, online=False), seen.turn_s) == "no connection to the broker"
+
+
+def served(seen: Snapshot, cert_file: Path | None = None) -> dict[tuple[str, tuple[str, ...]], float]:
+    port = free_port()
+    server = HttpServer("127.0.0.1", port, lambda: seen, cert_file)
+    server.start()
+    try:
+        return samples(port)
+    finally:
+        server.stop()
+
+
+def test_a_class_may_have_any_name_that_a_class_can_have() -> None:
+    name = "a b@c-1._x"
+    assert served(replace(a_snapshot(), cached={name: 3}))["edge_agent_cache_windows", (name,)] == 3
+
+
+def test_the_end_of_the_client_certificate_is_shown(tmp_path: Path) -> None:
+    for words in ("ca",), ("agent", "toy"):
+        subprocess.run([ROOT / "deploy" / "pki.sh", tmp_path, *words], check=True)
+    ends = served(a_snapshot(), tmp_path / "toy.pem")["edge_agent_certificate_expiry_timestamp_seconds", ()]
+    assert 824 < (ends - time.time()) / 86_400 < 826
+    (tmp_path / "toy.pem").write_text("damaged")
+    assert ("edge_agent_certificate_expiry_timestamp_seconds", ()) not in served(a_snapshot(), tmp_path / "toy.pem")
+
+
+@given(st.lists(st.floats(0, 20), max_size=50))
+def test_the_histogram_counts_every_window_below_each_edge(times_s: list[float]) -> None:
+    latency = Latency()
+    for time_s in times_s:
+        latency.observe(time_s)
+    for number in range(len(EDGES_S)):
+        assert sum(latency.counts[: number + 1]) == sum(time_s <= EDGES_S[number] for time_s in times_s)
+    assert sum(latency.counts) == len(times_s)
+    assert latency.sum_s == pytest.approx(sum(times_s))
+
+
+@PROMTOOL
+def test_promtool_finds_nothing_to_improve_in_the_metrics() -> None:
+    port = free_port()
+    server = HttpServer("127.0.0.1", port, a_snapshot, None)
+    server.start()
+    try:
+        text = fetch(port, "/metrics")[1]
+    finally:
+        server.stop()
+    check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stdout + check.stderr
+    assert check.stdout + check.stderr == ""
+    assert toy.CLASSES[0] in text
+
+
+# deploy/prometheus and deploy/grafana
+
+
+def promtool(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = ["promtool", *arguments]
+    return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
+def known_metrics() -> set[str]:
+    """Names of the series that the agent has."""
+    text = reference.README.read_text()
+    names = set(re.findall(r"^\| `(edge_agent_[a-z_]+)` \|", text, re.MULTILINE))
+    histogram = {f"edge_agent_latency_seconds{end}" for end in ("_bucket", "_count", "_sum")}
+    return names | histogram | {"process_resident_memory_bytes", "process_cpu_seconds_total", "up"}
+
+
+def used_metrics(text: str) -> set[str]:
+    return set(re.findall(r"\b(?:edge_agent_[a-z_]+|process_[a-z_]+)\b", text))
+
+
+@PROMTOOL
+def test_the_alert_rules_fire_when_they_should_and_are_silent_on_an_agent_that_is_well(tmp_path: Path) -> None:
+    assert promtool("check", "config", "prometheus.yml", folder=RULES.parent).returncode == 0
+    tests = (ROOT / "tests" / "alerts.yml").read_text().replace("RULES", str(RULES))
+    (tmp_path / "alerts.yml").write_text(tests)
+    done = promtool("test", "rules", "alerts.yml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@PROMTOOL
+def test_every_query_of_the_dashboard_can_be_asked(tmp_path: Path) -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    queries = [query.replace("$__rate_interval", "1m") for query in queries]
+    rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(queries)]
+    (tmp_path / "rules.json").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = promtool("check", "rules", "rules.json", folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(queries)} rules found" in done.stdout
+
+
+def test_alerts_and_dashboard_ask_only_for_metrics_that_there_are() -> None:
+    rules, dashboard = RULES.read_text(), DASHBOARD.read_text()
+    assert used_metrics(rules) <= known_metrics()
+    assert used_metrics(dashboard) <= known_metrics()
+    own = {name for name in known_metrics() if name.startswith("edge_agent_")}
+    unseen = own - used_metrics(rules) - used_metrics(dashboard) - {f"edge_agent_latency_seconds{e}" for e in END}
+    assert unseen <= {f"edge_agent_{name}_total" for name in NOT_SHOWN}
+
+
+def test_every_alert_stands_in_the_runbook() -> None:
+    runbook = (ROOT / "docs" / "operations.md").read_text()
+    for name in re.findall(r"- alert: (\w+)", RULES.read_text()):
+        assert f"### {name}\n" in runbook
