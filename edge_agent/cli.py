@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import uuid
 from dataclasses import dataclass
@@ -194,14 +195,19 @@ def simulate(
 
 @main.command()
 @CONFIG
-def check(config_path: Path) -> None:
-    """Look at config, state directory, disk, clock, release and broker; exit code 1 if something is wrong.
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of the configuration instead, for editors.")
+def check(config_path: Path, *, schema: bool) -> None:
+    """Look at config, access, disk, certificates, clock, release and broker; exit code 1 if something is wrong.
 
     \b
     Example: edge-agent check --config agent.toml
     """
     from edge_agent.commands.check import check as findings
+    from edge_agent.config import Config
 
+    if schema:
+        click.echo(json.dumps(Config.model_json_schema(), indent=2))
+        return
     failed = False
     for finding in findings(config_path):
         click.echo(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.subject:8s} {finding.words}")
@@ -209,6 +215,22 @@ def check(config_path: Path) -> None:
             failed = True
             click.echo(f"      {'':8s} remedy: {finding.remedy}")
     sys.exit(1 if failed else 0)
+
+
+@main.command()
+@CONFIG
+@click.option("--out", type=click.Path(path_type=Path), default="edge-agent-diag.tar.gz", show_default=True)
+@click.option("--log", type=click.Path(path_type=Path, exists=True), help="Log file. Default: the service's journal.")
+def diag(config_path: Path, out: Path, log: Path | None) -> None:
+    """Write an archive for whoever helps: versions, findings, cards, journal, log, disk; no secret, no window.
+
+    \b
+    Example: edge-agent diag --config /etc/edge-agent/agent.toml --out /tmp/press-7.tar.gz
+    """
+    from edge_agent.commands.diag import diagnose
+
+    names = diagnose(config_path, out, log)
+    click.echo(f"wrote {out}: {', '.join(names)}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)

@@ -159,6 +159,11 @@ def _own(state_dir: Path) -> bytes:
     found = [key for key in (_parse(content or b"", checked=True) for content in contents) if key]
     if not found and any(content is not None for content in contents):
         raise Misconfigured("E_KEY", f"both copies of the master key are damaged: {paths[0]} and {paths[1]}")
+    if not found and any((state_dir / KEYS).glob("*.key")):
+        words = f"gateway.master_key_file, or systemd's credential {CREDENTIAL} (then run this as root)"
+        raise Misconfigured(
+            "E_KEY", f"the keys in {state_dir / KEYS} need a master key that is kept elsewhere: {words}"
+        )
     key = found[0] if found else secrets.token_bytes(KEY_BYTES)
     text = f"{key.hex()} {zlib.crc32(key):08x}\n".encode()
     for path, content in zip(paths, contents, strict=True):

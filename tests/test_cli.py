@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +16,9 @@ import pytest
 from benchmarks import toy
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.config import Config
 from tests.plant import Plant, store_at, wait_until
-from tests.scripts import edge_agent
+from tests.scripts import ROOT, edge_agent
 
 Start = Callable[..., LocalAgent]
 
@@ -35,7 +41,7 @@ def toy_npz(tmp_path: Path) -> Path:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("run", "train", "unlearn", "simulate", "check"):
+    for command in ("run", "train", "unlearn", "simulate", "check", "diag"):
         text = edge_agent(command, "--help").stdout
         assert "Example" in text, command
         assert f"edge-agent {command}" in text
@@ -80,7 +86,7 @@ def test_check_finds_nothing_wrong_where_all_is_well(start_agent: Start) -> None
     run = edge_agent("check", "--config", agent.config)
     assert run.returncode == 0, run.stdout
     assert [line.split()[:2] for line in run.stdout.splitlines()] == [
-        ["ok", subject] for subject in ("config", "state", "disk", "clock", "release", "broker")
+        ["ok", subject] for subject in ("config", "state", "disk", "access", "clock", "release", "broker")
     ]
 
 
@@ -93,6 +99,64 @@ def test_check_names_what_is_wrong_with_a_remedy(tmp_path: Path) -> None:
     assert failed == ["release", "broker"]
     assert run.stdout.count("remedy: ") == 2
     assert edge_agent("check", "--config", tmp_path / "none.toml").returncode == 1
+
+
+def test_check_says_what_others_may_read_and_how_long_certificates_hold(tmp_path: Path) -> None:
+    for words in ("ca",), ("agent", "toy"):
+        subprocess.run([ROOT / "deploy" / "pki.sh", tmp_path, *words], check=True)
+    (tmp_path / "toy.key").chmod(0o644)
+    files = 'ca_file = "ca.pem"\ncert_file = "toy.pem"\nkey_file = "toy.key"\n'
+    config = tmp_path / "agent.toml"
+    config.write_text(f'[gateway]\nname = "x"\nstate_dir = "state"\n[mqtt]\nport = {free_port()}\n{files}')
+    said = edge_agent("check", "--config", config).stdout
+    assert f"others may read or write {tmp_path / 'toy.key'} (mode 0644)" in said
+    assert re.search(r"ok    tls      .*toy\.pem holds until 20\d\d-\d\d-\d\d, 82[45] days", said)
+    subprocess.run([ROOT / "deploy" / "pki.sh", tmp_path, "agent", "toy"], check=True, env={**os.environ, "DAYS": "7"})
+    assert re.search(
+        r"FAIL  tls      .*toy\.pem holds until .*, [67] days\n +remedy: renew it",
+        edge_agent("check", "--config", config).stdout,
+    )
+    (tmp_path / "toy.key").write_text("damaged")
+    assert "toy.key cannot be used" in edge_agent("check", "--config", config).stdout
+
+
+def test_the_schema_of_the_configuration_knows_every_key_and_takes_the_example() -> None:
+    schema = json.loads(edge_agent("check", "--schema").stdout)
+    for section, fields in Config.model_fields.items():
+        assert section in schema["properties"]
+        assert fields.annotation is not None
+    assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Mqtt"]["properties"]["port"]["maximum"] == 65535
+
+
+def test_diag_packs_what_a_helper_needs_and_nothing_that_is_secret(
+    start_agent: Start, plant: Plant, tmp_path: Path
+) -> None:
+    agent = start_agent(http_port=free_port())
+    plant.answers(plant.feed(2, 40))
+    out = tmp_path / "diag.tar.gz"
+    run = edge_agent("diag", "--config", agent.config, "--out", out, "--log", agent.log_path)
+    assert run.returncode == 0, run.stderr
+    with tarfile.open(out) as archive:
+        members = {name: archive.extractfile(name) for name in archive.getnames()}
+        contents = {Path(name).name: file.read() for name, file in members.items() if file is not None}
+    assert set(contents) == {
+        "about.json", "clock.json", "log.jsonl", "config.json", "cards.json", "journal.json", "audit.json", "disk.json",
+        "metrics.txt", "findings.json",
+    }  # fmt: skip
+    assert json.loads(contents["about.json"])["packages"]["onnxruntime"]
+    assert json.loads(contents["config.json"])["gateway"]["name"] == "toy"
+    assert json.loads(contents["audit.json"])["rows"] >= 1
+    assert b"agent.started" in contents["log.jsonl"]
+    assert b"edge_agent_windows_total" in contents["metrics.txt"]
+    assert all(finding["passed"] for finding in json.loads(contents["findings.json"]))
+    assert "not_to_be_had" not in str(contents)
+    assert edge_agent("diag", "--config", agent.config, "--out", out).returncode == 78
+    # Also where nothing works.
+    again = edge_agent(
+        "diag", "--config", tmp_path / "none.toml", "--out", tmp_path / "more.tar.gz", "--log", agent.log_path
+    )
+    assert again.returncode == 0, again.stderr
 
 
 def test_simulate_sends_windows_of_the_users_data_and_counts_the_answers(start_agent: Start, toy_npz: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tarfile
+import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,13 +28,14 @@ from edge_agent.adapters import checkpoints, job_folder
 from edge_agent.adapters.audit import check, read_rows
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
-from edge_agent.commands.local import LocalAgent
+from edge_agent.commands.local import LocalAgent, free_port
 from edge_agent.core.errors import BrokenRelease, Untrusted
 from edge_agent.schemas.card import DREAMS, INPUT, OUTPUT, WEIGHTS, Card
 from edge_agent.signing import Signer, opened
 from edge_agent.slots import SlotFile
 from edge_agent.vault import CREDENTIAL, IDENTITY, Vault, read_master
 from tests.plant import Plant, wait_until
+from tests.scripts import edge_agent
 
 Start = Callable[..., LocalAgent]
 SIGNER = Signer.of_seed(bytes(32))
@@ -228,19 +231,27 @@ def test_no_secret_appears_in_what_the_agent_says(tmp_path: Path, start_agent: S
     master = tmp_path / "given" / CREDENTIAL
     master.write_text("c0ffee" * 10 + "abcd")
     master.chmod(0o600)
+    port = free_port()
     logs = '[logs]\nlevel = "debug"\n[forget]\nprobation_s = 600'
     agent = start_agent(
         f'username = "plant"\npassword_file = "{tmp_path}/password"\n{logs}',
         env={"CREDENTIALS_DIRECTORY": str(tmp_path / "given")},
+        http_port=port,
     )
     plant.answers(plant.feed(2, 40, seed=1))
     plant.raw("unlearn/whine", b'{"id": "canary"}')
     wait_until(lambda: plant.find("unlearn/whine/certificate"), 120)
     plant.raw("unlearn/whine", b'{"id": "canary-password-7f3a-not-said"')
     plant.expect("refused", code="E_JSON")
+    packed = tmp_path / "diag.tar.gz"
+    assert edge_agent("diag", "--config", agent.config, "--out", packed, "--log", agent.log_path).returncode == 0
+    metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
     agent.stop()
     plant.expect("status", state="offline")
     said = agent.log_path.read_bytes() + json.dumps([one.content for one in plant.heard]).encode()
+    with metrics, tarfile.open(packed) as archive:
+        files = [archive.extractfile(name) for name in archive.getnames()]
+        said += metrics.read() + b"".join(file.read() for file in files if file is not None)
     said += (agent.state_dir / "audit.jsonl").read_bytes() + (agent.state_dir / "journal.jsonl").read_bytes()
     vault = Vault(agent.state_dir, read_master(master))
     secrets = [b"canary-password-7f3a", bytes.fromhex("c0ffee" * 10 + "abcd"), vault.secret(IDENTITY)]

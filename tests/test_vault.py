@@ -115,6 +115,14 @@ def test_a_master_key_that_is_lost_altogether_is_not_quietly_replaced(tmp_path: 
         Vault(tmp_path)
 
 
+def test_keys_that_another_master_key_wraps_get_no_new_one(tmp_path: Path) -> None:
+    """A tool beside a service whose key is systemd's would have made one, which opens nothing."""
+    Vault(tmp_path, bytes(32)).make("one")
+    with pytest.raises(Misconfigured, match=r"E_KEY: the keys in .* need a master key that is kept elsewhere"):
+        Vault(tmp_path)
+    assert not (tmp_path / MASTER).exists()
+
+
 def test_a_given_master_key_is_used_and_none_is_made(tmp_path: Path) -> None:
     state, given = tmp_path / "state", _given(tmp_path)
     sealed = Vault(state, read_master(given)).make("one").seal(CONTENT, "x")

@@ -7,7 +7,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+
+from cryptography.x509 import load_pem_x509_certificates
 
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
@@ -17,10 +20,13 @@ from edge_agent.config import Config, broker_address, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
 from edge_agent.live import refuse_erased, self_test
+from edge_agent.mqtt_client import tls
 from edge_agent.schemas.card import CARD, MODEL
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
 SPARE_BYTES = 512 << 20
+FEWEST_DAYS = 14  # of a certificate
+OTHERS, OTHERS_WRITE = 0o007, 0o002
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Finding:
 
 
 def check(config_path: Path) -> Iterator[Finding]:
-    """Look at configuration, state directory, disk, clock, release and broker, in this order."""
+    """Look at configuration, state directory, disk, access, TLS, clock, release and broker, in this order."""
     try:
         config = read_config(config_path)
     except Misconfigured as error:
@@ -42,6 +48,8 @@ def check(config_path: Path) -> Iterator[Finding]:
         return
     yield Finding("config", True, f"{config_path} is valid")
     yield from _state(config)
+    yield from _permissions(config_path, config)
+    yield from _tls(config)
     yield _clock()
     yield _release(config)
     yield from _source(config)
@@ -58,6 +66,38 @@ def _state(config: Config) -> Iterator[Finding]:
     free, wanted = shutil.disk_usage(existing).free, max(0, config.cache.max_bytes - used) + SPARE_BYTES
     words = f"{free / 2**20:.0f} MiB free, cache and releases may take {wanted / 2**20:.0f} MiB"
     yield Finding("disk", free >= wanted, words, "free some space or lower cache.max_bytes")
+
+
+def _permissions(config_path: Path, config: Config) -> Iterator[Finding]:
+    """What nobody else may write, and what nobody else may read."""
+    gateway, mqtt = config.gateway, config.mqtt
+    private = [gateway.state_dir, gateway.master_key_file, mqtt.password_file, mqtt.key_file]
+    rules = [(config_path, OTHERS_WRITE), *((path, OTHERS) for path in private if path is not None)]
+    open_ones = [(path, mask) for path, mask in rules if path.exists() and path.stat().st_mode & mask]
+    for path, mask in open_ones:
+        mode = f"{path.stat().st_mode & 0o777:04o}"
+        may = "write" if mask == OTHERS_WRITE else "read or write"
+        yield Finding("access", False, f"others may {may} {path} (mode {mode})", f"chmod o-rwx {path}")
+    if not open_ones:
+        yield Finding("access", True, "nobody else can read or write what is the agent's")
+
+
+def _tls(config: Config) -> Iterator[Finding]:
+    """Whether the certificates fit, and for how long they hold."""
+    mqtt = config.mqtt
+    if mqtt.ca_file is None:
+        return
+    remedy = "renew it (deploy/pki.sh), or correct the [mqtt] section"
+    try:
+        tls(broker_address(mqtt, "check"))
+    except (OSError, Misconfigured) as error:
+        yield Finding("tls", False, str(error), remedy)
+        return
+    for path in filter(None, (mqtt.ca_file, mqtt.cert_file)):
+        ends = min(one.not_valid_after_utc for one in load_pem_x509_certificates(path.read_bytes()))
+        days = (ends - datetime.now(timezone.utc)) / timedelta(days=1)
+        words = f"{path} holds until {ends:%Y-%m-%d}, {days:.0f} days"
+        yield Finding("tls", days > FEWEST_DAYS, words, remedy)
 
 
 def _clock() -> Finding:

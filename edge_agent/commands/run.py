@@ -189,7 +189,7 @@ def _forgotten(store: ReleaseStore, name: str) -> int:
 def _only_agent(state_dir: Path) -> Iterator[None]:
     """Hold the state directory's lock."""
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Misconfigured("E_STATE", f"{state_dir} cannot be used: {error.strerror}") from error
