@@ -114,13 +114,25 @@ def read_public_key(path: Path) -> PublicKey:
         Misconfigured: ``E_KEY``.
     """
     try:
-        key = load_pem_public_key(path.read_bytes())
+        return parse_public_key(path.read_text(), str(path))
     except OSError as error:
         raise Misconfigured("E_KEY", f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UnicodeDecodeError as error:
         raise Misconfigured("E_KEY", f"{path} is no public key in PEM") from error
+
+
+def parse_public_key(pem: str, where: str) -> PublicKey:
+    """An Ed25519 public key in PEM; ``where`` it was found stands in the error.
+
+    Raises:
+        Misconfigured: ``E_KEY``.
+    """
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Misconfigured("E_KEY", f"{where} is no public key in PEM") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise Misconfigured("E_KEY", f"{path} is no Ed25519 key")
+        raise Misconfigured("E_KEY", f"{where} is no Ed25519 key")
     return PublicKey(key)
 
 

@@ -7,10 +7,12 @@ import queue
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
@@ -18,6 +20,7 @@ from edge_agent.core.errors import Misconfigured, Unreachable
 from edge_agent.mqtt_client import BrokerAddress, connect, make_client
 
 CONNECT_S = 10.0
+LONGEST_EXPIRY_S = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Heard:
     topic: str
     content: Any
     retained: bool
+    payload: bytes = field(repr=False)
 
 
 class ToolClient:
@@ -35,7 +39,9 @@ class ToolClient:
     def __init__(self, client: Client, protocol: str) -> None:
         self.client, self._protocol = client, protocol
         self.heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self.lost = False  # whether the broker has hung up since
         client.on_message = self._on_message
+        client.on_disconnect = self._on_disconnect
 
     def subscribe(self, topics: Sequence[str]) -> None:
         """Listen to topics at QoS 1 and wait until the broker has confirmed it."""
@@ -48,15 +54,22 @@ class ToolClient:
         except queue.Empty as error:
             raise Unreachable("E_BROKER", "the broker does not confirm a subscription") from error
 
-    def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes, expires_s: float | None = None) -> None:
         """Publish at QoS 1 and wait for the acknowledgement.
+
+        Args:
+            expires_s: how long the broker may keep it for somebody who is away (MQTT 5).
 
         Raises:
             Unreachable: ``E_BROKER``, none came, or the broker's access list forbids it.
         """
         acknowledged: queue.SimpleQueue[tuple[int, ReasonCode]] = queue.SimpleQueue()
         self.client.on_publish = lambda _, __, mid, reason, ___: acknowledged.put((mid, reason))
-        sent = self.client.publish(topic, payload, qos=1)
+        properties = None
+        if expires_s is not None and self._protocol == "5":
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.MessageExpiryInterval = min(int(expires_s), LONGEST_EXPIRY_S)
+        sent = self.client.publish(topic, payload, qos=1, properties=properties)
         deadline_s = time.monotonic() + CONNECT_S
         try:
             while (answer := acknowledged.get(timeout=max(0.0, deadline_s - time.monotonic())))[0] != sent.mid:
@@ -80,12 +93,15 @@ class ToolClient:
             except queue.Empty:
                 return
 
+    def _on_disconnect(self, *_: Any) -> None:
+        self.lost = True
+
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
         try:
             content = json.loads(message.payload)
         except ValueError:
             content = None
-        self.heard.put(Heard(message.topic, content, message.retain))
+        self.heard.put(Heard(message.topic, content, message.retain, bytes(message.payload)))
         if message.qos:
             self.client.ack(message.mid, message.qos)
 

@@ -1,0 +1,152 @@
+"""The part of the command line about many gateways."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edge_agent.commands.fleet import Member
+    from edge_agent.mqtt_client import BrokerAddress
+
+_BROKER = click.option(
+    "--broker", "broker_path", required=True, type=click.Path(path_type=Path),
+    help="How an operator reaches the broker: a TOML file with a section [mqtt] like the agent's.",
+)  # fmt: skip
+_UNDER = click.option(
+    "--under", default="edge", show_default=True, help="What stands before the gateways' names in their topics."
+)
+
+
+@click.group()
+def fleet() -> None:
+    """Many gateways at one broker."""
+
+
+@fleet.command("status")
+@_BROKER
+@_UNDER
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: what each gateway says of itself.")
+def fleet_status(broker_path: Path, under: str, *, as_json: bool) -> None:
+    """Show every gateway that the broker knows; exit code 1 if one is away.
+
+    \b
+    Example: edge-agent fleet status --broker operator.toml
+    """
+    from rich.console import Console
+
+    from edge_agent.commands.fleet import survey
+
+    members = survey(_address(broker_path), under)
+    if as_json:
+        click.echo(json.dumps({name: member.birth for name, member in sorted(members.items())}))
+    else:
+        Console().print(_states(members))
+    sys.exit(0 if members and all(member.online for member in members.values()) else 1)
+
+
+@fleet.command("unlearn")
+@click.argument("classes", nargs=-1, required=True)
+@_BROKER
+@_UNDER
+@click.option("--all", "everybody", is_flag=True, help="Ask all gateways that the broker knows.")
+@click.option("--gateways", help="Ask these, by name, comma-separated.")
+@click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Longest wait, in seconds.")
+@click.option("--valid", "valid_s", default=86_400.0, show_default=True, help="Seconds in which a gateway may begin.")
+@click.option("--reason", default="", help="Why; stands in each log and in the jobs' states.")
+@click.option("--keys", "folder", type=click.Path(path_type=Path, exists=True), help="Public keys, GATEWAY.pem each.")
+@click.option("--report", "report_path", type=click.Path(path_type=Path), help="Default: fleet-<id>.json.")
+@click.option("--key", "key_path", type=click.Path(path_type=Path), help="Private key (Ed25519, PEM) to sign with.")
+@click.option("--key-id", default="operator", show_default=True, help="Its id in the gateways' commands.keys.")
+def fleet_unlearn(
+    classes: tuple[str, ...], broker_path: Path, under: str, everybody: bool, gateways: str | None, timeout_s: float,
+    valid_s: float, reason: str, folder: Path | None, report_path: Path | None, key_path: Path | None, key_id: str,
+) -> None:  # fmt: skip
+    """Make many gateways forget, and collect and verify every certificate.
+
+    A gateway that is away gets the command when it comes back, within --valid. Exit code 0 only if all have succeeded
+    and every certificate is signed by its gateway: with a key of --keys, or else with the one that it announces.
+
+    \b
+    Example: edge-agent fleet unlearn IF-1 --broker operator.toml --all --keys keys/
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from edge_agent.commands.fleet import Wish, pinned, store_report, survey, unlearn
+
+    if everybody == (gateways is not None):
+        raise click.UsageError("say --all or --gateways")
+    names = tuple(filter(None, (gateways or "").split(",")))
+    address = _address(broker_path)
+    signing = None
+    if key_path is not None:
+        names = names or tuple(survey(address, under))  # a signature says for whom it is
+        signing = _signing(key_path, key_id, names, valid_s)
+    wish = Wish(classes, names, reason, valid_s, signing)
+    with Live(console=Console(stderr=True), refresh_per_second=4) as live:
+        report = unlearn(address, under, wish, pinned(folder), timeout_s, lambda seen: live.update(_progress(seen)))
+    click.echo(err=True)
+    path = report_path or Path(f"{report['command']['id']}.json")
+    store_report(path, report)
+    for name, row in report["gateways"].items():
+        if not row["succeeded"]:
+            why = row["certificate_problem"] or " ".join(filter(None, (row["code"], row["reason"]))) or _silence(row)
+            click.echo(f"{name}: {row['status'] or 'no answer'}: {why}", err=True)
+    click.echo(f"{report['succeeded']} of {report['asked']} have forgotten {', '.join(classes)}; report: {path}")
+    sys.exit(0 if report["all_succeeded"] else 1)
+
+
+def _silence(row: Mapping[str, Any]) -> str:
+    return "not ended in time" if row["online"] else "it is away; the broker keeps the command for it"
+
+
+def _signing(key_path: Path, key_id: str, audience: tuple[str, ...], valid_s: float) -> Any:
+    from datetime import datetime, timedelta, timezone
+
+    from edge_agent.commands.unlearn import Signing
+    from edge_agent.signing import read_private_key
+
+    until = datetime.now(timezone.utc) + timedelta(seconds=valid_s)
+    return Signing(read_private_key(key_path), key_id, audience, until)
+
+
+def _address(broker_path: Path) -> BrokerAddress:
+    from edge_agent.config import broker_address, read_broker
+
+    return broker_address(read_broker(broker_path), f"edge-agent-fleet-{uuid.uuid4().hex[:8]}")
+
+
+def _states(members: Mapping[str, Member]) -> Table:
+    from rich.table import Table
+
+    table = Table("gateway", "state", "version", "release", "masked", "answered", "cached")
+    for name, member in sorted(members.items()):
+        birth = member.birth
+        state = "[green]online[/green]" if member.online else "[red]away[/red]"
+        masked = ", ".join(birth.get("masked", ())) or "-"
+        release, cached = str(birth.get("release", "-"))[:12], str(sum(birth.get("cached", {}).values()))
+        answered = str(birth.get("counters", {}).get("windows_answered", 0))
+        table.add_row(name, state, birth.get("version", "-"), release, masked, answered, cached)
+    return table
+
+
+def _progress(members: Mapping[str, Member]) -> Table:
+    from rich.table import Table
+
+    table = Table("gateway", "state", "status", "phase", "%", "certificate")
+    for name, member in sorted(members.items()):
+        status = member.status
+        proof = "verified" if member.verified else "not believed" if member.problem else "-"
+        share = f"{status['progress']:.0%}" if "progress" in status else "-"
+        state = "online" if member.online else "away"
+        table.add_row(name, state, status.get("status", "-"), status.get("phase", "-"), share, proof)
+    return table

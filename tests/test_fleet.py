@@ -1,0 +1,196 @@
+"""Many gateways at one broker: asked by one command, believed by their signatures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import toy
+from edge_agent.commands import fleet
+from edge_agent.commands.client import Heard
+from edge_agent.commands.local import LocalAgent, LocalBroker
+from edge_agent.signing import Signer, read_public_key
+from tests.plant import Plant, plant_at, wait_until
+from tests.scripts import edge_agent
+
+HUM = toy.CLASSES[0]
+Gateways = Callable[..., dict[str, LocalAgent]]
+
+
+@pytest.fixture
+def gateways(tmp_path: Path, toy_release: Path, broker: LocalBroker) -> Iterator[Gateways]:
+    """Starts agents by name, each with cached windows of the first class, unless told otherwise."""
+    started: dict[str, LocalAgent] = {}
+
+    def start(*names: str, windows: int = 40) -> dict[str, LocalAgent]:
+        for name in names:
+            env = {"OMP_NUM_THREADS": "1"}
+            agent = LocalAgent(tmp_path / name, name, broker.port, toy_release, "[forget]\nmin_windows = 32", env)
+            started[name] = agent
+            agent.ready()
+            with plant_at(broker.port, f"edge/{name}") as plant:
+                fill(plant, windows)
+        return started
+
+    yield start
+    for agent in started.values():
+        agent.kill()
+
+
+def fill(plant: Plant, windows: int) -> None:
+    rows = toy.windows(0, windows, np.random.default_rng(0))
+    plant.answers([plant.send(row, HUM) for row in rows])
+
+
+@pytest.fixture
+def operator(tmp_path: Path, broker: LocalBroker) -> Path:
+    path = tmp_path / "operator.toml"
+    path.write_text(f"[mqtt]\nport = {broker.port}\n")
+    return path
+
+
+def report_of(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def test_all_gateways_forget_and_every_certificate_is_verified_with_its_own_key(
+    gateways: Gateways, operator: Path, tmp_path: Path
+) -> None:
+    agents = gateways("press-1", "press-2")
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    for name, agent in agents.items():
+        (keys / f"{name}.pem").write_text(edge_agent("certificate", "key", "--config", agent.config).stdout)
+    states = edge_agent("fleet", "status", "--broker", operator)
+    assert states.returncode == 0
+    assert states.stdout.count("online") == 2
+    report = tmp_path / "report.json"
+    asked = ["fleet", "unlearn", HUM, "--broker", operator, "--all", "--keys", keys, "--report", report]
+    run = edge_agent(*asked)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.startswith(f"2 of 2 have forgotten {HUM}; report: ")
+    content = report_of(report)
+    assert content["all_succeeded"]
+    for name, row in content["gateways"].items():
+        assert row["key_pinned"]
+        document = tmp_path / f"{name}.json"
+        document.write_text(row["certificate"])
+        verified = edge_agent("certificate", "verify", document, "--key", keys / f"{name}.pem")
+        assert f"gateway {name} forgot {HUM}" in verified.stdout
+    seen = json.loads(edge_agent("fleet", "status", "--broker", operator, "--json").stdout)
+    assert {name: one["masked"] for name, one in seen.items()} == {"press-1": [HUM], "press-2": [HUM]}
+
+
+def test_a_gateway_that_is_away_forgets_when_it_comes_back_and_the_broker_may_restart_meanwhile(
+    gateways: Gateways, operator: Path, broker: LocalBroker, tmp_path: Path
+) -> None:
+    agents = gateways("press-1", "press-2")
+    assert agents["press-2"].stop() == 0
+    assert edge_agent("fleet", "status", "--broker", operator).returncode == 1
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "edge_agent", "fleet", "unlearn", HUM, "--all", "--timeout", "120"]
+    tool = subprocess.Popen([*command, "--broker", operator, "--report", report], stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: agents["press-1"].events("class.erased"), 60)
+        broker.stop()  # with persistence: it has the command for the other one still
+        broker.start()
+        agents["press-2"].start()
+        assert tool.wait(120) == 0
+    finally:
+        tool.kill()
+    content = report_of(report)
+    assert content["succeeded"] == 2
+    assert not content["gateways"]["press-2"]["key_pinned"]
+
+
+def test_one_that_cannot_forget_is_named_with_its_reason_and_the_exit_code_says_so(
+    gateways: Gateways, operator: Path, tmp_path: Path
+) -> None:
+    gateways("press-1")
+    gateways("press-2", windows=5)
+    report = tmp_path / "report.json"
+    asked = ["fleet", "unlearn", HUM, "--broker", operator, "--report", report]
+    run = edge_agent(*asked, "--gateways", "press-1,press-2")
+    assert run.returncode == 1
+    assert "press-2: rejected: E_TOO_FEW_WINDOWS 5 windows of hum are cached, at least 32 are needed" in run.stderr
+    assert run.stdout.startswith("1 of 2 have forgotten")
+    assert report_of(report)["gateways"]["press-1"]["succeeded"]
+    run = edge_agent(*asked, "--gateways", "press-3", "--timeout", 2)
+    assert "press-3: no answer: it is away; the broker keeps the command for it" in run.stderr
+    assert edge_agent(*asked).returncode == 2  # neither --all nor --gateways
+
+
+def test_without_a_gateway_there_is_nothing_to_ask(operator: Path) -> None:
+    run = edge_agent("fleet", "unlearn", HUM, "--broker", operator, "--all")
+    assert "the broker knows no gateway below edge/" in run.stderr
+    assert edge_agent("fleet", "status", "--broker", operator).returncode == 1
+
+
+# What is believed
+
+
+SIGNER, FORGER = Signer.of_seed(bytes(32)), Signer.of_seed(bytes([1]) * 32)
+
+
+def certificate(signer: Signer, gateway: str = "press-1", name: str = HUM, id_: str = "f1") -> bytes:
+    return signer.document({"gateway": gateway, "command": {"id": id_, "classes": [name]}})
+
+
+def heard(topic: str, payload: bytes | dict[str, Any]) -> Heard:
+    document = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return Heard(f"edge/press-1/{topic}", json.loads(document), True, document)
+
+
+def member(document: bytes, key: Signer | None = None, tmp_path: Path | None = None) -> fleet.Member:
+    """A gateway that has announced SIGNER's key, succeeded, and handed over this certificate."""
+    keys = {}
+    if key is not None and tmp_path is not None:
+        (tmp_path / "press-1.pem").write_text(key.public.pem)
+        keys = {"press-1": read_public_key(tmp_path / "press-1.pem")}
+    seen = fleet.Fleet("edge", keys)
+    seen.hear(heard("status", {"state": "online", "public_key": SIGNER.public.pem}))
+    seen.command = "hum", "f1"
+    seen.hear(heard("unlearn/hum/status", {"id": "f1", "status": "successful"}))
+    seen.hear(heard("unlearn/hum/certificate", document))
+    return seen.members["press-1"]
+
+
+def test_a_certificate_is_believed_if_the_gateways_key_signed_it_for_this_command(tmp_path: Path) -> None:
+    assert member(certificate(SIGNER)).succeeded
+    assert member(certificate(SIGNER), SIGNER, tmp_path).succeeded
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        (certificate(FORGER), "it was signed with key"),
+        (certificate(SIGNER, gateway="press-2"), "it is for hum of gateway press-2"),
+        (certificate(SIGNER, name="whine"), "it is for whine of gateway press-1"),
+        (certificate(SIGNER).replace(b'"hum"', b'"HUM"'), "the signature is not that of key"),
+    ],
+)
+def test_a_certificate_of_somebody_or_something_else_is_not_believed(document: bytes, problem: str) -> None:
+    one = member(document)
+    assert one.ended
+    assert not one.succeeded
+    assert problem in str(one.problem)
+
+
+def test_a_pinned_key_is_believed_and_no_other_that_a_gateway_announces(tmp_path: Path) -> None:
+    one = member(certificate(SIGNER), FORGER, tmp_path)
+    assert not one.succeeded
+    assert "it was signed with key" in str(one.problem)
+
+
+def test_a_certificate_of_an_earlier_command_is_waited_past() -> None:
+    one = member(certificate(SIGNER, id_="earlier"))
+    assert (one.ended, one.certificate) == (False, None)
