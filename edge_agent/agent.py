@@ -230,6 +230,7 @@ class Agent:
             inbox_capacity=self._config.mqtt.in_flight,
             release=self._live.release.digest,
             release_name=self._live.card.name,
+            provider=self._live.provider,
             adopted_s=self._live.adopted_s,
             masked=self._live.masked,
             cached=self._cache.counts(),

@@ -67,6 +67,9 @@ class Mqtt(_Section):
 class Serving(_Section):
     """The model's side."""
 
+    provider: Literal["cpu", "cuda", "tensorrt"] = Field(
+        "cpu", description="what runs the model; where it is not to be had, the CPU does, with a warning"
+    )
     threads: int = Field(1, ge=1, le=64, description="ONNX Runtime threads per run")
     max_batch: int = Field(32, ge=1, le=1024, description="most windows of one run")
     max_abs: float = Field(1e4, gt=0, description="largest sample taken for real, in the sensor's unit")

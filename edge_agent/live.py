@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.adapters import heap
-from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.onnx_session import OnnxModel, Provider, providers
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
+from edge_agent.files import remove
 from edge_agent.health import Health
 from edge_agent.schemas.card import MODEL, Card, self_test_windows
 from edge_agent.schemas.messages import Answer
@@ -27,6 +29,8 @@ class LiveModel:
     Args:
         max_batch: most windows of one run; a model meets as many before it goes live, so that its memory is what it
             stays.
+        provider: what runs it.
+        engines: where TensorRT keeps what it compiles, in memory: an engine knows what its release knows.
 
     Attributes:
         max_abs: largest sample taken for real.
@@ -34,8 +38,18 @@ class LiveModel:
         shadow: a candidate that answers beside it, unheard.
     """
 
-    def __init__(self, store: ReleaseStore, threads: int, max_abs: float, max_batch: int = 1, top: int = 3) -> None:
+    def __init__(
+        self,
+        store: ReleaseStore,
+        threads: int,
+        max_abs: float,
+        max_batch: int = 1,
+        top: int = 3,
+        provider: Provider = "cpu",
+        engines: Path | None = None,
+    ) -> None:
         self._store, self._threads, self._max_batch, self._top = store, threads, max_batch, top
+        self._provider, self._engines = provider, engines
         self.max_abs = max_abs
         self._release: Release | None = None
         self._model: OnnxModel | None = None
@@ -54,6 +68,12 @@ class LiveModel:
     def card(self) -> Card:
         """Its card."""
         return self.release.card
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the model."""
+        assert self._model is not None
+        return self._model.provider
 
     @property
     def spec(self) -> WindowSpec:
@@ -76,7 +96,8 @@ class LiveModel:
         refuse_erased(release, unwelcome)
         if not set(release.card.living) - self._hidden:
             raise BrokenRelease("E_ERASED", f"every class that release {release.digest[:12]} knows is hidden here")
-        model = OnnxModel(release.read(MODEL), self._threads)
+        engines = self._engines / release.digest if self._engines else None
+        model = OnnxModel(release.read(MODEL), self._threads, providers(self._provider, engines))
         self_test(model, release)
         windows = self_test_windows(release.card.channel_mean, release.card.channel_std, release.card.length)
         model.logits(np.resize(windows, (self._max_batch, *windows.shape[1:])))
@@ -85,7 +106,15 @@ class LiveModel:
         self._release, self._model, self.adopted_s = release, model, time.monotonic()
         self.forget_health()
         self.hide(self._hidden)
+        self._drop_engines()
         heap.give_back()  # what the model before held, and reading this one
+
+    def _drop_engines(self) -> None:
+        """Remove those of all other releases."""
+        if self._engines is not None and self._engines.is_dir():
+            for folder in self._engines.iterdir():
+                if folder.name != self.release.digest:
+                    remove(folder)
 
     def forget_health(self) -> None:
         """Judge the live release by what comes from now on."""

@@ -82,6 +82,7 @@ def a_snapshot() -> Snapshot:
         inbox_capacity=256,
         release="0" * 64,
         release_name="toy",
+        provider="CPUExecutionProvider",
         adopted_s=0.0,
         masked=("hum",),
         cached={"hum": 0, "whine": 5},

@@ -136,3 +136,16 @@ def test_an_output_that_is_not_finite_gives_no_answer_and_spares_its_neighbours(
     live.adopt(make("Log"))
     answers = live.answer(np.stack([np.full((2, 64), value, np.float32) for value in (2.0, -1.0, 3.0)]))
     assert [answer is None for answer in answers] == [False, True, False]
+
+
+def test_what_an_accelerator_compiled_of_another_release_is_gone_when_one_goes_live(make: Make, tmp_path: Path) -> None:
+    engines = tmp_path / "engines"
+    live = LiveModel(store_at(tmp_path / "state"), threads=1, max_abs=100.0, engines=engines)
+    first, second = make(), make("Log")
+    for release in (first, second):
+        (engines / release.digest).mkdir(parents=True)
+        (engines / release.digest / "main.engine").touch()
+    live.adopt(first)
+    assert [folder.name for folder in engines.iterdir()] == [first.digest]
+    live.adopt(second)
+    assert list(engines.iterdir()) == []

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import structlog
 import torch
 from torch import Tensor, nn
 
 from edge_agent.adapters import onnx_export
-from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.onnx_session import OnnxModel, providers
 from edge_agent.core.errors import BrokenRelease, JobFailed
 from edge_agent.core.training import logits
 from edge_agent.core.types import Float32
@@ -211,3 +212,21 @@ OnnxModel(open({str(exported)!r}, "rb").read(), 1).logits(np.zeros({(1, *SHAPE)!
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_provider_that_is_not_to_be_had_leaves_the_model_to_the_cpu_with_a_warning(exported: Path) -> None:
+    windows = _windows(4).numpy()
+    with structlog.testing.capture_logs() as said:
+        model = OnnxModel(exported.read_bytes(), 1, providers("tensorrt", None))
+    assert model.provider == "CPUExecutionProvider"
+    assert said[0]["event"] == "provider.missed"
+    assert said[0]["providers"] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert np.array_equal(model.logits(windows), OnnxModel(exported.read_bytes(), 1).logits(windows))
+
+
+def test_what_an_accelerator_compiles_is_kept_by_release_and_computed_in_full_precision(tmp_path: Path) -> None:
+    assert providers("cpu", tmp_path) == [("CPUExecutionProvider", {})]
+    assert [name for name, _ in providers("cuda", None)] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    (_, options), (_, cuda), _ = providers("tensorrt", tmp_path / "digest")
+    assert options["trt_engine_cache_path"] == str(tmp_path / "digest")
+    assert cuda == {"use_tf32": "0"}

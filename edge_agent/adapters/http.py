@@ -154,8 +154,8 @@ def _state(seen: Snapshot) -> Iterator[Metric]:
     now_s = time.monotonic()
     yield GaugeMetricFamily(PREFIX + "broker_connected", "1 with a connection to the broker.", seen.online)
     yield GaugeMetricFamily(PREFIX + "turn_age_seconds", "Since the last finished turn.", now_s - seen.turn_s)
-    release = {"digest": seen.release, "name": seen.release_name}
-    yield InfoMetricFamily(PREFIX + "release", "The live release.", value=release)
+    release = {"digest": seen.release, "name": seen.release_name, "provider": seen.provider}
+    yield InfoMetricFamily(PREFIX + "release", "The live release, and what runs it.", value=release)
     yield GaugeMetricFamily(PREFIX + "release_age_seconds", "Since it went live.", now_s - seen.adopted_s)
     if seen.clock_synchronised is not None:
         words = "1 if the wall clock is synchronised."

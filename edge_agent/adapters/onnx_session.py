@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 import onnxruntime
+import structlog
 
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
 from edge_agent.schemas.card import INPUT, OUTPUT
+
+log = structlog.get_logger(__name__)
 
 _RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
     value
@@ -20,14 +25,36 @@ _RUNTIME_ERRORS: tuple[type[Exception], ...] = tuple(
 _ERRORS: tuple[type[Exception], ...] = (*_RUNTIME_ERRORS, ValueError, RuntimeError)
 
 
+Provider = Literal["cpu", "cuda", "tensorrt"]
+Providers = list[tuple[str, dict[str, str]]]
+CPU: Final[Providers] = [("CPUExecutionProvider", {})]
+
+
+def providers(wanted: Provider, engines: Path | None) -> Providers:
+    """ONNX Runtime's execution providers for what the configuration wants, best first; the CPU is always the last.
+
+    Answers must be those of the self-test, so nothing is computed with fewer bits than float32 has.
+
+    Args:
+        engines: where TensorRT keeps what it has compiled of one release; None: it compiles at every start.
+    """
+    cuda: Providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), *CPU]
+    if wanted == "cuda":
+        return cuda
+    if wanted == "tensorrt":
+        cache = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engines)} if engines else {}
+        return [("TensorrtExecutionProvider", cache), *cuda]
+    return CPU
+
+
 class OnnxModel:
-    """One session on the CPU, from the content of an ONNX file.
+    """One session, from the content of an ONNX file; on the CPU where a better provider is not to be had.
 
     Raises:
         BrokenRelease: ``E_MODEL``, it cannot be loaded.
     """
 
-    def __init__(self, content: bytes, threads: int) -> None:
+    def __init__(self, content: bytes, threads: int, wanted: Providers = CPU) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -37,12 +64,12 @@ class OnnxModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Weights in files beside the model would be under no hash of the card: nothing lies below this folder.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
-        except _ERRORS as error:
-            raise BrokenRelease("E_MODEL", f"ONNX Runtime cannot load the model: {str(error)[:300]}") from error
+        self._session = _loaded(content, options, wanted)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs most of it."""
+        return str(self._session.get_providers()[0])
 
     def logits(self, windows: Float32) -> Float32:
         """Logits float32 (n, classes) of float32 windows (n, channels, length).
@@ -55,3 +82,17 @@ class OnnxModel:
         except _ERRORS as error:
             raise BrokenRelease("E_MODEL", f"the model cannot run: {str(error)[:300]}") from error
         return np.asarray(answer, dtype=np.float32)
+
+
+def _loaded(content: bytes, options: onnxruntime.SessionOptions, wanted: Providers) -> onnxruntime.InferenceSession:
+    here = onnxruntime.get_available_providers()
+    usable = [one for one in wanted if one[0] in here]
+    if missed := [name for name, _ in wanted if name not in here]:
+        log.warning("provider.missed", providers=missed, reason="this build of ONNX Runtime has none")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=usable, enable_fallback=0)
+    except _ERRORS as error:
+        if usable == CPU:
+            raise BrokenRelease("E_MODEL", f"ONNX Runtime cannot load the model: {str(error)[:300]}") from error
+        log.warning("provider.missed", providers=[usable[0][0]], reason=str(error)[:300])
+        return _loaded(content, options, CPU)

@@ -73,6 +73,13 @@ class Workplace:
         return bool(folders)
 
 
+def engines_folder() -> Path | None:
+    """Where an accelerator may keep what it has compiled of a release: in memory, or nowhere."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY")
+    folder = Path(runtime.split(":")[0], "engines") if runtime else None
+    return folder if folder is not None and file_system(folder.parent) in IN_MEMORY and _own(folder) else None
+
+
 def _own(place: Path) -> bool:
     """Make a folder that is ours alone; False where somebody else has put something there, or nothing can be made."""
     try:

@@ -22,7 +22,7 @@ from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import ReleaseStore, read_release
 from edge_agent.adapters.windows import WindowCache
-from edge_agent.adapters.workplace import Workplace
+from edge_agent.adapters.workplace import Workplace, engines_folder
 from edge_agent.agent import Agent, fit_cache
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
@@ -96,14 +96,16 @@ def assemble(config: Config) -> Agent:
         store.sweep()
     clock = Clock(state_dir / "clock")
     audit = AuditLog(state_dir / "audit.jsonl", clock)
-    live = LiveModel(store, config.serving.threads, config.serving.max_abs, config.serving.max_batch)
+    serving = config.serving
+    limits = serving.threads, serving.max_abs, serving.max_batch
+    live = LiveModel(store, *limits, provider=serving.provider, engines=engines_folder())
     erased = erased_classes(journal.states(), audit.rows)
     live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
     refused = erased if config.forget.known_again == "refuse" else frozenset[str]()
     _adopt_first(config.gateway.release, store, live, lambda digest: unwelcome(refused, journal.states(), digest))
-    limits = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
+    sizes = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
     budget = Budget(config.cache.bytes_per_day, time.monotonic)
-    cache = WindowCache(state_dir / "cache", vault, *limits, budget, np.random.default_rng())
+    cache = WindowCache(state_dir / "cache", vault, *sizes, budget, np.random.default_rng())
     with tolerant():
         fit_cache(cache, live)
     topics, session = Topics(config.base), _next_session(state_dir / "session")
@@ -118,10 +120,10 @@ def assemble(config: Config) -> Agent:
         chance=random.Random(),  # noqa: S311 jitter, no secret
     )
     tally = Tally(broker, topics.refused)
-    serving = Serving(config.cache, session, topics, broker, live, cache, tally)
+    answering = Serving(config.cache, session, topics, broker, live, cache, tally)
     notifier = systemd.from_environment()
     masks = Masks(journal, audit, live, cache)
-    others = tally, serving, audit, clock, masks
+    others = tally, answering, audit, clock, masks
     agent = Agent(config, session, topics, inbox, broker, store, live, cache, notifier, *others)
     jobs = Jobs(Workplace(state_dir, config.forget.work_dir), cache, live)
     parts = Parts(store, cache, jobs, audit, clock, _identity(vault))

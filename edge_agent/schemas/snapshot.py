@@ -45,6 +45,7 @@ class Snapshot:
     inbox_capacity: int
     release: str
     release_name: str
+    provider: str  # of ONNX Runtime, that runs it
     adopted_s: float
     masked: tuple[str, ...]
     cached: Mapping[str, int]  # windows, by class
