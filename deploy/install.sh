@@ -14,7 +14,8 @@ configured, sealed and cached stays, and the version before stays in /opt/edge-a
   --destdir DIR     install below DIR, as for an image of a gateway; nothing is started, and no key is made:
                     each gateway makes its own when it first starts
   --python PROGRAM  the interpreter, 3.10 or later (default: /usr/bin/python3); it must be there on the gateway too
-  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt .)
+  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt .); a wheel
+                    of onnxruntime-gpu among them takes the place of onnxruntime
   --jetson          open the sandbox for a GPU (default: where /etc/nv_tegra_release exists)
   --no-start        leave a running service alone
   --uninstall       stop the service and remove what was installed; configuration, keys and state stay
@@ -78,9 +79,23 @@ digest() {
     xargs -0 sha256sum && "$python" -V) | sha256sum | cut -c1-12
 }
 
+# Whether the version that is installed runs with what this tree asks for.
+alike() {
+  for path in pyproject.toml constraints.txt; do
+    cmp -s "$tree/$path" "$home/current/$path" || return 1
+  done
+  [ "$("$python" -V)" = "$("$home/current/bin/python" -V)" ]
+}
+
 build() { # TARGET
   rm -rf "$1"
-  mkdir -p "$(dirname "$1")"
+  mkdir -p "$1"
+  if alike; then
+    # Flash wears: what stays the same is linked, not written again. Whatever changes a file below makes a new one; these
+    # are the ones that would be written in place.
+    cp -al "$home/current/." "$1"
+    rm -rf "${1:?}/bin" "$1/pyvenv.cfg" "$1/pyproject.toml" "$1/constraints.txt"
+  fi
   "$python" -m venv "$1" || fail "$python cannot make an environment (apt install python3-venv)"
   set -- "$1" --quiet --disable-pip-version-check --no-compile -c "$tree/constraints.txt"
   [ -z "$wheels" ] || set -- "$@" --no-index --find-links "$wheels"
@@ -90,8 +105,14 @@ build() { # TARGET
   mkdir "$environment/tree"
   cp -R "$tree/edge_agent" "$tree/pyproject.toml" "$tree/README.md" "$environment/tree"
   "$environment/bin/python" -m pip install "$@" "$environment/tree"
+  if [ -n "$wheels" ] && [ -n "$(find "$wheels" -name 'onnxruntime_gpu-*.whl')" ]; then
+    # The same package by another name: one would overwrite the other.
+    "$environment/bin/python" -m pip --quiet uninstall --yes onnxruntime
+    "$environment/bin/python" -m pip install "$@" --no-deps --force-reinstall onnxruntime-gpu
+  fi
   "$environment/bin/python" -m pip --disable-pip-version-check --quiet uninstall --yes pip setuptools
   rm -rf "$environment/tree"
+  cp "$tree/pyproject.toml" "$tree/constraints.txt" "$environment"
   # These name the place where they were built.
   find "$environment/bin" -type f -delete
   find "$environment/lib" -path '*/edge_agent-*.dist-info/direct_url.json' -delete
@@ -105,7 +126,7 @@ install_files() {
     echo "installing $name"
     build "$home/versions/.new"
     # The service may not write there. Packages carry files for other versions of Python, which do not compile.
-    "$home/versions/.new/bin/python" -m compileall -qq -s "$home/versions/.new" -p "/opt/edge-agent/versions/$name" \
+    "$home/versions/.new/bin/python" -m compileall -qq -s "$home/versions/.new" -p /opt/edge-agent/current \
       "$home/versions/.new/lib" || true
     mv "$home/versions/.new" "$home/versions/$name"
   else
@@ -114,12 +135,14 @@ install_files() {
   before=$(readlink "$home/current" || true)
   ln -sfn "versions/$name" "$home/.current"
   mv -T "$home/.current" "$home/current"
-  for path in "$home"/versions/*; do
-    case "versions/${path##*/}" in
-      "versions/$name" | "$before") ;;
-      *) rm -rf "$path" ;;
-    esac
-  done
+  if [ "$before" != "versions/$name" ]; then
+    for path in "$home"/versions/*; do
+      case "versions/${path##*/}" in
+        "versions/$name" | "$before") ;;
+        *) rm -rf "$path" ;;
+      esac
+    done
+  fi
   install -D -m 0755 "$tree/deploy/configure.sh" "$home/configure"
   install -D -m 0644 "$tree/deploy/agent.example.toml" "$home/agent.example.toml"
   install -D -m 0755 "$tree/deploy/edge-agent" "$destdir/usr/bin/edge-agent"

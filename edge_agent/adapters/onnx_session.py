@@ -85,14 +85,22 @@ class OnnxModel:
 
 
 def _loaded(content: bytes, options: onnxruntime.SessionOptions, wanted: Providers) -> onnxruntime.InferenceSession:
+    """A session on the best provider that is to be had."""
     here = onnxruntime.get_available_providers()
     usable = [one for one in wanted if one[0] in here]
-    if missed := [name for name, _ in wanted if name not in here]:
-        log.warning("provider.missed", providers=missed, reason="this build of ONNX Runtime has none")
+    _tell_missed([name for name, _ in wanted if name not in here], "this build of ONNX Runtime has none")
     try:
-        return onnxruntime.InferenceSession(content, options, providers=usable, enable_fallback=0)
+        session = onnxruntime.InferenceSession(content, options, providers=usable, enable_fallback=0)
     except _ERRORS as error:
         if usable == CPU:
             raise BrokenRelease("E_MODEL", f"ONNX Runtime cannot load the model: {str(error)[:300]}") from error
-        log.warning("provider.missed", providers=[usable[0][0]], reason=str(error)[:300])
-        return _loaded(content, options, CPU)
+        _tell_missed([usable[0][0]], str(error)[:300])
+        return _loaded(content, options, usable[1:])
+    # Where CUDA's own libraries are missing, it leaves the provider out and raises nothing.
+    _tell_missed([name for name, _ in usable if name not in session.get_providers()], "its libraries cannot be loaded")
+    return session
+
+
+def _tell_missed(names: list[str], reason: str) -> None:
+    if names:
+        log.warning("provider.missed", providers=names, reason=reason)
