@@ -3,8 +3,9 @@
     python -m benchmarks.soak --minutes 30 --json      # a day: --minutes 1440
 
 Half of the windows carry their class, so that the cache works too. Keys of the JSON object: windows, lost;
-rss_start_mib, rss_end_mib, rss_max_mib and slope_mib_per_h (least squares, after the first fifth); written_mib (to
-disks, in all) and written_gb_per_day (after the first fifth), as Linux counts them.
+rss_start_mib, rss_end_mib, rss_max_mib and slope_mib_per_h (least squares, after the first quarter of an hour, in
+which the cache fills, or half of a shorter run); written_mib (to
+disks, in all) and written_gb_per_day (after the same time), as Linux counts them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from edge_agent.commands.local import LocalAgent, local_gateway
 BASE = "edge/bench"
 POOL = 1400  # different windows, sent over and over
 SAMPLE_EVERY_S = 10.0
-WARM_UP_SHARE = 0.2  # of the time, before the slope is taken
+WARM_UP_S, WARM_UP_SHARE = 900.0, 0.5  # until the cache has been full once; at most that share of the time
 
 
 def soak(minutes: float, per_s: float) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def soak(minutes: float, per_s: float) -> dict[str, Any]:
             link.settle(60)
         maps = Path(f"/proc/{agent.process.pid}/maps").read_text()
     times, sizes, written = np.array(samples).T
-    settled = times >= WARM_UP_SHARE * times[-1]
+    settled = times >= min(WARM_UP_S, WARM_UP_SHARE * times[-1])
     slope = float(np.polyfit(times[settled] / 3600, sizes[settled], 1)[0]) if settled.sum() > 2 else None
     per_day = float(np.polyfit(times[settled] / DAY_S, written[settled], 1)[0]) if settled.sum() > 2 else None
     return {

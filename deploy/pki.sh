@@ -101,6 +101,12 @@ write edge/$1/release
 write edge/$1/refused
 write edge/$1/unlearn/+/status
 write edge/$1/unlearn/+/certificate
+read edge/$1/models/+/unlearn/+
+write edge/$1/models/+/status
+write edge/$1/models/+/release
+write edge/$1/models/+/refused
+write edge/$1/models/+/unlearn/+/status
+write edge/$1/models/+/unlearn/+/certificate
 EOF
     ;;
   sensor)
@@ -120,6 +126,7 @@ EOF
 read edge/#
 write edge/+/labels/+
 write edge/+/unlearn/+
+write edge/+/models/+/unlearn/+
 write unlearn/+
 EOF
     ;;

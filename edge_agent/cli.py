@@ -130,6 +130,7 @@ def train(
 @main.command()
 @click.argument("classes", nargs=-1, required=True)
 @_broker_options
+@click.option("--model", help="Which of the gateway's further models is asked. Default: its own.")
 @click.option("--wait", is_flag=True, help="Wait for the end and show progress.")
 @click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Longest wait, in seconds.")
 @click.option("--reason", default="", help="Why; stands in the log and in the job's state.")
@@ -139,8 +140,8 @@ def train(
 @click.option("--audience", multiple=True, help="Gateways it is signed for. Default: gateway.name of --config.")
 @click.option("--valid", "valid_s", default=600.0, show_default=True, help="Seconds for which the signature holds.")
 def unlearn(
-    classes: tuple[str, ...], place: _Place, wait: bool, timeout_s: float, reason: str, id_: str | None,
-    key_path: Path | None, key_id: str, audience: tuple[str, ...], valid_s: float,
+    classes: tuple[str, ...], place: _Place, model: str | None, wait: bool, timeout_s: float, reason: str,
+    id_: str | None, key_path: Path | None, key_id: str, audience: tuple[str, ...], valid_s: float,
 ) -> None:  # fmt: skip
     """Make a gateway forget one or more classes.
 
@@ -153,12 +154,15 @@ def unlearn(
     from edge_agent.commands.show import show_unlearn
     from edge_agent.config import read_config
 
+    below = f"/models/{model}" if model else ""
     if key_path is not None and not audience:
         if place.config_path is None:
             raise click.UsageError("--key needs --audience, or --config, which names the gateway")
-        audience = (read_config(place.config_path).gateway.name,)
+        audience = (read_config(place.config_path).gateway.name + below,)
     signing = _signing(key_path, key_id, audience, valid_s) if key_path else None
-    sys.exit(show_unlearn(place.address, place.base, classes, reason, id_, signing, timeout_s if wait else None))
+    sys.exit(
+        show_unlearn(place.address, place.base + below, classes, reason, id_, signing, timeout_s if wait else None)
+    )
 
 
 def _signing(key_path: Path, key_id: str, audience: tuple[str, ...], valid_s: float) -> Signing:

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from edge_agent.config import Config
 
 CONFIG = click.option(
     "--config", "config_path", type=click.Path(path_type=Path), default=Path("agent.toml"), show_default=True,
     help="The agent's configuration.",
 )  # fmt: skip
+
+
+def _configured(function: Any) -> Any:
+    """A gateway's configuration, and which of its models is meant; handed over as ``config``."""
+
+    @CONFIG
+    @click.option("--model", default="gateway", show_default=True, help="Which of the gateway's models is meant.")
+    @functools.wraps(function)
+    def with_config(*arguments: Any, config_path: Path, model: str, **options: Any) -> Any:
+        from edge_agent.config import read_config
+
+        return function(*arguments, config=read_config(config_path).of_model(model), **options)
+
+    return with_config
 
 
 @click.group()
@@ -19,32 +38,32 @@ def releases() -> None:
 
 
 @releases.command("list")
-@CONFIG
-def releases_list(config_path: Path) -> None:
+@_configured
+def releases_list(config: Config) -> None:
     """List all releases, oldest first."""
-    from edge_agent.commands.releases import open_store, overview
+    from edge_agent.commands.releases import overview, store_of
 
-    for digest, state, forgotten, name in overview(open_store(config_path)):
+    for digest, state, forgotten, name in overview(store_of(config)):
         click.echo(f"{digest}  {state:6s}  forgotten: {forgotten:20s}  {name}")
 
 
 @releases.command("show")
 @click.argument("digest")
-@CONFIG
-def releases_show(digest: str, config_path: Path) -> None:
+@_configured
+def releases_show(digest: str, config: Config) -> None:
     """Print a release's card; the digest may be shortened to 6 characters."""
-    from edge_agent.commands.releases import open_store
+    from edge_agent.commands.releases import store_of
 
-    click.echo(open_store(config_path).get(digest).card.to_bytes().decode(), nl=False)
+    click.echo(store_of(config).get(digest).card.to_bytes().decode(), nl=False)
 
 
 @releases.command("verify")
-@CONFIG
-def releases_verify(config_path: Path) -> None:
+@_configured
+def releases_verify(config: Config) -> None:
     """Check every hash of every release; exit code 1 if one is broken."""
-    from edge_agent.commands.releases import open_store, overview
+    from edge_agent.commands.releases import overview, store_of
 
-    broken = [(digest, code) for digest, state, _, code in overview(open_store(config_path)) if state == "broken"]
+    broken = [(digest, code) for digest, state, _, code in overview(store_of(config)) if state == "broken"]
     for digest, code in broken:
         click.echo(f"{digest}  {code}")
     click.echo(f"{len(broken)} broken")
@@ -54,35 +73,31 @@ def releases_verify(config_path: Path) -> None:
 @releases.command("export")
 @click.argument("digest")
 @click.argument("folder", type=click.Path(path_type=Path))
-@CONFIG
-def releases_export(digest: str, folder: Path, config_path: Path) -> None:
+@_configured
+def releases_export(digest: str, folder: Path, config: Config) -> None:
     """Write a release out, unsealed, into a new folder; what it knows is outside the agent's reach from then on."""
-    from edge_agent.commands.releases import open_store
+    from edge_agent.commands.releases import store_of
 
-    click.echo(f"wrote {open_store(config_path).export(digest, folder).digest[:12]} to {folder}")
+    click.echo(f"wrote {store_of(config).export(digest, folder).digest[:12]} to {folder}")
 
 
 @releases.command("install")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
-@CONFIG
-def releases_install(folder: Path, config_path: Path) -> None:
+@_configured
+def releases_install(folder: Path, config: Config) -> None:
     """Add a trained release and ask the agent to serve it: within a second, or at its next start."""
     from edge_agent.commands.releases import install, store_of
-    from edge_agent.config import read_config
 
-    config = read_config(config_path)
     click.echo(f"asked for {install(config, store_of(config), folder).digest[:12]}")
 
 
 @releases.command("rollback")
 @click.option("--to", "digest", help="Release to go back to; default: the parent of the live one.")
-@CONFIG
-def releases_rollback(digest: str | None, config_path: Path) -> None:
+@_configured
+def releases_rollback(digest: str | None, config: Config) -> None:
     """Ask the agent to go back; refused (E_ERASED) where that would bring back an erased class."""
     from edge_agent.commands.releases import ask, parent_of_live, store_of
-    from edge_agent.config import read_config
 
-    config = read_config(config_path)
     store = store_of(config)
     release = store.get(digest) if digest else parent_of_live(store)
     ask(config, store, release)
@@ -91,16 +106,15 @@ def releases_rollback(digest: str | None, config_path: Path) -> None:
 
 @releases.command("revive")
 @click.argument("name", metavar="CLASS")
-@CONFIG
-def releases_revive(name: str, config_path: Path) -> None:
+@_configured
+def releases_revive(name: str, config: Config) -> None:
     """Allow a forgotten class to come back with a later release; the audit log says so.
 
     It brings nothing back by itself: what was destroyed is gone.
     """
     from edge_agent.commands.releases import revive
-    from edge_agent.config import read_config
 
-    revive(read_config(config_path), name)
+    revive(config, name)
     click.echo(f"asked for {name} to be allowed again")
 
 
@@ -144,8 +158,8 @@ def audit() -> None:
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--certificate", "document", type=click.Path(path_type=Path), help="Must be in the log with its head.")
 @click.option("--key", type=click.Path(path_type=Path), help="Public key of that certificate.")
-@CONFIG
-def audit_verify(file: Path | None, document: Path | None, key: Path | None, config_path: Path) -> None:
+@_configured
+def audit_verify(file: Path | None, document: Path | None, key: Path | None, config: Config) -> None:
     """Find any row that was removed, changed or moved; exit code 0 if there is none, else 1.
 
     Rows cut off at the end are found with a certificate, which holds the head of its time. FILE is a copy of
@@ -154,10 +168,9 @@ def audit_verify(file: Path | None, document: Path | None, key: Path | None, con
     from edge_agent.adapters.audit import Head
     from edge_agent.commands.trust import certificate as checked
     from edge_agent.commands.trust import check_audit
-    from edge_agent.config import read_config
 
     if (document is None) != (key is None):
         raise click.UsageError("--certificate and --key go together")
     head = Head(**checked(document, key)["audit"]) if document and key else None
-    path = file or read_config(config_path).gateway.state_dir / "audit.jsonl"
+    path = file or config.gateway.state_dir / "audit.jsonl"
     click.echo(f"{check_audit(path, head)} rows, none removed, changed or moved")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +19,8 @@ else:
     import tomli as tomllib
 
 
+MODELS: Final = "models"  # folder of the state directory, and topic level, of the others
+OWN_MODEL: Final = "gateway"  # the name of the model that takes what no other takes
 MQTT_CREDENTIAL: Final = "edge-agent-mqtt-password"  # the name of systemd's credential
 
 
@@ -141,6 +143,15 @@ class Logs(_Section):
     format: Literal["json", "text"] = Field("json", description="json: one object per line; text: for people")
 
 
+class Model(_Section):
+    """A further model on the same gateway, for some assets; the gateway's own takes the others."""
+
+    release: Path | None = Field(None, description="release to adopt when it has none yet")
+    assets: tuple[str, ...] = Field(
+        min_length=1, description='its assets, by name or pattern ("pump-*"); the first model that has one takes it'
+    )
+
+
 class Http(_Section):
     """Metrics and health, for Prometheus and whoever watches."""
 
@@ -159,11 +170,42 @@ class Config(_Section):
     forget: Forget = Forget()
     logs: Logs = Logs()
     http: Http = Http()
+    models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Model] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if OWN_MODEL in self.models:
+            raise ValueError(f"models.{OWN_MODEL}: this is how the gateway's own model is called")
+        return self
 
     @property
     def base(self) -> str:
         """Base topic."""
         return self.mqtt.base or f"edge/{self.gateway.name}"
+
+    def of_model(self, name: str) -> Config:
+        """What holds for one of the models: to the outside it is a gateway of its own, with its own state.
+
+        Raises:
+            Misconfigured: ``E_CONFIG``, there is none of this name.
+        """
+        cache = self.cache.model_copy(update={"max_bytes": self.cache.max_bytes // (1 + len(self.models))})
+        if name == OWN_MODEL:
+            return self.model_copy(update={"cache": cache})
+        if name not in self.models:
+            raise Misconfigured("E_CONFIG", f"no model {name!r}; there are: {', '.join([OWN_MODEL, *self.models])}")
+        place = f"{MODELS}/{name}"
+        own = {
+            "name": f"{self.gateway.name}/{place}",
+            "state_dir": self.gateway.state_dir / place,
+            "release": self.models[name].release,
+        }
+        sections = {
+            "gateway": self.gateway.model_copy(update=own),
+            "mqtt": self.mqtt.model_copy(update={"base": f"{self.base}/{place}"}),
+            "cache": cache,
+        }
+        return self.model_copy(update=sections)
 
 
 class _BrokerFile(_Section):
@@ -184,6 +226,7 @@ def read_config(path: Path) -> Config:
     }
     keys = {name: folder / path for name, path in config.commands.keys.items()}
     sections["commands"] = config.commands.model_copy(update={"keys": keys})
+    sections["models"] = {name: _anchored(model, folder) for name, model in config.models.items()}
     return config.model_copy(update=sections)
 
 
@@ -249,18 +292,25 @@ def broker_address(mqtt: Mqtt, client_id: str) -> BrokerAddress:
     )
 
 
+def gateway_dir(state_dir: Path) -> Path:
+    """The state directory of the gateway that one belongs to: itself, or that of one of the gateway's models."""
+    return state_dir.parents[1] if state_dir.parent.name == MODELS else state_dir
+
+
 FIXED = ("forget.work_dir",)  # of RELOADABLE
 RELOADABLE = ("serving.max_abs", "cache.from_diagnosis", "cache.min_confidence", "logs.level", "forget.*")
 
 
 def changed_keys(old: Config, new: Config) -> list[str]:
-    """Keys, as ``section.key``, that differ between two configurations."""
-    return [
+    """Keys, as ``section.key``, that differ between two configurations; ``models`` as a whole."""
+    keys = [
         f"{section}.{key}"
         for section, value in old
+        if isinstance(value, _Section)
         for key, before in value
         if before != getattr(getattr(new, section), key)
     ]
+    return [*keys, "models"] if old.models != new.models else keys
 
 
 def needs_restart(keys: list[str]) -> list[str]:

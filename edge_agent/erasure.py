@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,6 +51,7 @@ class Parts:
     audit: AuditLog
     clock: Clock
     signer: Signer
+    neighbours: Callable[[], Mapping[str, Collection[str]]]  # the gateway's other models, and the classes they know
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,10 @@ class Erasure:
             {"what": "release", "digest": digest, "knows": knows, "how": "kept sealed during a probation"}
             for digest, knows in self._knowing(state, live).items()
         ]
+        for name, knows in self._parts.neighbours().items():
+            if both := sorted(set(knows) & set(state.classes)):
+                words = "another model of the same gateway, asked by topics of its own"
+                left.append({"what": "model", "name": name, "knows": both, "how": words})
         source = self._gateway.release
         if source is not None and (knows := _known(source) & set(state.classes)):
             words = "the folder that gateway.release names is not the agent's to write"

@@ -103,10 +103,18 @@ class Forgetting:
         except StorageFailed as error:
             log.error("storage.failed", code=error.code, reason=error.reason)
 
-    def poll(self) -> None:
+    @property
+    def has_job(self) -> bool:
+        """Whether a child is at work."""
+        return self._jobs.running is not None
+
+    def poll(self, *, may_start: bool = True) -> None:
         """One turn: start or go on with a command, report on the running job, destroy what is due.
 
         A disk that cannot be written stops no answer: the turn is tried again after some seconds.
+
+        Args:
+            may_start: whether a job may begin; not while another model's runs.
         """
         now_s = time.monotonic()
         if now_s < self._wait_until_s:
@@ -115,7 +123,7 @@ class Forgetting:
             if self._jobs.running is not None:
                 self._follow(self._jobs.poll())
             elif waiting := self._masks.unfinished():
-                self._go_on(waiting[0])
+                self._go_on(waiting[0], may_start=may_start)
             self._probation.count(now_s)
         except StorageFailed as error:
             self._wait_until_s = now_s + STORAGE_WAIT_S
@@ -168,7 +176,7 @@ class Forgetting:
 
     # Life of a command
 
-    def _go_on(self, state: JobState) -> None:
+    def _go_on(self, state: JobState, *, may_start: bool = True) -> None:
         if state.phase in ("committing", "erasing"):
             self._commit(state)
         elif set(state.classes) <= set(self._live.card.forgotten):
@@ -179,7 +187,7 @@ class Forgetting:
             self._watch(state)
         elif state.attempts >= MOST_ATTEMPTS:
             self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
-        else:
+        elif may_start:
             self._start(state)
 
     def _start(self, state: JobState) -> None:

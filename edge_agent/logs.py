@@ -29,6 +29,7 @@ EVENTS: Final[dict[str, str]] = {
     "message.lost": "A message could not be handed over: a bug; with traceback.",
     "message.refused": "A message is refused; topic, code, reason, bytes, digest.",
     "message.garbled": "The MQTT client cannot read a message that the broker passed on; MQTT 3.1.1 is tried.",
+    "model.started": "A model serves; model (its name in the configuration, gateway for the gateway's own), release.",
     "provider.missed": "An execution provider is not to be had; the next best runs the model; providers, reason.",
     "publish.refused": "The broker refused a publish, by its ACL or quota; reason, count (the first and every 600th).",
     "release.adopted": "Another release serves; reason is forget, operator, or what was wrong with the one before.",

@@ -32,6 +32,8 @@ class Serving:
 
     Args:
         session: number of this start of the agent; it names the windows that carry no number.
+        topics: of the gateway, where windows come in and diagnoses go out whatever the model.
+        latency: of all models together.
     """
 
     def __init__(
@@ -43,13 +45,13 @@ class Serving:
         live: LiveModel,
         cache: WindowCache,
         tally: Tally,
+        latency: Latency,
     ) -> None:
         self.settings = settings
         self._raw_boot, self._raw_seq = f"raw-{session}", 0
         self._topics, self._broker = topics, broker
         self._live, self._cache = live, cache
-        self._tally, self._counters = tally, tally.counters
-        self.latency = Latency()
+        self._tally, self._counters, self._latency = tally, tally.counters, latency
         self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
     def serve(self, arrived: list[Message]) -> None:
@@ -100,7 +102,7 @@ class Serving:
                 self._tally.refuse(message, Refused("E_MODEL", "the model's output for this window is not finite"))
                 continue
             latency_s = time.monotonic() - message.received_s
-            self.latency.observe(latency_s)
+            self._latency.observe(latency_s)
             content = messages.diagnosis(window, answer, release, masked, latency_s * 1000)
             if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):
                 self._counters["windows_answered"] += 1

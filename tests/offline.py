@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge_agent.agent import Agent
-from edge_agent.commands.run import assemble
+from edge_agent.commands.assembly import assemble
 from edge_agent.config import Config, read_config
+from edge_agent.served import ServedModel
 
 
 def config_of(folder: Path, release: Path, more: str = "") -> Config:
@@ -20,16 +20,17 @@ def config_of(folder: Path, release: Path, more: str = "") -> Config:
     return read_config(folder / "agent.toml")
 
 
-def started(config: Config) -> Agent:
-    agent = assemble(config)
-    agent.forgetting.resume()
-    return agent
+def started(config: Config) -> ServedModel:
+    """The gateway's own model."""
+    model = assemble(config).models[0]
+    model.forgetting.resume()
+    return model
 
 
-def ended(agent: Agent) -> None:
-    agent._cache.close()
-    agent._audit.close()
-    agent.forgetting._journal.close()
+def ended(model: ServedModel) -> None:
+    model.close()
+    model._audit.close()
+    model.forgetting._journal.close()
 
 
 @pytest.fixture

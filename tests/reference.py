@@ -17,15 +17,16 @@ from pydantic import BaseModel
 from edge_agent.adapters.audit import EVENTS as ROWS
 from edge_agent.adapters.http import Figures, certificate_figures
 from edge_agent.cli import main
-from edge_agent.config import Config
+from edge_agent.config import OWN_MODEL, Config, Model
 from edge_agent.core.errors import CODES
 from edge_agent.logs import EVENTS
 from edge_agent.schemas.messages import COUNTERS
-from edge_agent.schemas.snapshot import EDGES_S, Running, Snapshot
+from edge_agent.schemas.snapshot import EDGES_S, ModelSnapshot, Running, Snapshot
 from tests import manual
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+A_VALUE = {"name": '"press-7"', "assets": '["pump-*"]'}  # of keys that have no default
 EXAMPLE = ROOT / "deploy" / "agent.example.toml"
 
 
@@ -37,10 +38,11 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def sections() -> list[tuple[str, type[BaseModel]]]:
     found = []
     for name, field in Config.model_fields.items():
-        assert isinstance(field.annotation, type)
-        assert issubclass(field.annotation, BaseModel)
-        found.append((name, field.annotation))
-    return found
+        if name != "models":
+            assert isinstance(field.annotation, type)
+            assert issubclass(field.annotation, BaseModel)
+            found.append((name, field.annotation))
+    return [*found, ("models.<name>", Model)]
 
 
 def default_of(value: object) -> str:
@@ -59,12 +61,13 @@ def config_table() -> str:
 def example() -> str:
     lines = ["# Every key of the agent's configuration, with its default. Keys without one are commented out.", ""]
     for section, model in sections():
-        lines.append(f"[{section}]  # {(model.__doc__ or '').strip().rstrip('.')}")
+        several = "<name>" in section
+        head = f"[{section.replace('<name>', 'pumps')}]"
+        lines.append(f"{'# ' * several}{head}  # {(model.__doc__ or '').strip().rstrip('.')}")
         for key, field in model.model_fields.items():
-            off = field.is_required() or field.default is None
-            value = '"press-7"' if field.is_required() else default_of(field.default) or '""'
-            comment = "" if field.is_required() or not off else "# "
-            lines.append(f"{comment}{key} = {value}  # {field.description}")
+            value = A_VALUE[key] if field.is_required() else default_of(field.default) or '""'
+            off = several or (not field.is_required() and field.default is None)
+            lines.append(f"{'# ' * off}{key} = {value}  # {field.description}")
         lines.append("")
     return "\n".join(lines)
 
@@ -72,14 +75,8 @@ def example() -> str:
 def a_snapshot() -> Snapshot:
     """An agent at work, in which every metric has a value."""
     counted = dict.fromkeys([name for name in COUNTERS if "<" not in name], 1)
-    return Snapshot(
-        turn_s=time.monotonic(),
-        online=True,
-        counters={**counted, "refused_E_SIZE": 1},
-        latency_counts=(1,) * (len(EDGES_S) + 1),
-        latency_sum_s=1.0,
-        inbox_depth=0,
-        inbox_capacity=256,
+    model = ModelSnapshot(
+        counters=counted,
         release="0" * 64,
         release_name="toy",
         provider="CPUExecutionProvider",
@@ -89,6 +86,16 @@ def a_snapshot() -> Snapshot:
         slot_bytes=37_000,
         commands={"executing": 1},
         running=Running("probing", 0.5),
+    )
+    return Snapshot(
+        turn_s=time.monotonic(),
+        online=True,
+        counters={**counted, "refused_E_SIZE": 1},
+        latency_counts=(1,) * (len(EDGES_S) + 1),
+        latency_sum_s=1.0,
+        inbox_depth=0,
+        inbox_capacity=256,
+        models={OWN_MODEL: model},
         clock_synchronised=True,
     )
 

@@ -103,14 +103,14 @@ def on_probation(tmp_path: Path, toy_release: Path, **state: Any) -> tuple[str, 
 
 
 def test_a_probation_is_not_charged_for_the_time_before_it_began(tmp_path: Path, toy_release: Path) -> None:
-    agent = started(config_of(tmp_path, toy_release))
-    probation, journal = agent.forgetting._probation, agent.forgetting._journal
+    model = started(config_of(tmp_path, toy_release))
+    probation, journal = model.forgetting._probation, model.forgetting._journal
     start_s = probation._counted_s
     probation.count(start_s + 900.0, keep_every_s=0.0)  # as it is right before the next line
     journal.write(done("whine", kept_s=600.0, release_before="a", release_after="b"))
     probation.count(start_s + 900.2)
     assert [state.kept_s for state in journal.states()] == [600.0]
-    ended(agent)
+    ended(model)
 
 
 def test_a_crash_between_going_back_and_writing_it_down_is_made_good_at_the_start(
@@ -118,11 +118,11 @@ def test_a_crash_between_going_back_and_writing_it_down_is_made_good_at_the_star
 ) -> None:
     before, _ = on_probation(tmp_path, toy_release)
     store_at(tmp_path / "state").set_current(before)
-    agent = started(config_of(tmp_path, toy_release))
-    assert agent._live.release.digest == before
-    assert agent._live.masked == ()
-    assert [(state.status, state.code) for state in agent.forgetting._journal.states()] == [("failed", "E_ROLLED_BACK")]
-    ended(agent)
+    model = started(config_of(tmp_path, toy_release))
+    assert model.live.release.digest == before
+    assert model.live.masked == ()
+    assert [(state.status, state.code) for state in model.forgetting._journal.states()] == [("failed", "E_ROLLED_BACK")]
+    ended(model)
 
 
 def test_of_the_stored_releases_the_one_that_has_forgotten_most_replaces_a_broken_one(
@@ -132,18 +132,18 @@ def test_of_the_stored_releases_the_one_that_has_forgotten_most_replaces_a_broke
     _, after = on_probation(tmp_path, toy_release)
     os.utime(tmp_path / "state" / "releases" / after, (0, 0))
     (tmp_path / "state" / "current").unlink()
-    agent = started(config_of(tmp_path, toy_release))
-    assert agent._live.release.digest == after
-    ended(agent)
+    model = started(config_of(tmp_path, toy_release))
+    assert model.live.release.digest == after
+    ended(model)
 
 
 def test_a_release_of_which_every_class_is_hidden_is_not_adopted(tmp_path: Path, toy_release: Path) -> None:
     """Its first answer named nothing, and ended the agent at every start."""
-    agent = started(config_of(tmp_path, toy_release))
-    agent._live.hide(frozenset(toy.CLASSES))
+    model = started(config_of(tmp_path, toy_release))
+    model.live.hide(frozenset(toy.CLASSES))
     with pytest.raises(BrokenRelease, match="every class that release"):
-        agent._live.adopt(agent._live.release)
-    ended(agent)
+        model.live.adopt(model.live.release)
+    ended(model)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff"])
@@ -151,27 +151,27 @@ def test_a_damaged_certificate_is_not_published_and_not_withdrawn(
     tmp_path: Path, toy_release: Path, damage: bytes
 ) -> None:
     on_probation(tmp_path, toy_release, kept_s=None)
-    agent = started(config_of(tmp_path, toy_release))
-    path = agent.forgetting._erasure._path(agent.forgetting._journal.states()[0])
+    model = started(config_of(tmp_path, toy_release))
+    path = model.forgetting._erasure._path(model.forgetting._journal.states()[0])
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(damage)
     published: list[bytes] = []
     publish = Publisher(lambda _: None, lambda _, document: published.append(document), lambda: None)
-    agent.forgetting._publish = publish
-    agent.forgetting.republish()
+    model.forgetting._publish = publish
+    model.forgetting.republish()
     assert published == []
     path.unlink()
-    agent.forgetting.republish()
+    model.forgetting.republish()
     assert published == [b""]
-    ended(agent)
+    ended(model)
 
 
 def test_a_wish_that_cannot_be_read_is_removed(tmp_path: Path, toy_release: Path) -> None:
-    agent = started(config_of(tmp_path, toy_release))
+    model = started(config_of(tmp_path, toy_release))
     (tmp_path / "state" / "revive").write_bytes(b"\xff\xfe")
-    agent._housekeep(0.0)
+    model.housekeep(0.0)
     assert not (tmp_path / "state" / "revive").exists()
-    ended(agent)
+    ended(model)
 
 
 # The process

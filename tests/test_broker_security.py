@@ -111,12 +111,17 @@ ALLOWED = [
     ("toy.m1", "edge/toy/windows/m1"),
     ("anna", "edge/toy/unlearn/hum"),
     ("anna", "edge/other/unlearn/hum"),
+    ("toy", "edge/toy/models/pumps/status"),
+    ("toy", "edge/toy/models/pumps/unlearn/hum/certificate"),
+    ("anna", "edge/toy/models/pumps/unlearn/hum"),
     ("anna", "edge/toy/labels/m1"),
 ]
 FORBIDDEN = [
     ("toy", "edge/other/status"),
     ("toy", "edge/other/diagnosis/m1"),
     ("toy", "edge/toy/unlearn/hum"),
+    ("toy", "edge/toy/models/pumps/unlearn/hum"),
+    ("other", "edge/toy/models/pumps/status"),
     ("toy", "edge/toy/windows/m1"),
     ("other", "edge/toy/unlearn/hum/certificate"),
     ("toy.m1", "edge/toy/windows/m2"),

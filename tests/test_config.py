@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edge_agent.config import RELOADABLE, Config, changed_keys, needs_restart, read_config, read_password
 from edge_agent.core.errors import Misconfigured
+from tests.reference import sections
 
 GATEWAY = '[gateway]\nname = "press-7"\n'
 
@@ -114,9 +115,8 @@ def test_a_relative_path_to_the_file_itself_does_not_make_its_paths_relative(
 
 
 def test_every_key_says_what_it_means() -> None:
-    for section in Config.model_fields.values():
-        assert section.annotation is not None
-        for name, field in section.annotation.model_fields.items():
+    for _, section in sections():
+        for name, field in section.model_fields.items():
             assert field.description, name
 
 
@@ -132,12 +132,7 @@ def test_reloading_tells_apart_what_a_running_agent_can_take_over(tmp_path: Path
 
 
 def test_every_reloadable_key_exists() -> None:
-    keys = {
-        f"{name}.{key}"
-        for name, section in Config.model_fields.items()
-        if section.annotation is not None
-        for key in [*section.annotation.model_fields, "*"]
-    }
+    keys = {f"{name}.{key}" for name, section in sections() for key in [*section.model_fields, "*"]}
     assert set(RELOADABLE) <= keys
 
 

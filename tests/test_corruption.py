@@ -77,14 +77,14 @@ def test_whatever_state_file_is_damaged_the_agent_starts_and_no_erased_class_com
             shutil.copytree(states[when], state_dir, symlinks=True)
             (state_dir / name).write_bytes(content)
             with capture_logs() as logs:
-                agent = started(config)
+                model = started(config)
             about = f"{name}, {len(content)} bytes, {[row['event'] for row in logs]}"
-            assert agent._live.release.digest in known, about
-            assert agent._store.get(agent._live.release.digest).digest == agent._live.release.digest, about
+            assert model.live.release.digest in known, about
+            assert model._store.get(model.live.release.digest).digest == model.live.release.digest, about
             if when == "after":
-                assert "whine" in agent._live.masked, about
-                assert agent._cache.counts()["whine"] == 0, about
-            ended(agent)
+                assert "whine" in model.live.masked, about
+                assert model._cache.counts()["whine"] == 0, about
+            ended(model)
             tried += 1
     assert tried > 300
 
@@ -102,11 +102,11 @@ def test_what_was_given_up_is_told(states: dict[str, Path], toy_release: Path, t
         content = (tmp_path / "state" / name).read_bytes()
         (tmp_path / "state" / name).write_bytes(b"\0" + content[1:])
         with capture_logs() as logs:
-            agent = started(config_of(tmp_path, toy_release, MASK))
+            model = started(config_of(tmp_path, toy_release, MASK))
         assert event is None or event in [row["event"] for row in logs], name
         if event is None:
-            assert agent._audit.rows[-1]["event"] == "audit.damaged"
-        ended(agent)
+            assert model._audit.rows[-1]["event"] == "audit.damaged"
+        ended(model)
 
 
 def test_a_damaged_live_release_is_replaced_by_the_configured_one(
@@ -116,7 +116,7 @@ def test_a_damaged_live_release_is_replaced_by_the_configured_one(
     live = (tmp_path / "state" / "current").resolve()
     (live / "model.onnx.sealed").write_bytes(b"")
     with capture_logs() as logs:
-        agent = started(config_of(tmp_path, toy_release, MASK))
+        model = started(config_of(tmp_path, toy_release, MASK))
     assert "release.refused" in [row["event"] for row in logs]
-    assert agent._live.release.digest == read_release(toy_release).digest
-    ended(agent)
+    assert model.live.release.digest == read_release(toy_release).digest
+    ended(model)

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks import toy
 from edge_agent.adapters.http import LONGEST_TURN_S, HttpServer, alive, ready
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.config import OWN_MODEL
 from edge_agent.schemas.snapshot import EDGES_S, Latency, Snapshot
 from tests import reference
 from tests.plant import Plant, wait_until
@@ -46,11 +47,15 @@ def fetch(port: int, path: str) -> tuple[int, str]:
 
 
 def samples(port: int) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Values by name and label values."""
+    """Values by name and label values, but for the model's name: there is one."""
     status, text = fetch(port, "/metrics")
     assert status == 200
     families = text_string_to_metric_families(text)
-    return {(one.name, tuple(one.labels.values())): one.value for family in families for one in family.samples}
+    return {
+        (one.name, tuple(value for label, value in one.labels.items() if label != "model")): one.value
+        for family in families
+        for one in family.samples
+    }
 
 
 def test_what_happened_to_windows_and_commands_stands_in_the_metrics(start_agent: Start, plant: Plant) -> None:
@@ -119,7 +124,9 @@ def served(seen: Snapshot, cert_file: Path | None = None) -> dict[tuple[str, tup
 
 def test_a_class_may_have_any_name_that_a_class_can_have() -> None:
     name = "a b@c-1._x"
-    assert served(replace(a_snapshot(), cached={name: 3}))["edge_agent_cache_windows", (name,)] == 3
+    model = replace(a_snapshot().models[OWN_MODEL], cached={name: 3})
+    figures = served(replace(a_snapshot(), models={OWN_MODEL: model}))
+    assert figures["edge_agent_cache_windows", (name,)] == 3
 
 
 def test_the_end_of_the_client_certificate_is_shown(tmp_path: Path) -> None:

@@ -154,28 +154,34 @@ def _state(seen: Snapshot) -> Iterator[Metric]:
     now_s = time.monotonic()
     yield GaugeMetricFamily(PREFIX + "broker_connected", "1 with a connection to the broker.", seen.online)
     yield GaugeMetricFamily(PREFIX + "turn_age_seconds", "Since the last finished turn.", now_s - seen.turn_s)
-    release = {"digest": seen.release, "name": seen.release_name, "provider": seen.provider}
-    yield InfoMetricFamily(PREFIX + "release", "The live release, and what runs it.", value=release)
-    yield GaugeMetricFamily(PREFIX + "release_age_seconds", "Since it went live.", now_s - seen.adopted_s)
+    release = InfoMetricFamily(PREFIX + "release", "The live release, and what runs it.", labels=["model"])
+    age = GaugeMetricFamily(PREFIX + "release_age_seconds", "Since it went live.", labels=["model"])
+    for model, one in seen.models.items():
+        release.add_metric([model], {"digest": one.release, "name": one.release_name, "provider": one.provider})
+        age.add_metric([model], now_s - one.adopted_s)
+    yield from (release, age)
     if seen.clock_synchronised is not None:
         words = "1 if the wall clock is synchronised."
         yield GaugeMetricFamily(PREFIX + "clock_synchronised", words, seen.clock_synchronised)
 
 
 def _forgetting(seen: Snapshot) -> Iterator[Metric]:
-    windows = GaugeMetricFamily(PREFIX + "cache_windows", "Cached windows, by class.", labels=["class"])
-    stored = GaugeMetricFamily(PREFIX + "cache_bytes", "Bytes that they take.", labels=["class"])
-    masked = GaugeMetricFamily(PREFIX + "class_masked", "1 for a class that no answer names.", labels=["class"])
-    for name, count in sorted(seen.cached.items()):
-        windows.add_metric([name], count)
-        stored.add_metric([name], count * seen.slot_bytes)
-        masked.add_metric([name], name in seen.masked)
-    commands = GaugeMetricFamily(PREFIX + "commands", "Forget commands of the journal, by status.", labels=["status"])
-    for status, count in sorted(seen.commands.items()):
-        commands.add_metric([status], count)
-    phase = GaugeMetricFamily(PREFIX + "job_progress_ratio", "Of the forget job, by its phase.", labels=["phase"])
-    if seen.running is not None:
-        phase.add_metric([seen.running.phase], seen.running.progress)
+    by_class, words = ["model", "class"], "Forget commands of the journal, by status."
+    windows = GaugeMetricFamily(PREFIX + "cache_windows", "Cached windows, by class.", labels=by_class)
+    stored = GaugeMetricFamily(PREFIX + "cache_bytes", "Bytes that they take.", labels=by_class)
+    masked = GaugeMetricFamily(PREFIX + "class_masked", "1 for a class that no answer names.", labels=by_class)
+    commands = GaugeMetricFamily(PREFIX + "commands", words, labels=["model", "status"])
+    words = "Of the forget job, by its phase."
+    phase = GaugeMetricFamily(PREFIX + "job_progress_ratio", words, labels=["model", "phase"])
+    for model, one in seen.models.items():
+        for name, count in sorted(one.cached.items()):
+            windows.add_metric([model, name], count)
+            stored.add_metric([model, name], count * one.slot_bytes)
+            masked.add_metric([model, name], name in one.masked)
+        for status, count in sorted(one.commands.items()):
+            commands.add_metric([model, status], count)
+        if one.running is not None:
+            phase.add_metric([model, one.running.phase], one.running.progress)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     yield from (windows, stored, masked, commands, phase)
     cpu_s, words = used.ru_utime + used.ru_stime, "Processor time of all forget jobs that ended."

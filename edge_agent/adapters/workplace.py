@@ -73,10 +73,10 @@ class Workplace:
         return bool(folders)
 
 
-def engines_folder() -> Path | None:
-    """Where an accelerator may keep what it has compiled of a release: in memory, or nowhere."""
+def engines_folder(model: str) -> Path | None:
+    """Where an accelerator may keep what it has compiled of a model's releases: in memory, or nowhere."""
     runtime = os.environ.get("RUNTIME_DIRECTORY")
-    folder = Path(runtime.split(":")[0], "engines") if runtime else None
+    folder = Path(runtime.split(":")[0], f"engines-{model}") if runtime else None
     return folder if folder is not None and file_system(folder.parent) in IN_MEMORY and _own(folder) else None
 
 

@@ -16,7 +16,7 @@ from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import connected
 from edge_agent.commands.releases import store_of, tombstones
-from edge_agent.config import Config, broker_address, read_config
+from edge_agent.config import OWN_MODEL, Config, broker_address, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
 from edge_agent.live import refuse_erased, self_test
@@ -51,8 +51,9 @@ def check(config_path: Path) -> Iterator[Finding]:
     yield from _permissions(config_path, config)
     yield from _tls(config)
     yield _clock()
-    yield _release(config)
-    yield from _source(config)
+    for name in (OWN_MODEL, *config.models):
+        yield _release(config.of_model(name))
+        yield from _source(config.of_model(name))
     yield _broker(config)
 
 
@@ -62,7 +63,8 @@ def _state(config: Config) -> Iterator[Finding]:
     usable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     remedy = f"create {folder} and give it to the agent's user"
     yield Finding("state", usable, f"{existing} is {'writable' if usable else 'not writable'}", remedy)
-    used = size_of(folder / "cache") if (folder / "cache").is_dir() else 0
+    caches = [folder / "cache", *folder.glob("models/*/cache")]
+    used = sum(size_of(path) for path in caches if path.is_dir())
     free, wanted = shutil.disk_usage(existing).free, max(0, config.cache.max_bytes - used) + SPARE_BYTES
     words = f"{free / 2**20:.0f} MiB free, cache and releases may take {wanted / 2**20:.0f} MiB"
     yield Finding("disk", free >= wanted, words, "free some space or lower cache.max_bytes")
@@ -109,7 +111,7 @@ def _clock() -> Finding:
 def _release(config: Config) -> Finding:
     """Verify the release that the agent would serve, and run its self-test."""
     source = config.gateway.release
-    remedy = "train one (edge-agent train) and name it in gateway.release, or edge-agent releases install"
+    remedy = "train one (edge-agent train) and name it in the configuration, or edge-agent releases install"
     try:
         store = store_of(config) if (config.gateway.state_dir / "releases").is_dir() else None
         name = (store.wanted() or store.current()) if store else None
@@ -118,7 +120,9 @@ def _release(config: Config) -> Finding:
         elif source is not None:
             release = read_release(source)
         else:
-            return Finding("release", False, "no live release, and gateway.release is not set", remedy)
+            return Finding(
+                "release", False, f"{config.gateway.name} has no live release, and none is configured", remedy
+            )
         self_test(OnnxModel(release.read(MODEL), config.serving.threads), release)
     except (BrokenRelease, Misconfigured) as error:
         return Finding("release", False, f"{error.code}: {error.reason}", remedy)

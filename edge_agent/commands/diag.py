@@ -25,7 +25,7 @@ from edge_agent.adapters.audit import check as check_rows
 from edge_agent.adapters.journal import read_states
 from edge_agent.clock import read as read_clock
 from edge_agent.commands.check import check
-from edge_agent.config import Config, read_config
+from edge_agent.config import OWN_MODEL, Config, read_config
 from edge_agent.core.errors import Misconfigured, Untrusted
 from edge_agent.files import size_of, storage
 from edge_agent.schemas.card import CARD
@@ -67,16 +67,22 @@ def _parts(config_path: Path, log: Path | None) -> dict[str, Callable[[], Any]]:
         config = read_config(config_path)
     except Misconfigured:
         return parts | last
-    state_dir = config.gateway.state_dir
     more: dict[str, Callable[[], Any]] = {
         "config.json": lambda: _without_user(config),
-        "cards.json": lambda: dict(_cards(state_dir)),
-        "journal.json": lambda: [asdict(state) for state in read_states(state_dir / "journal.jsonl")],
-        "audit.json": lambda: _audit(state_dir / "audit.jsonl"),
-        "disk.json": lambda: _disk(state_dir),
+        "disk.json": lambda: _disk(config.gateway.state_dir),
         "metrics.txt": lambda: _metrics(config),
     }
+    for name in (OWN_MODEL, *config.models):
+        more |= _of_model("" if name == OWN_MODEL else f"models/{name}/", config.of_model(name).gateway.state_dir)
     return parts | more | last
+
+
+def _of_model(prefix: str, state_dir: Path) -> dict[str, Callable[[], Any]]:
+    return {
+        f"{prefix}cards.json": lambda: dict(_cards(state_dir)),
+        f"{prefix}journal.json": lambda: [asdict(state) for state in read_states(state_dir / "journal.jsonl")],
+        f"{prefix}audit.json": lambda: _audit(state_dir / "audit.jsonl"),
+    }
 
 
 def _made(make: Callable[[], Any]) -> bytes:

@@ -6,6 +6,7 @@ All state is at the broker, retained: if the connection is lost, the tool connec
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from edge_agent.commands.client import Heard, ToolClient, connected
 from edge_agent.commands.unlearn import Signing
+from edge_agent.config import MODELS
 from edge_agent.core.errors import Misconfigured, Unreachable, Untrusted
 from edge_agent.files import storage, write_atomically
 from edge_agent.mqtt_client import BrokerAddress
@@ -26,12 +28,13 @@ from edge_agent.signing import PublicKey, opened, parse_public_key, read_public_
 
 QUIET_S: Final = 1.0  # retained births have all come when none has for so long
 RETRY_S: Final = 2.0
+MEMBER: Final = re.compile(rf"(?P<name>[^/]+(?:/{MODELS}/[^/]+)?)/(?P<rest>status|unlearn/.+)")
 Tell = Callable[[Mapping[str, "Member"]], None]
 
 
 @dataclass
 class Member:
-    """One gateway, as it has shown itself."""
+    """One gateway, or one further model of it, as it has shown itself."""
 
     gateway: str
     birth: dict[str, Any] = field(default_factory=dict)
@@ -39,11 +42,21 @@ class Member:
     certificate: bytes | None = None
     problem: str | None = None  # why the certificate is not believed
     verified: bool = False
+    host_away: bool = False  # what its gateway's will said
+
+    @property
+    def host(self) -> str:
+        """The gateway's name, whose key signs for its models as well."""
+        return self.gateway.partition("/")[0]
+
+    def knows(self, classes: tuple[str, ...]) -> bool:
+        """Whether it answers when all are asked to forget these."""
+        return not set(classes).isdisjoint(self.birth.get("cached", ()))
 
     @property
     def online(self) -> bool:
         """Whether its last birth says so; its will says when it is gone."""
-        return self.birth.get("state") == "online"
+        return self.birth.get("state") == "online" and not self.host_away
 
     @property
     def ended(self) -> bool:
@@ -68,14 +81,17 @@ class Fleet:
     def __init__(self, under: str, keys: Mapping[str, PublicKey]) -> None:
         self._under, self._keys = under, keys
         self.members: dict[str, Member] = {}
+        self._states: dict[str, Any] = {}  # what the last birth or will said, by name
         self.command: tuple[str, str] | None = None  # name of the classes, id
 
     def topics(self) -> list[str]:
-        """What to listen to."""
-        base = Topics(f"{self._under}/+")
+        """What to listen to: gateways, and their further models, which look like gateways."""
+        bases = Topics(f"{self._under}/+"), Topics(f"{self._under}/+/{MODELS}/+")
+        births = [base.status for base in bases]
         if self.command is None:
-            return [base.status]
-        return [base.status, base.unlearn_status(self.command[0]), base.certificate(self.command[0])]
+            return births
+        name = self.command[0]
+        return births + [topic for base in bases for topic in (base.unlearn_status(name), base.certificate(name))]
 
     def expect(self, gateways: tuple[str, ...]) -> None:
         """These belong to the fleet, whether they have been heard or not; no others do."""
@@ -84,14 +100,19 @@ class Fleet:
     def hear(self, heard: Heard) -> None:
         """Take in a message."""
         start = f"{self._under}/"
-        gateway, _, rest = heard.topic.removeprefix(start).partition("/")
-        if not heard.topic.startswith(start) or not isinstance(heard.content, dict):
+        found = MEMBER.fullmatch(heard.topic.removeprefix(start))
+        if not heard.topic.startswith(start) or found is None or not isinstance(heard.content, dict):
             return
+        gateway, rest = found["name"], found["rest"]
+        if rest == "status":
+            self._states[gateway] = heard.content.get("state")
         if rest == "status" and self.command is None:
             self.members.setdefault(gateway, Member(gateway))
         member = self.members.get(gateway)
         if member is None:
             return
+        for one in self.members.values():  # a will is the gateway's alone
+            one.host_away = self._states.get(one.host) == "offline"
         if rest == "status":
             member.birth |= heard.content
             self._check(member)
@@ -123,8 +144,8 @@ class Fleet:
             member.problem, member.verified = None, True
 
     def _key_of(self, member: Member) -> PublicKey:
-        if member.gateway in self._keys:
-            return self._keys[member.gateway]
+        if (key := self._keys.get(member.host)) is not None:
+            return key
         return parse_public_key(str(member.birth.get("public_key", "")), f"the birth of {member.gateway}")
 
     def report(self) -> dict[str, Any]:
@@ -139,7 +160,7 @@ class Fleet:
                 "certificate": one.certificate.decode() if one.certificate else None,
                 "certificate_verified": one.verified,
                 "certificate_problem": one.problem,
-                "key_pinned": name in self._keys,
+                "key_pinned": one.host in self._keys,
             }
         succeeded = sum(one.succeeded for one in self.members.values())
         total = {"asked": len(rows), "succeeded": succeeded, "all_succeeded": succeeded == len(rows) > 0}
@@ -192,7 +213,7 @@ def unlearn(
     fleet, deadline_s = Fleet(under, keys), time.monotonic() + timeout_s
     with connected(address) as client:
         _gather(client, fleet)
-        fleet.expect(wish.gateways or tuple(fleet.members))
+        fleet.expect(wish.gateways or _asked(fleet.members, wish.classes))
         if not fleet.members:
             raise Unreachable("E_BROKER", f"the broker knows no gateway below {under}/")
         _ask(client, fleet, under, wish)
@@ -206,6 +227,13 @@ def unlearn(
         except Unreachable:
             continue
     return fleet.report()
+
+
+def _asked(members: Mapping[str, Member], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Who answers when all are asked: of each gateway the models that know a class, or itself if none does."""
+    knowing = [name for name, one in members.items() if one.knows(classes)]
+    hosts = {members[name].host for name in knowing}
+    return (*knowing, *(name for name, one in members.items() if name == one.host and name not in hosts))
 
 
 def store_report(path: Path, report: Mapping[str, Any]) -> None:

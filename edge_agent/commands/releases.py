@@ -8,7 +8,7 @@ from edge_agent.adapters.audit import read_rows
 from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.commands.state import become_owner, open_vault
-from edge_agent.config import Config, read_config
+from edge_agent.config import Config
 from edge_agent.core.errors import BrokenRelease, Refused
 from edge_agent.files import storage, write_atomically
 from edge_agent.live import refuse_erased
@@ -16,13 +16,8 @@ from edge_agent.masks import REVIVE, erased_classes, unwelcome
 from edge_agent.schemas.card import Card
 
 
-def open_store(config_path: Path) -> ReleaseStore:
-    """The store of the gateway that a configuration describes."""
-    return store_of(read_config(config_path))
-
-
 def store_of(config: Config) -> ReleaseStore:
-    """The store of a gateway, with the keys that open it."""
+    """The store of a gateway's model, with the keys that open it."""
     return ReleaseStore(config.gateway.state_dir, open_vault(config.gateway))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edge_agent.config import Gateway
+from edge_agent.config import Gateway, gateway_dir
 from edge_agent.core.errors import Misconfigured
 from edge_agent.files import CREDSTORE, credential
 from edge_agent.vault import CREDENTIAL, MASTER, Vault, given_master_file, read_master
@@ -35,12 +35,13 @@ def become_owner(state_dir: Path) -> None:
     if not _serves_another(state_dir):
         return
     if os.geteuid() != 0:
-        raise Misconfigured("E_STATE", f"{state_dir} belongs to {state_dir.owner()}: run this as root")
-    owner = state_dir.stat()
+        raise Misconfigured("E_STATE", f"{state_dir} belongs to {gateway_dir(state_dir).owner()}: run this as root")
+    owner = gateway_dir(state_dir).stat()
     os.setgroups([])
     os.setgid(owner.st_gid)
     os.setuid(owner.st_uid)
 
 
 def _serves_another(state_dir: Path) -> bool:
-    return state_dir.is_dir() and state_dir.stat().st_uid != os.geteuid()
+    root = gateway_dir(state_dir)
+    return root.is_dir() and root.stat().st_uid != os.geteuid()

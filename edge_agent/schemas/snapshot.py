@@ -33,16 +33,10 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The agent at the end of a turn. Times are monotonic seconds."""
+class ModelSnapshot:
+    """One model that the agent serves. Times are monotonic seconds."""
 
-    turn_s: float
-    online: bool
     counters: Mapping[str, int]
-    latency_counts: tuple[int, ...]  # per edge of EDGES_S, and above the last
-    latency_sum_s: float
-    inbox_depth: int
-    inbox_capacity: int
     release: str
     release_name: str
     provider: str  # of ONNX Runtime, that runs it
@@ -52,4 +46,18 @@ class Snapshot:
     slot_bytes: int  # that each of them takes
     commands: Mapping[str, int]  # by status
     running: Running | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The agent at the end of a turn. Times are monotonic seconds."""
+
+    turn_s: float
+    online: bool
+    counters: Mapping[str, int]  # of all models together
+    latency_counts: tuple[int, ...]  # per edge of EDGES_S, and above the last
+    latency_sum_s: float
+    inbox_depth: int
+    inbox_capacity: int
+    models: Mapping[str, ModelSnapshot]
     clock_synchronised: bool | None

@@ -13,7 +13,7 @@ ASSET: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLASS_NAME: Final = re.compile(r"[A-Za-z0-9_@](?:[A-Za-z0-9._@ -]{0,62}[A-Za-z0-9._@-])?")
 PLANT_WIDE_UNLEARN: Final = "unlearn"
 
-Kind = Literal["window", "label", "unlearn"]
+Kind = Literal["window", "label"]
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,19 @@ class Topics:
 
     base: str
 
-    def subscriptions(self) -> tuple[str, ...]:
-        """Topic filters that the agent listens to."""
+    def subscriptions(self, *, models: bool = False) -> tuple[str, ...]:
+        """Topic filters that the agent listens to; with ``models``, beside its own, also for those."""
         base = self.base
-        return f"{base}/windows/+", f"{base}/labels/+", f"{base}/unlearn/+", f"{PLANT_WIDE_UNLEARN}/+"
+        own = f"{base}/windows/+", f"{base}/labels/+", f"{base}/unlearn/+", f"{PLANT_WIDE_UNLEARN}/+"
+        return (*own, f"{base}/models/+/unlearn/+") if models else own
 
     def parse(self, topic: str) -> tuple[Kind, str]:
-        """What an incoming topic is about, and its asset or class list.
+        """What the topic of a window or a label is about, and its asset.
 
         Raises:
             Refused: ``E_TOPIC`` for a topic that was not subscribed to, ``E_ASSET`` for a bad asset name.
         """
         head, _, name = topic.rpartition("/")
-        if head in (f"{self.base}/unlearn", PLANT_WIDE_UNLEARN):
-            return "unlearn", name
         kinds: dict[str, Kind] = {f"{self.base}/windows": "window", f"{self.base}/labels": "label"}
         kind = kinds.get(head)
         if kind is None:
@@ -46,7 +45,11 @@ class Topics:
 
     def is_command(self, topic: str) -> bool:
         """Whether a topic's messages go before windows."""
-        return topic.startswith((f"{self.base}/unlearn/", f"{PLANT_WIDE_UNLEARN}/"))
+        return topic.startswith((f"{self.base}/unlearn/", f"{self.base}/models/", f"{PLANT_WIDE_UNLEARN}/"))
+
+    def is_plant_wide(self, topic: str) -> bool:
+        """Whether a command is meant for every gateway."""
+        return topic.rpartition("/")[0] == PLANT_WIDE_UNLEARN
 
     def windows(self, asset: str) -> str:
         """Where an asset's windows come in."""
@@ -56,9 +59,14 @@ class Topics:
         """Where an asset's diagnoses go."""
         return f"{self.base}/diagnosis/{asset}"
 
+    @property
+    def unlearn_head(self) -> str:
+        """What stands before the classes where this gateway is asked to forget."""
+        return f"{self.base}/unlearn"
+
     def unlearn(self, classes: str) -> str:
         """Where this gateway is asked to forget."""
-        return f"{self.base}/unlearn/{classes}"
+        return f"{self.unlearn_head}/{classes}"
 
     def unlearn_status(self, classes: str) -> str:
         """Where the state of a command is kept (retained)."""

@@ -1,0 +1,199 @@
+"""The composition root of ``edge-agent run``: all parts of the agent, made and wired."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from edge_agent.adapters import systemd
+from edge_agent.adapters.audit import AuditLog
+from edge_agent.adapters.journal import Journal
+from edge_agent.adapters.mqtt import Broker
+from edge_agent.adapters.releases import ReleaseStore, read_release
+from edge_agent.adapters.windows import WindowCache
+from edge_agent.adapters.workplace import Workplace, engines_folder
+from edge_agent.agent import Agent
+from edge_agent.budget import Budget
+from edge_agent.clock import Clock
+from edge_agent.config import OWN_MODEL, Config, broker_address
+from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured
+from edge_agent.erasure import Parts, Publisher
+from edge_agent.files import storage, write_atomically
+from edge_agent.forgetting import Forgetting
+from edge_agent.inbox import Inbox
+from edge_agent.jobs import Jobs
+from edge_agent.live import LiveModel, refuse_erased
+from edge_agent.masks import Masks, erased_classes, unwelcome
+from edge_agent.schemas.messages import dump
+from edge_agent.schemas.snapshot import Latency
+from edge_agent.schemas.topics import Topics
+from edge_agent.served import ServedModel, fit_cache
+from edge_agent.serving import Serving
+from edge_agent.signing import Signer
+from edge_agent.tally import Tally, tolerant
+from edge_agent.vault import IDENTITY, Vault, given_master_file, read_master
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all models of a gateway have in common."""
+
+    master: bytes | None
+    signer: Signer
+    topics: Topics
+    session: int
+    broker: Broker
+    clock: Clock
+    budget: Budget
+    latency: Latency
+
+
+def assemble(config: Config) -> Agent:
+    """Make and wire all parts; nothing talks to the broker yet."""
+    state_dir, topics = config.gateway.state_dir, Topics(config.base)
+    given = given_master_file(config.gateway.master_key_file)
+    master = read_master(given) if given else None
+    session, inbox = _next_session(state_dir / "session"), Inbox(config.mqtt.in_flight)
+    will = dump({"state": "offline", "session": session, "gateway": config.gateway.name})
+    broker = Broker(
+        broker_address(config.mqtt, config.mqtt.client_id or f"edge-agent-{config.gateway.name}"),
+        topics.subscriptions(models=bool(config.models)),
+        inbox,
+        first=topics.is_command,
+        will=(topics.status, will),
+        chance=random.Random(),  # noqa: S311 jitter, no secret
+    )
+    budget = Budget(config.cache.bytes_per_day, time.monotonic)
+    clock, latency = Clock(state_dir / "clock"), Latency()
+    shared = _Shared(master, _identity(Vault(state_dir, master)), topics, session, broker, clock, budget, latency)
+    models: list[ServedModel] = []
+    for name in (OWN_MODEL, *config.models):
+        models.append(_served(name, config.of_model(name), shared, models))
+    return Agent(config, session, topics, inbox, broker, models, latency, systemd.from_environment(), clock)
+
+
+def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel]) -> ServedModel:
+    """One model, with all that is its own.
+
+    Args:
+        models: the list that it will stand in, with all the others.
+    """
+    state_dir, topics = config.gateway.state_dir, Topics(config.base)
+    with storage("the model's state directory cannot be made"):
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    journal = Journal(state_dir / "journal.jsonl")
+    if journal.damaged_lines:
+        log.error("journal.damaged", lines_given_up=journal.damaged_lines, kept_in="journal.damaged", model=name)
+    vault = Vault(state_dir, shared.master)
+    store = ReleaseStore(state_dir, vault)
+    with tolerant():
+        store.sweep()
+    audit = AuditLog(state_dir / "audit.jsonl", shared.clock)
+    live = _live_model(name, config, store, journal, audit)
+    sizes = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
+    cache = WindowCache(state_dir / "cache", vault, *sizes, shared.budget, np.random.default_rng())
+    with tolerant():
+        fit_cache(cache, live)
+    masks, tally = Masks(journal, audit, live, cache), Tally(shared.broker, topics.refused)
+    serving = Serving(config.cache, shared.session, shared.topics, shared.broker, live, cache, tally, shared.latency)
+    model = ServedModel(
+        name, config, topics, shared.session, shared.broker, tally, store, live, cache, serving, audit, masks
+    )
+
+    def neighbours() -> dict[str, tuple[str, ...]]:
+        return {other.name: other.live.card.living for other in models if other is not model}
+
+    jobs = Jobs(Workplace(state_dir, config.forget.work_dir), cache, live)
+    parts = Parts(store, cache, jobs, audit, shared.clock, shared.signer, neighbours)
+    publish = Publisher(model.announce, model.publish_certificate, model.publish_release)
+    model.forgetting = Forgetting(config, journal, live, masks, parts, publish)
+    return model
+
+
+def _live_model(name: str, config: Config, store: ReleaseStore, journal: Journal, audit: AuditLog) -> LiveModel:
+    """Adopt a release, with everything hidden that was erased."""
+    serving = config.serving
+    limits = serving.threads, serving.max_abs, serving.max_batch
+    live = LiveModel(store, *limits, provider=serving.provider, engines=engines_folder(name))
+    erased = erased_classes(journal.states(), audit.rows)
+    live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
+    refused = erased if config.forget.known_again == "refuse" else frozenset[str]()
+    _adopt_first(config.gateway.release, store, live, lambda digest: unwelcome(refused, journal.states(), digest))
+    return live
+
+
+def _identity(vault: Vault) -> Signer:
+    """The key that certificates are signed with, made at the first start."""
+    try:
+        return Signer.of_seed(vault.secret(IDENTITY))
+    except KeyLost as error:
+        signer = Signer.of_seed(vault.make_secret(IDENTITY))
+        log.error("identity.replaced", reason=error.reason, public_key=signer.public.fingerprint)
+        return signer
+
+
+def _adopt_first(
+    source: Path | None, store: ReleaseStore, live: LiveModel, unwelcome_in: Callable[[str], frozenset[str]]
+) -> None:
+    """Adopt the current release, else the one in the store that has forgotten most, else the configured one.
+
+    The configured one comes last, and is not even copied if it knows an erased class: a restart must not bring back
+    what was destroyed.
+    """
+    current, problems = store.current(), []
+    for name in _candidates(store, current):
+        try:
+            live.adopt(store.get(name), unwelcome_in(name))
+        except BrokenRelease as error:
+            log.error("release.refused", release=name[:12], code=error.code, reason=error.reason)
+            problems.append(error)
+        else:
+            if current not in (None, name):
+                log.error("release.replaced", wanted=str(current)[:12], release=name[:12])
+            return
+    if source is not None:
+        release = read_release(source)
+        refuse_erased(release, unwelcome_in(release.digest))
+        live.adopt(store.add(source), unwelcome_in(release.digest))
+    elif problems:
+        raise problems[0]
+    else:
+        words = f"{store.folder} is empty; train one (edge-agent train) and name it as release in the configuration"
+        raise Misconfigured("E_NO_RELEASE", words)
+
+
+def _candidates(store: ReleaseStore, current: str | None) -> Iterator[str]:
+    """The current release; only if that cannot be used are the others looked at."""
+    if current is not None:
+        yield current
+    others = [name for name in reversed(store.digests()) if name != current]
+    yield from sorted(others, key=lambda name: -_forgotten(store, name))  # by no clock: a child before its parent
+
+
+def _forgotten(store: ReleaseStore, name: str) -> int:
+    try:
+        return len(store.get(name).card.forgotten)
+    except BrokenRelease:
+        return -1
+
+
+def _next_session(path: Path) -> int:
+    """The number of this start; a file that was damaged starts at the present second, which is larger."""
+    try:
+        session = int(path.read_text()) + 1
+    except FileNotFoundError:
+        session = 1
+    except (ValueError, OSError):
+        session = int(path.stat().st_mtime)
+        log.error("session.damaged", path=str(path), session=session)
+    with tolerant(), storage("the session number cannot be stored"):
+        write_atomically(path, str(session).encode())
+    return session

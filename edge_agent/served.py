@@ -1,0 +1,227 @@
+"""One model that the agent serves, with all that is its own: releases, cache, journal, audit log, certificates, topics.
+
+A gateway has one, and more where the section ``models`` of the configuration gives assets one of their own. To the
+plant each looks like a gateway: its topics, its status, its commands; only windows and diagnoses are in common.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from edge_agent import __version__
+from edge_agent.adapters.audit import AuditLog
+from edge_agent.adapters.mqtt import Broker
+from edge_agent.adapters.releases import ReleaseStore
+from edge_agent.adapters.windows import WindowCache
+from edge_agent.budget import bytes_written
+from edge_agent.config import Config
+from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Refused, StorageFailed
+from edge_agent.forgetting import Forgetting
+from edge_agent.live import LiveModel
+from edge_agent.masks import Masks
+from edge_agent.mqtt_link import Message
+from edge_agent.schemas import messages
+from edge_agent.schemas.commands import id_of, parse_unlearn
+from edge_agent.schemas.snapshot import ModelSnapshot, Running
+from edge_agent.schemas.topics import Topics
+from edge_agent.serving import Serving
+from edge_agent.tally import Tally, tolerant
+
+log = structlog.get_logger(__name__)
+
+STATUS_EVERY_S = 10.0
+LONGEST_NAME = 4096  # of a class list that is answered: a topic has at most 65,535 bytes
+
+
+class ServedModel:
+    """Everything here runs in the agent's main thread.
+
+    Args:
+        config: the gateway's, as ``Config.of_model`` gives it.
+        topics: of this model.
+        session: number of this start of the agent.
+    """
+
+    forgetting: Forgetting  # set by the composition root: it announces through this object
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        topics: Topics,
+        session: int,
+        broker: Broker,
+        tally: Tally,
+        store: ReleaseStore,
+        live: LiveModel,
+        cache: WindowCache,
+        serving: Serving,
+        audit: AuditLog,
+        masks: Masks,
+    ) -> None:
+        self.name, self.topics, self.live, self.serving, self.tally = name, topics, live, serving, tally
+        self._config, self._session, self._broker = config, session, broker
+        self._store, self._cache, self._audit, self._masks = store, cache, audit, masks
+        self._status_s = float("-inf")
+
+    def resume(self) -> None:
+        """After a start: mask what the journal says, before the first answer."""
+        self.forgetting.resume()
+        about = {"version": __version__, "session": self._session, "release": self.live.release.digest}
+        with tolerant():
+            self._audit.append("agent.started", **about)
+        log.info("model.started", model=self.name, release=self.live.release.digest[:12], classes=self.live.card.living)
+
+    def stop(self) -> None:
+        """End a running job, and say goodbye."""
+        self.forgetting.stop()
+        self._broker.publish(self.topics.status, messages.dump(self._birth("offline")), retain=True)
+
+    def close(self) -> None:
+        """Write out what is held back."""
+        self._cache.close()
+
+    def command(self, name: str, message: Message) -> None:
+        """Accept or refuse a command to forget the classes of ``name``; who acknowledges it is the caller."""
+        id_ = None
+        try:
+            if message.retained:
+                raise Refused("E_RETAINED", "the command is retained; it would run again after every reconnect")
+            command = parse_unlearn(name, message.payload)
+            name, id_ = command.name, command.id
+            self.announce(self.forgetting.accept(command))
+        except (Refused, StorageFailed) as error:
+            self.tally.show(message, error)
+            if len(name) <= LONGEST_NAME:
+                self._reject(name, id_ or id_of(message.payload), error)
+            with tolerant():
+                self._audit.refused(message.topic, message.payload, error)
+            return
+        self.tally.counters["commands_accepted"] += 1
+
+    def _reject(self, name: str, id_: str | None, error: EdgeAgentError) -> None:
+        """Tell who asked. Not retained: a refused command does not change what is known of the class."""
+        content = {
+            "id": id_,
+            "classes": name.split(","),
+            "status": "rejected",
+            "code": error.code,
+            "reason": error.reason,
+        }
+        self._broker.publish(self.topics.unlearn_status(name), messages.dump(content))
+
+    def announce(self, state: messages.JobState) -> None:
+        """Publish a command's state, retained."""
+        self._broker.publish(
+            self.topics.unlearn_status(state.name), messages.dump(messages.job_status(state)), retain=True
+        )
+
+    def publish_certificate(self, name: str, document: bytes) -> None:
+        """Publish the certificate of a forget command, retained, byte for byte as it was signed."""
+        self._broker.publish(self.topics.certificate(name), document, retain=True)
+
+    def publish_release(self) -> None:
+        """Publish the live release's card, retained, and the status that names it."""
+        card = {"digest": self.live.release.digest, **self.live.card.model_dump(mode="json")}
+        self._broker.publish(self.topics.release, messages.dump(card), retain=True)
+        self.publish_status()
+
+    def republish(self) -> None:
+        """The broker's retained topics are a projection of our state: publish all of it again."""
+        self.publish_release()
+        self.forgetting.republish()
+
+    def publish_status(self) -> None:
+        """Publish the birth message, retained."""
+        self._status_s = time.monotonic()
+        counters = self.tally.counters
+        counters["cache_over_budget"] = self._cache.over_budget
+        if (written := bytes_written()) is not None:
+            counters["bytes_written"] = written
+        self._broker.publish(self.topics.status, messages.dump(self._birth("online")), retain=True)
+
+    def _birth(self, state: str) -> dict[str, object]:
+        return {
+            "state": state,
+            "session": self._session,
+            "gateway": self._config.gateway.name,
+            "version": __version__,
+            "release": self.live.release.digest,
+            "masked": self.live.masked,
+            "cached": self._cache.counts(),
+            "counters": dict(self.tally.counters),
+            **self.forgetting.credentials(),
+        }
+
+    def housekeep(self, now_s: float) -> None:
+        """Once a second."""
+        self.tally.next_second()
+        for duty in (self._revive, self.forgetting.guard):
+            with tolerant():
+                duty()
+        if now_s >= self._status_s + STATUS_EVERY_S:
+            self.publish_status()
+        if (wanted := self._store.wanted()) is not None:
+            self._adopt_wanted(wanted)
+
+    def look(self) -> ModelSnapshot:
+        """What it shows of itself."""
+        at_work = self.forgetting.at_work
+        return ModelSnapshot(
+            counters=dict(self.tally.counters),
+            release=self.live.release.digest,
+            release_name=self.live.card.name,
+            provider=self.live.provider,
+            adopted_s=self.live.adopted_s,
+            masked=self.live.masked,
+            cached=self._cache.counts(),
+            slot_bytes=self._cache.slot_bytes,
+            commands=self.forgetting.by_status(),
+            running=None if at_work is None else Running(at_work.phase, at_work.progress),
+        )
+
+    def _revive(self) -> None:
+        self._masks.revive_wanted(self._config.gateway.state_dir)
+
+    def _adopt_wanted(self, wanted: str) -> None:
+        """Adopt the release that ``edge-agent releases`` asked for, once no command works on the present one."""
+        if self.forgetting.at_work:
+            return
+        try:
+            self._store.forget_wish()  # first: a release that ended the process would do so at every start
+            self.live.adopt(self._store.get(wanted), self.forgetting.unwelcome(wanted))
+        except (BrokenRelease, StorageFailed) as error:
+            self.tally.counters["releases_refused"] += 1
+            log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
+            with tolerant():
+                self._audit.append("release.refused", release=wanted, code=error.code, reason=error.reason)
+            if error.code == "E_ERASED":  # what was erased must not lie in the store
+                with tolerant():
+                    self._store.remove(wanted)
+            return
+        log.info("release.adopted", release=wanted[:12], reason="operator")
+        try:
+            self._audit.append("release.adopted", release=wanted, reason="operator")
+            fit_cache(self._cache, self.live)
+            self.forgetting.release_adopted()
+        except StorageFailed as error:
+            self.tally.failed("cache_failures", "storage.failed", error.code, error.reason)
+        self.publish_release()
+
+    def reload(self, config: Config) -> None:
+        """Take over what may change while it runs."""
+        self._config, self.forgetting.settings, self.serving.settings = config, config.forget, config.cache
+        self.live.max_abs = config.serving.max_abs
+
+
+def fit_cache(cache: WindowCache, live: LiveModel) -> None:
+    """Give the cache the classes and the window shape of the live release.
+
+    Raises:
+        StorageFailed: some classes are not cached until the next start.
+    """
+    dropped = cache.fit(live.card.classes, (live.spec.channels, live.spec.length))
+    if dropped:
+        log.warning("cache.dropped", files=dropped, reason="of classes or a window shape that the release has not")
