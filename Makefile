@@ -38,5 +38,5 @@ rig-release: $(VENV)/installed  # train the release that ships with the package 
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,web,bench,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,oci,web,bench,dev]'
 	@touch $@

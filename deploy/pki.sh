@@ -7,6 +7,7 @@ usage() {
 usage: deploy/pki.sh FOLDER ca
        deploy/pki.sh FOLDER broker HOST...
        deploy/pki.sh FOLDER agent GATEWAY
+       deploy/pki.sh FOLDER replica NAME GATEWAY
        deploy/pki.sh FOLDER sensor ASSET GATEWAY
        deploy/pki.sh FOLDER operator NAME
 
@@ -15,6 +16,7 @@ Makes in FOLDER a certificate authority of your own (ca.pem, ca.key), then one c
 each client's rights to the access list (acl), as mosquitto reads them:
 
   agent     takes its own gateway's windows, labels and commands, and alone writes its diagnoses, status and certificates
+  replica   answers windows of one gateway beside it, and takes no command
   sensor    writes the windows of one asset of one gateway, and reads nothing; its name is GATEWAY.ASSET
   operator  asks any gateway to forget, gives labels, and reads all
 
@@ -107,6 +109,19 @@ write edge/$1/models/+/release
 write edge/$1/models/+/refused
 write edge/$1/models/+/unlearn/+/status
 write edge/$1/models/+/unlearn/+/certificate
+EOF
+    ;;
+  replica)
+    [ $# -eq 2 ] || fail "replica needs a NAME and a GATEWAY"
+    named "$1"
+    named "$2"
+    certify "$1" clientAuth
+    grant "$1" <<EOF
+read edge/$2/windows/+
+read edge/$2/release
+write edge/$2/diagnosis/+
+write edge/$1/status
+write edge/$1/refused
 EOF
     ;;
   sensor)

@@ -23,6 +23,7 @@ from edge_agent.adapters.systemd import Notifier
 from edge_agent.clock import Clock
 from edge_agent.config import Config, changed_keys, needs_restart
 from edge_agent.core.errors import EdgeAgentError, Refused
+from edge_agent.followed import FollowedModel
 from edge_agent.inbox import Inbox
 from edge_agent.mqtt_link import Connected, Disconnected, Dropped, Message, PublishRefused
 from edge_agent.schemas.snapshot import Latency, Snapshot
@@ -51,7 +52,7 @@ class Agent:
         topics: Topics,
         inbox: Inbox,
         broker: Broker,
-        models: Sequence[ServedModel],
+        models: Sequence[ServedModel] | Sequence[FollowedModel],
         latency: Latency,
         notifier: Notifier,
         clock: Clock,
@@ -111,7 +112,7 @@ class Agent:
                     self._command(event)
         self._serve(arrived)
         for model in self.models:
-            model.forgetting.poll(may_start=not any(other.forgetting.has_job for other in self.models))
+            model.poll(may_start=not any(other.has_job for other in self.models))
         now_s = time.monotonic()
         if now_s >= self._housekeeping_s + 1.0:
             self._housekeeping_s = now_s
@@ -135,12 +136,12 @@ class Agent:
         return self.models[0].name
 
     def _command(self, message: Message) -> None:
-        head, _, name = message.topic.rpartition("/")
+        name = message.topic.rpartition("/")[2]
         if self._topics.is_plant_wide(message.topic):
             classes = set(name.split(","))
-            asked = [model for model in self.models if classes & set(model.live.card.classes)] or self.models[:1]
+            asked = [model for model in self.models if model.knows(classes)] or self.models[:1]
         else:
-            asked = [model for model in self.models if head == model.topics.unlearn_head]
+            asked = [model for model in self.models if model.is_asked(message.topic)]
         for model in asked:
             model.command(name, message)
         if not asked:
@@ -196,8 +197,7 @@ class Agent:
     def _in_words(self) -> str:
         """What the agent is doing, for ``systemctl status``."""
         words = [f"{self._counted().get('windows_answered', 0)} windows answered"]
-        at_work = filter(None, (model.forgetting.at_work for model in self.models))
-        words += [f"forgetting {state.name}: {state.phase}, {state.progress:.0%}" for state in at_work]
+        words += filter(None, (model.in_words() for model in self.models))
         if not self._online:
             words.append("no connection to the broker")
         return "; ".join(words)

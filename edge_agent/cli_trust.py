@@ -91,6 +91,45 @@ def releases_install(folder: Path, config: Config) -> None:
     click.echo(f"asked for {install(config, store_of(config), folder).digest[:12]}")
 
 
+@releases.command("pull")
+@click.argument("url")
+@click.option("--digest", help="The release that it must be.")
+@click.option("--key", "key_paths", type=click.Path(path_type=Path), multiple=True, help="Public key of who signed it.")
+@_configured
+def releases_pull(url: str, digest: str | None, key_paths: tuple[Path, ...], config: Config) -> None:
+    """Fetch a release over HTTPS, or from an OCI registry, and ask the agent to serve it.
+
+    It must be signed with a key of --key or of releases.keys, or else be named by its digest. What was erased on this
+    gateway is refused before any weights are fetched.
+
+    \b
+    Examples: edge-agent releases pull https://files.plant/releases/press --key plant.pem
+              edge-agent releases pull oci://registry.plant/press:2026-11 --digest 3f9c...
+    """
+    from edge_agent.commands.pull import pull
+    from edge_agent.commands.releases import store_of
+    from edge_agent.signing import read_public_key
+
+    keys = tuple(read_public_key(path) for path in key_paths)
+    click.echo(f"asked for {pull(config, store_of(config), url, digest, keys).digest[:12]}")
+
+
+@releases.command("sign")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="Private key (Ed25519, PEM).")
+def releases_sign(folder: Path, key: Path) -> None:
+    """Sign a release for those who pull it: writes card.json.sig into its folder.
+
+    \b
+    Example: openssl genpkey -algorithm ed25519 -out plant.key && openssl pkey -in plant.key -pubout -out plant.pem
+             edge-agent releases sign runs/press --key plant.key
+    """
+    from edge_agent.commands.pull import sign
+    from edge_agent.signing import read_private_key
+
+    click.echo(f"signed {sign(folder, read_private_key(key)).digest[:12]}")
+
+
 @releases.command("rollback")
 @click.option("--to", "digest", help="Release to go back to; default: the parent of the live one.")
 @_configured

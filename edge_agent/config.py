@@ -42,6 +42,7 @@ class Gateway(_Section):
         None, description="64 hex digits that wrap all other keys; none: systemd's credential, else made in state_dir"
     )
     release: Path | None = Field(None, description="release to adopt when the state directory holds none")
+    mode: Literal["agent", "replica"] = Field("agent", description="a replica only answers, with another's releases")
 
 
 class Mqtt(_Section):
@@ -63,6 +64,9 @@ class Mqtt(_Section):
     key_file: Path | None = Field(None, description="client key, PEM")
     keepalive_s: int = Field(20, ge=5, le=3600, description="a silent connection is given up after 1.5 times this")
     in_flight: int = Field(256, ge=1, le=65535, description="most unacknowledged messages (Receive Maximum)")
+    share: str = Field(
+        "", pattern=r"^[^+#/\x00]*$", description="name of a shared subscription: who has the same divides the windows"
+    )
     session_expiry_s: int = Field(604_800, ge=0, description="how long the broker keeps windows for an absent agent")
 
 
@@ -143,6 +147,23 @@ class Logs(_Section):
     format: Literal["json", "text"] = Field("json", description="json: one object per line; text: for people")
 
 
+class Releases(_Section):
+    """Where further releases come from: ``edge-agent releases pull``, and what a replica follows."""
+
+    keys: dict[str, Path] = Field({}, description="public keys (Ed25519, PEM) of who may sign a release, by id")
+    ca_file: Path | None = Field(None, description="CA of the server, PEM; none: those that the machine trusts")
+    token_file: Path | None = Field(
+        None, description="file whose first line is sent to an HTTPS server as bearer token"
+    )
+
+
+class Replica(_Section):
+    """With ``gateway.mode = "replica"``: whom it follows. It answers windows, and neither caches nor forgets."""
+
+    of: str = Field("", pattern=r"^[^+#\x00]*$", description="base topic of the gateway that it follows")
+    source: str = Field("", description="https:// or oci:// address below which that gateway's releases lie, by digest")
+
+
 class Model(_Section):
     """A further model on the same gateway, for some assets; the gateway's own takes the others."""
 
@@ -170,12 +191,18 @@ class Config(_Section):
     forget: Forget = Forget()
     logs: Logs = Logs()
     http: Http = Http()
+    releases: Releases = Releases()
+    replica: Replica = Replica()
     models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Model] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if OWN_MODEL in self.models:
             raise ValueError(f"models.{OWN_MODEL}: this is how the gateway's own model is called")
+        if self.gateway.mode == "replica" and not (self.replica.of and self.replica.source and self.mqtt.share):
+            raise ValueError("a replica needs replica.of, replica.source and mqtt.share")
+        if self.gateway.mode == "replica" and self.models:
+            raise ValueError("a replica follows one model; models must be empty")
         return self
 
     @property
@@ -222,10 +249,12 @@ def read_config(path: Path) -> Config:
     """
     config, folder = _read(path, Config), path.resolve().parent
     sections: dict[str, Any] = {
-        name: _anchored(getattr(config, name), folder) for name in ("gateway", "mqtt", "forget")
+        name: _anchored(getattr(config, name), folder) for name in ("gateway", "mqtt", "forget", "releases")
     }
-    keys = {name: folder / path for name, path in config.commands.keys.items()}
-    sections["commands"] = config.commands.model_copy(update={"keys": keys})
+    for name in ("commands", "releases"):
+        section = sections.get(name, getattr(config, name))
+        keys = {id_: folder / path for id_, path in section.keys.items()}
+        sections[name] = section.model_copy(update={"keys": keys})
     sections["models"] = {name: _anchored(model, folder) for name, model in config.models.items()}
     return config.model_copy(update=sections)
 

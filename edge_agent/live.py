@@ -93,7 +93,7 @@ class LiveModel:
                 self-test; the old one stays live.
             StorageFailed: ``current`` could not be moved; the old one stays live.
         """
-        refuse_erased(release, unwelcome)
+        refuse_erased(release.card, unwelcome)
         if not set(release.card.living) - self._hidden:
             raise BrokenRelease("E_ERASED", f"every class that release {release.digest[:12]} knows is hidden here")
         engines = self._engines / release.digest if self._engines else None
@@ -165,14 +165,14 @@ class LiveModel:
         return logits, sound
 
 
-def refuse_erased(release: Release, erased: frozenset[str]) -> None:
+def refuse_erased(card: Card, erased: frozenset[str]) -> None:
     """Refuse a release that would bring back a class erased on this gateway.
 
     Raises:
         BrokenRelease: ``E_ERASED``.
     """
-    if back := sorted(erased & set(release.card.living)):
-        raise BrokenRelease("E_ERASED", f"release {release.digest[:12]} knows {', '.join(back)}, erased here")
+    if back := sorted(erased & set(card.living)):
+        raise BrokenRelease("E_ERASED", f"release {card.name!r} knows {', '.join(back)}, erased here")
 
 
 def self_test(model: OnnxModel, release: Release) -> None:

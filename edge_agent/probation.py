@@ -72,7 +72,7 @@ class Probation:
         """
         try:
             release = self._store.get(state.release_before or "")
-            refuse_erased(release, unwelcome)
+            refuse_erased(release.card, unwelcome)
         except BrokenRelease as error:
             log.error("release.refused", release=str(state.release_before)[:12], code=error.code, reason=error.reason)
             self._live.forget_health()

@@ -83,6 +83,28 @@ class ServedModel:
         """Write out what is held back."""
         self._cache.close()
 
+    @property
+    def has_job(self) -> bool:
+        """Whether a forget job runs."""
+        return self.forgetting.has_job
+
+    def poll(self, *, may_start: bool) -> None:
+        """Let the forget job have its turn."""
+        self.forgetting.poll(may_start=may_start)
+
+    def is_asked(self, topic: str) -> bool:
+        """Whether a command is for this model."""
+        return topic.rpartition("/")[0] == self.topics.unlearn_head
+
+    def knows(self, classes: set[str]) -> bool:
+        """Whether it has or had one of these classes."""
+        return not classes.isdisjoint(self.live.card.classes)
+
+    def in_words(self) -> str | None:
+        """What it is at, for ``systemctl status``."""
+        state = self.forgetting.at_work
+        return f"forgetting {state.name}: {state.phase}, {state.progress:.0%}" if state else None
+
     def command(self, name: str, message: Message) -> None:
         """Accept or refuse a command to forget the classes of ``name``; who acknowledges it is the caller."""
         id_ = None

@@ -33,7 +33,9 @@ class Serving:
     Args:
         session: number of this start of the agent; it names the windows that carry no number.
         topics: of the gateway, where windows come in and diagnoses go out whatever the model.
+        cache: None for a replica, which keeps nothing.
         latency: of all models together.
+        alone: whether every window of an asset comes here; else its numbers say nothing of gaps and repeats.
     """
 
     def __init__(
@@ -43,14 +45,17 @@ class Serving:
         topics: Topics,
         broker: Broker,
         live: LiveModel,
-        cache: WindowCache,
+        cache: WindowCache | None,
         tally: Tally,
         latency: Latency,
+        *,
+        alone: bool = True,
     ) -> None:
         self.settings = settings
         self._raw_boot, self._raw_seq = f"raw-{session}", 0
         self._topics, self._broker = topics, broker
         self._live, self._cache = live, cache
+        self._alone = alone
         self._tally, self._counters, self._latency = tally, tally.counters, latency
         self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
@@ -75,7 +80,7 @@ class Serving:
     def _window(self, asset: str, payload: bytes) -> Window:
         self._raw_seq += 1
         window = decode(asset, payload, self._live.spec, self._raw_boot, self._raw_seq)
-        if window.boot == self._raw_boot:
+        if window.boot == self._raw_boot or not self._alone:
             return window  # its number is ours, one count for all assets: it says nothing of gaps and repeats
         boot, seq = self._last_seen.pop(asset, ("", -1))
         self._last_seen[asset] = window.boot, max(window.seq, seq) if window.boot == boot else window.seq
@@ -112,6 +117,8 @@ class Serving:
 
     def _keep(self, message: Message, window: Window, answer: messages.Answer) -> None:
         """Cache a window whose class is known; remember one whose label may come."""
+        if self._cache is None:
+            return
         settings = self.settings
         name, confidence = answer.top[0]
         sure = settings.from_diagnosis and confidence >= settings.min_confidence and not answer.unusual
@@ -129,6 +136,7 @@ class Serving:
 
     def _label(self, asset: str, message: Message) -> None:
         label = parse_label(message.payload)
+        assert self._cache is not None  # a replica takes no labels
         try:
             self._cache.label(asset, label.boot, label.seq, label.label)
         except StorageFailed as error:

@@ -23,6 +23,7 @@ def config_of(folder: Path, release: Path, more: str = "") -> Config:
 def started(config: Config) -> ServedModel:
     """The gateway's own model."""
     model = assemble(config).models[0]
+    assert isinstance(model, ServedModel)
     model.forgetting.resume()
     return model
 

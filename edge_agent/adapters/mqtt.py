@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -47,6 +47,7 @@ class Broker:
         first: says of a topic whether its messages go before windows.
         will: topic and payload, which the broker publishes, retained, when the agent vanishes.
         chance: makes the jitter of the back-off.
+        kept: those of the subscriptions whose retained message is wanted.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Broker:
         first: Callable[[str], bool],
         will: tuple[str, bytes],
         chance: random.Random,
+        kept: Collection[str] = (),
     ) -> None:
         self._address, self._subscriptions, self._door = address, subscriptions, door
-        self._first, self._will, self._chance = first, will, chance
+        self._first, self._will, self._chance, self._kept = first, will, chance, kept
         self._link: Link | None = None  # the one that the broker has accepted
         self._refused_until_s: dict[str, float] = {}  # topics that the broker's ACL forbids
         self._stopping = threading.Event()
@@ -203,7 +205,7 @@ class Broker:
         elif client is link.outward:
             link.outward_decided.set()
         else:
-            client.subscribe([(topic, _options(protocol)) for topic in self._subscriptions])
+            client.subscribe([(topic, _options(protocol, topic in self._kept)) for topic in self._subscriptions])
             self._link, link.accepted = link, True
             link.session_present = bool(flags.session_present)
             link.decided.set()
@@ -235,8 +237,9 @@ class Broker:
             log.exception("message.lost", topic_bytes=len(message.payload))
 
 
-def _options(protocol: str) -> Any:
+def _options(protocol: str, kept: bool) -> Any:
     if protocol != "5":
         return 1
     # retainAsPublished: a command published as retained must be seen to be so, also while we are subscribed.
-    return SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+    handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if kept else SubscribeOptions.RETAIN_DO_NOT_SEND
+    return SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=handling)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -71,6 +72,14 @@ class Workplace:
                 if place.is_dir() and _own(place):
                     remove(place)
         return bool(folders)
+
+
+def bare_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what is not sealed yet, in memory if there is any, gone when it is closed."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY")
+    roots = [*([Path(runtime.split(":")[0])] if runtime else []), SHARED_MEMORY]
+    root = next((root for root in roots if file_system(root) in IN_MEMORY and os.access(root, os.W_OK)), None)
+    return tempfile.TemporaryDirectory(prefix="edge-agent-release-", dir=root)
 
 
 def engines_folder(model: str) -> Path | None:

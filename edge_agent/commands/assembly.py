@@ -21,10 +21,12 @@ from edge_agent.adapters.workplace import Workplace, engines_folder
 from edge_agent.agent import Agent
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
+from edge_agent.commands.pull import fetcher
 from edge_agent.config import OWN_MODEL, Config, broker_address
 from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured
 from edge_agent.erasure import Parts, Publisher
 from edge_agent.files import storage, write_atomically
+from edge_agent.followed import FollowedModel
 from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.jobs import Jobs
@@ -62,22 +64,33 @@ def assemble(config: Config) -> Agent:
     given = given_master_file(config.gateway.master_key_file)
     master = read_master(given) if given else None
     session, inbox = _next_session(state_dir / "session"), Inbox(config.mqtt.in_flight)
-    will = dump({"state": "offline", "session": session, "gateway": config.gateway.name})
-    broker = Broker(
-        broker_address(config.mqtt, config.mqtt.client_id or f"edge-agent-{config.gateway.name}"),
-        topics.subscriptions(models=bool(config.models)),
-        inbox,
-        first=topics.is_command,
-        will=(topics.status, will),
-        chance=random.Random(),  # noqa: S311 jitter, no secret
-    )
+    broker = _broker(config, topics, session, inbox)
     budget = Budget(config.cache.bytes_per_day, time.monotonic)
     clock, latency = Clock(state_dir / "clock"), Latency()
     shared = _Shared(master, _identity(Vault(state_dir, master)), topics, session, broker, clock, budget, latency)
-    models: list[ServedModel] = []
+    notifier, models = systemd.from_environment(), list[ServedModel]()
+    if config.gateway.mode == "replica":
+        return Agent(config, session, topics, inbox, broker, [_followed(config, shared)], latency, notifier, clock)
     for name in (OWN_MODEL, *config.models):
         models.append(_served(name, config.of_model(name), shared, models))
-    return Agent(config, session, topics, inbox, broker, models, latency, systemd.from_environment(), clock)
+    return Agent(config, session, topics, inbox, broker, models, latency, notifier, clock)
+
+
+def _broker(config: Config, topics: Topics, session: int, inbox: Inbox) -> Broker:
+    will = dump({"state": "offline", "session": session, "gateway": config.gateway.name})
+    leader = Topics(config.replica.of)
+    subscriptions = topics.subscriptions(config.mqtt.share, models=bool(config.models))
+    if config.gateway.mode == "replica":
+        subscriptions = leader.release, leader.shared_windows(config.mqtt.share)
+    return Broker(
+        broker_address(config.mqtt, config.mqtt.client_id or f"edge-agent-{config.gateway.name}"),
+        subscriptions,
+        inbox,
+        first=lambda topic: topics.is_command(topic) or topic == leader.release,
+        will=(topics.status, will),
+        chance=random.Random(),  # noqa: S311 jitter, no secret
+        kept={leader.release},
+    )
 
 
 def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel]) -> ServedModel:
@@ -103,7 +116,8 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
     with tolerant():
         fit_cache(cache, live)
     masks, tally = Masks(journal, audit, live, cache), Tally(shared.broker, topics.refused)
-    serving = Serving(config.cache, shared.session, shared.topics, shared.broker, live, cache, tally, shared.latency)
+    outward, alone = (shared.topics, shared.broker), not config.mqtt.share
+    serving = Serving(config.cache, shared.session, *outward, live, cache, tally, shared.latency, alone=alone)
     model = ServedModel(
         name, config, topics, shared.session, shared.broker, tally, store, live, cache, serving, audit, masks
     )
@@ -116,6 +130,23 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
     publish = Publisher(model.announce, model.publish_certificate, model.publish_release)
     model.forgetting = Forgetting(config, journal, live, masks, parts, publish)
     return model
+
+
+def _followed(config: Config, shared: _Shared) -> FollowedModel:
+    """The model of a replica."""
+    state_dir, leader = config.gateway.state_dir, Topics(config.replica.of)
+    store = ReleaseStore(state_dir, Vault(state_dir, shared.master))
+    with tolerant():
+        store.sweep()
+    serving, tally = config.serving, Tally(shared.broker, shared.topics.refused)
+    limits = serving.threads, serving.max_abs, serving.max_batch
+    live = LiveModel(store, *limits, provider=serving.provider, engines=engines_folder(OWN_MODEL))
+    _adopt_first(config.gateway.release, store, live, lambda _: frozenset())
+    answering = Serving(
+        config.cache, shared.session, leader, shared.broker, live, None, tally, shared.latency, alone=False
+    )
+    fetch, own = fetcher(config), (shared.topics, leader, shared.session, shared.broker)
+    return FollowedModel(OWN_MODEL, config, *own, tally, store, live, answering, shared.clock, fetch)
 
 
 def _live_model(name: str, config: Config, store: ReleaseStore, journal: Journal, audit: AuditLog) -> LiveModel:
@@ -161,7 +192,7 @@ def _adopt_first(
             return
     if source is not None:
         release = read_release(source)
-        refuse_erased(release, unwelcome_in(release.digest))
+        refuse_erased(release.card, unwelcome_in(release.digest))
         live.adopt(store.add(source), unwelcome_in(release.digest))
     elif problems:
         raise problems[0]

@@ -142,7 +142,7 @@ def _source(config: Config) -> Iterator[Finding]:
         return  # it can bring nothing back
     remedy = f"delete {source} and take gateway.release out of the configuration"
     try:
-        refuse_erased(release, erased)
+        refuse_erased(release.card, erased)
     except BrokenRelease as error:
         yield Finding("source", False, f"{source}: {error.reason}", remedy)
     else:

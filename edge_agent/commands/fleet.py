@@ -54,6 +54,11 @@ class Member:
         return not set(classes).isdisjoint(self.birth.get("cached", ()))
 
     @property
+    def forgets(self) -> bool:
+        """Whether it can be asked; a replica follows another gateway."""
+        return "replica_of" not in self.birth
+
+    @property
     def online(self) -> bool:
         """Whether its last birth says so; its will says when it is gone."""
         return self.birth.get("state") == "online" and not self.host_away
@@ -233,7 +238,8 @@ def _asked(members: Mapping[str, Member], classes: tuple[str, ...]) -> tuple[str
     """Who answers when all are asked: of each gateway the models that know a class, or itself if none does."""
     knowing = [name for name, one in members.items() if one.knows(classes)]
     hosts = {members[name].host for name in knowing}
-    return (*knowing, *(name for name, one in members.items() if name == one.host and name not in hosts))
+    others = (name for name, one in members.items() if name == one.host and one.forgets and name not in hosts)
+    return (*knowing, *others)
 
 
 def store_report(path: Path, report: Mapping[str, Any]) -> None:

@@ -37,7 +37,9 @@ def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:
 
 def install(config: Config, store: ReleaseStore, folder: Path) -> Release:
     """Add a release and ask for it to be adopted: at once by a running agent, else by the next."""
-    _refuse(config, store, read_release(folder))  # before it is stored: what was erased must not lie there again
+    refuse(
+        config, store, *_named(read_release(folder))
+    )  # before it is stored: what was erased must not lie there again
     release = store.add(folder)
     store.want(release.digest)
     return release
@@ -49,16 +51,25 @@ def ask(config: Config, store: ReleaseStore, release: Release) -> None:
     Raises:
         BrokenRelease: ``E_ERASED``, it knows a class that was erased on this gateway.
     """
-    _refuse(config, store, release)
+    refuse(config, store, *_named(release))
     store.want(release.digest)
 
 
-def _refuse(config: Config, store: ReleaseStore, release: Release) -> None:
+def _named(release: Release) -> tuple[Card, str]:
+    return release.card, release.digest
+
+
+def refuse(config: Config, store: ReleaseStore, card: Card, digest: str) -> None:
+    """Refuse a release that would bring an erased class back.
+
+    Raises:
+        BrokenRelease: ``E_ERASED``.
+    """
     current = store.current()
     live = store.get(current).card if current else None
     if config.forget.known_again == "refuse":
         states = read_states(store.state_dir / "journal.jsonl")
-        refuse_erased(release, unwelcome(tombstones(store.state_dir, live), states, release.digest))
+        refuse_erased(card, unwelcome(tombstones(store.state_dir, live), states, digest))
 
 
 def tombstones(state_dir: Path, live: Card | None = None) -> frozenset[str]:

@@ -59,6 +59,7 @@ CODES: Final[dict[str, str]] = {
     # The surroundings: mend them.
     "E_CONFIG": "The configuration is missing or wrong.",
     "E_STATE": "The state directory cannot be used, or another agent uses it.",
+    "E_SOURCE": "Where a release is to come from cannot be reached, or has it not.",
     "E_BROKER": "The broker cannot be reached or refuses the connection.",
     "E_KEY": "The master key or another key is missing or damaged; what it sealed cannot be read.",
     "E_STORAGE": "A file could not be written (disk full, read-only, I/O error).",

@@ -22,10 +22,14 @@ class Topics:
 
     base: str
 
-    def subscriptions(self, *, models: bool = False) -> tuple[str, ...]:
+    def shared_windows(self, share: str) -> str:
+        """The topic filter of all windows; of some of them, where a shared subscription is named."""
+        return f"$share/{share}/{self.base}/windows/+" if share else f"{self.base}/windows/+"
+
+    def subscriptions(self, share: str = "", *, models: bool = False) -> tuple[str, ...]:
         """Topic filters that the agent listens to; with ``models``, beside its own, also for those."""
         base = self.base
-        own = f"{base}/windows/+", f"{base}/labels/+", f"{base}/unlearn/+", f"{PLANT_WIDE_UNLEARN}/+"
+        own = self.shared_windows(share), f"{base}/labels/+", f"{base}/unlearn/+", f"{PLANT_WIDE_UNLEARN}/+"
         return (*own, f"{base}/models/+/unlearn/+") if models else own
 
     def parse(self, topic: str) -> tuple[Kind, str]:

@@ -1,0 +1,68 @@
+"""Releases from elsewhere: who is believed, and ``edge-agent releases pull`` and ``sign``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_agent.adapters.releases import Release, ReleaseStore, read_release
+from edge_agent.adapters.workplace import bare_folder
+from edge_agent.commands.releases import install, refuse
+from edge_agent.config import Config, read_password
+from edge_agent.files import storage, write_atomically
+from edge_agent.remote import SIGNATURE, Trust, fetch
+from edge_agent.schemas.card import Card
+from edge_agent.signing import PublicKey, Signer, read_public_key
+
+
+def trust_of(config: Config, more: tuple[PublicKey, ...] = ()) -> Trust:
+    """Whom a gateway believes, beside ``more``.
+
+    Raises:
+        Misconfigured: a key or the token cannot be read.
+    """
+    releases = config.releases
+    keys = tuple(read_public_key(path) for path in releases.keys.values())
+    token = None if releases.token_file is None else read_password(releases.token_file)
+    return Trust((*keys, *more), releases.ca_file, token)
+
+
+def fetcher(config: Config) -> Callable[[str, Path, Callable[[Card], None]], Release]:
+    """Fetches releases by digest from where the gateway that a replica follows has them."""
+    source, trust = config.replica.source, trust_of(config)
+    between = ":" if source.startswith("oci://") else "/"
+
+    def by_digest(digest: str, folder: Path, check: Callable[[Card], None]) -> Release:
+        return fetch(f"{source.rstrip('/')}{between}{digest}", trust, folder, digest, check)
+
+    return by_digest
+
+
+def pull(
+    config: Config, store: ReleaseStore, url: str, digest: str | None, more: tuple[PublicKey, ...] = ()
+) -> Release:
+    """Fetch a release, verify it, and ask the agent to adopt it.
+
+    Raises:
+        EdgeAgentError: it cannot be had, or must not be.
+    """
+
+    def check(card: Card) -> None:
+        refuse(config, store, card, digest or "")
+
+    with bare_folder() as name:
+        fetch(url, trust_of(config, more), Path(name), digest, check)
+        return install(config, store, Path(name))
+
+
+def sign(folder: Path, signer: Signer) -> Release:
+    """Sign a release that is not sealed, for those who pull it: ``card.json.sig`` beside its card.
+
+    Raises:
+        BrokenRelease: it is not what its card says.
+        StorageFailed: the signature cannot be written.
+    """
+    release = read_release(folder)
+    with storage("the signature cannot be written"):
+        write_atomically(folder / SIGNATURE, signer.sign(release.digest).encode() + b"\n")
+    return release

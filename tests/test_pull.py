@@ -1,0 +1,179 @@
+"""Releases from elsewhere: over HTTPS and from an OCI registry, with whose release it is checked before its weights."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.adapters.releases import read_release
+from edge_agent.commands.local import LocalBroker, free_port, wait_until
+from edge_agent.commands.pull import sign
+from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Misconfigured, Unreachable, Untrusted
+from edge_agent.remote import SIGNATURE, Trust, fetch
+from edge_agent.signing import PublicKey, Signer
+from tests.plant import Plant, toy_agent
+from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent
+from tests.web import Server
+
+pytestmark = NEEDS_OPENSSL
+REGISTRY = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
+SIGNER = Signer.of_seed(bytes(32))
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of a server called localhost."""
+    folder = tmp_path_factory.mktemp("pki")
+    for words in ("ca",), ("broker", "localhost"):
+        subprocess.run([ROOT / "deploy" / "pki.sh", folder, *words], check=True)
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path, pki: Path, toy_release: Path) -> Iterator[Server]:
+    """Has the toy release at /press, signed."""
+    (tmp_path / "files").mkdir()
+    shutil.copytree(toy_release, tmp_path / "files" / "press")
+    sign(tmp_path / "files" / "press", SIGNER)
+    running = Server(tmp_path / "files", pki)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def trust(pki: Path) -> Trust:
+    return Trust((SIGNER.public,), pki / "ca.pem")
+
+
+def emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def test_a_signed_release_is_fetched_as_it_is(server: Server, trust: Trust, tmp_path: Path, toy_release: Path) -> None:
+    release = fetch(f"{server.url}/press/", trust, emptied(tmp_path / "got"))
+    assert release.digest == read_release(toy_release).digest
+    assert server.asked[:2] == ["card.json", SIGNATURE]
+    assert server.tokens == {None}
+
+
+def test_without_a_key_the_digest_says_which_it_is(
+    server: Server, pki: Path, tmp_path: Path, toy_release: Path
+) -> None:
+    nobody, digest = Trust((), pki / "ca.pem", "secret"), read_release(toy_release).digest
+    with pytest.raises(Untrusted, match="name its digest, or keys"):
+        fetch(f"{server.url}/press", nobody, tmp_path)
+    with pytest.raises(BrokenRelease, match="E_HASH"):
+        fetch(f"{server.url}/press", nobody, tmp_path, "0" * 64)
+    assert fetch(f"{server.url}/press", nobody, emptied(tmp_path / "got"), digest).digest == digest
+    assert server.tokens == {"Bearer secret"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("card.json", None, BrokenRelease),
+        (SIGNATURE, b"00" * 64, Untrusted),
+        (SIGNATURE, b"\xff", Untrusted),
+        ("weights.safetensors", b"other weights", BrokenRelease),
+    ],
+)
+def test_what_was_changed_is_refused_and_weights_are_asked_for_last(
+    server: Server, trust: Trust, tmp_path: Path, name: str, content: bytes | None, error: type[EdgeAgentError]
+) -> None:
+    path = server.folder / "press" / name
+    path.write_bytes(path.read_bytes().replace(b"{", b"{ ", 1) if content is None else content)
+    expected = Untrusted if name == "card.json" else error
+    with pytest.raises(expected):
+        fetch(f"{server.url}/press", trust, emptied(tmp_path / "got"))
+    if expected is Untrusted:
+        assert "weights.safetensors" not in server.asked
+
+
+def test_a_server_that_is_not_known_or_has_it_not_is_told(
+    server: Server, trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unreachable, match="404"):
+        fetch(f"{server.url}/pumps", trust, tmp_path)
+    with pytest.raises(Unreachable, match="certificate verify failed"):
+        fetch(f"{server.url}/press", Trust(trust.keys), tmp_path)
+    with pytest.raises(Unreachable, match="refused"):
+        fetch(f"https://localhost:{free_port()}/press", trust, tmp_path)
+    for url in ("http://localhost/press", "file:///etc/passwd", "oci://localhost", "press", "https:///press"):
+        with pytest.raises(Misconfigured, match="no https:// or oci:// address"):
+            fetch(url, trust, tmp_path)
+
+
+def test_pulling_asks_the_agent_for_a_release_but_for_one_that_knows_what_was_erased(
+    server: Server, pki: Path, tmp_path: Path, toy_release: Path, broker: LocalBroker, plant: Plant
+) -> None:
+    (tmp_path / "signer.pem").write_text(SIGNER.public.pem)
+    extra = f'[forget]\nmin_windows = 32\n[releases]\nca_file = "{pki}/ca.pem"\nkeys.plant = "{tmp_path}/signer.pem"'
+    agent = toy_agent(tmp_path / "agent", broker.port, toy_release, extra)
+    try:
+        agent.ready()
+        pulled = edge_agent("releases", "pull", f"{server.url}/press", "--config", agent.config)
+        assert pulled.returncode == 0, pulled.stderr
+        wait_until(lambda: agent.events("release.adopted"), "the agent has adopted it")
+        plant.answers(plant.feed(0, 40))
+        plant.raw("unlearn/hum", b"")
+        plant.expect("unlearn/hum/status", 120, status="successful")
+        server.asked.clear()
+        pulled = edge_agent("releases", "pull", f"{server.url}/press", "--config", agent.config)
+        assert (pulled.returncode, "E_ERASED" in pulled.stderr) == (1, True)
+        assert server.asked == ["card.json", SIGNATURE]
+    finally:
+        agent.kill()
+
+
+# An OCI registry
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[str]:
+    """A real registry with TLS; returns its address."""
+    folder, port = tmp_path_factory.mktemp("registry"), free_port()
+    (folder / "config.yml").write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
+        f"http:\n  addr: 127.0.0.1:{port}\n  tls: {{certificate: {pki}/broker.pem, key: {pki}/broker.key}}\n"
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log)
+    yield f"localhost:{port}"
+    process.kill()
+    process.wait()
+
+
+def push(registry: str, name: str, folder: Path, pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``oras push`` does it: the files of a folder, a layer each."""
+    from oras.provider import Registry
+
+    monkeypatch.chdir(folder)
+    client = Registry(registry, tls_verify=str(pki / "ca.pem"))
+    files = [path.name for path in folder.iterdir()]
+    wait_until(lambda: client.push(files=files, target=f"{registry}/{name}").ok, "it is pushed")
+
+
+@REGISTRY
+def test_a_release_comes_out_of_an_oci_registry_as_it_went_in(
+    registry: str, pki: Path, server: Server, trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(registry, "press:2026-11", server.folder / "press", pki, monkeypatch)
+    release = fetch(f"oci://{registry}/press:2026-11", trust, emptied(tmp_path / "got"))
+    assert release.digest == read_release(server.folder / "press").digest
+    stranger: PublicKey = Signer.of_seed(bytes(31) + b"1").public
+    with pytest.raises(Untrusted, match="signed with none of the keys"):
+        fetch(f"oci://{registry}/press:2026-11", Trust((stranger,), trust.ca_file), tmp_path)
+    with pytest.raises(Unreachable, match="E_SOURCE"):
+        fetch(f"oci://{registry}/press:2025-01", trust, tmp_path)
+    with pytest.raises(Unreachable, match=r"E_SOURCE.*certificate"):
+        fetch(f"oci://{registry}/press:2026-11", Trust(trust.keys), tmp_path)
+    (server.folder / "press" / SIGNATURE).unlink()
+    push(registry, "press:unsigned", server.folder / "press", pki, monkeypatch)
+    with pytest.raises(Unreachable, match=SIGNATURE):
+        fetch(f"oci://{registry}/press:unsigned", trust, tmp_path)

@@ -1,0 +1,151 @@
+"""Replicas: they share a gateway's windows, follow its releases, and bring nothing back that it has forgotten."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks import toy
+from edge_agent.adapters.releases import read_release
+from edge_agent.commands import local
+from edge_agent.commands.fleet import Member, _asked
+from edge_agent.commands.local import LocalAgent, LocalBroker, wait_until
+from edge_agent.commands.pull import sign
+from edge_agent.config import Config, Gateway, Mqtt, Replica
+from edge_agent.signing import Signer
+from tests.plant import BASE, Plant, plant_at, toy_agent
+from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent
+from tests.web import Server
+
+HUM = toy.CLASSES[0]
+SIGNER = Signer.of_seed(bytes(32))
+
+
+@dataclass
+class Site:
+    """A gateway, a replica of it, and where its releases are put."""
+
+    leader: LocalAgent
+    replica: LocalAgent
+    server: Server
+
+    def export(self, digest: str) -> None:
+        """Put a release of the gateway where replicas look for it."""
+        folder = self.server.folder / digest
+        done = edge_agent("releases", "export", digest, folder, "--config", self.leader.config)
+        assert done.returncode == 0, done.stderr
+        sign(folder, SIGNER)
+
+
+@pytest.fixture
+def site(tmp_path: Path, broker: LocalBroker, toy_release: Path) -> Iterator[Site]:
+    (tmp_path / "files").mkdir()
+    for words in ("ca",), ("broker", "localhost"):
+        subprocess.run([ROOT / "deploy" / "pki.sh", tmp_path / "pki", *words], check=True)
+    (tmp_path / "signer.pem").write_text(SIGNER.public.pem)
+    server = Server(tmp_path / "files", tmp_path / "pki")
+    shared = 'share = "press"\n[forget]\nmin_windows = 16\n'
+    leader = toy_agent(tmp_path / "leader", broker.port, toy_release, shared)
+    follow = (
+        f'share = "press"\n[replica]\nof = "{BASE}"\nsource = "{server.url}"\n'
+        f'[releases]\nca_file = "{tmp_path}/pki/ca.pem"\nkeys.plant = "{tmp_path}/signer.pem"\n'
+    )
+    replica = LocalAgent(tmp_path / "replica", "spare", broker.port, toy_release, follow, start=False)
+    replica.config.write_text(replica.config.read_text().replace("[gateway]\n", '[gateway]\nmode = "replica"\n'))
+    replica.start()
+    try:
+        leader.ready()
+        replica.ready()
+        yield Site(leader, replica, server)
+    finally:
+        leader.kill()
+        replica.kill()
+        server.stop()
+
+
+@pytest.fixture
+def spare(broker: LocalBroker, site: Site) -> Iterator[Plant]:
+    """What the replica says of itself."""
+    with plant_at(broker.port, "edge/spare") as plant:
+        yield plant
+
+
+def releases(agent: LocalAgent) -> set[str]:
+    return {path.name for path in (agent.state_dir / "releases").iterdir()}
+
+
+@NEEDS_OPENSSL
+def test_windows_are_divided_and_each_is_answered_once(site: Site, plant: Plant, spare: Plant) -> None:
+    rows = plant.answers(plant.feed(0, 60))
+    assert {row["class"] for row in rows} == {HUM}
+    assert [row["flags"] for row in rows if "gap" in row["flags"]] == []
+    assert len(plant.find("diagnosis/m1")) == 60
+
+    def shares() -> list[int]:
+        return [one.find("status")[-1]["counters"].get("windows_answered", 0) for one in (plant, spare)]
+
+    local.wait_until(lambda: sum(shares()) == 60, "both have told", 30)
+    assert min(shares()) > 10
+    assert spare.find("status")[-1]["replica_of"] == BASE
+
+
+@NEEDS_OPENSSL
+def test_a_replica_hides_what_was_forgotten_at_once_and_swaps_when_it_can_have_the_release(
+    site: Site, plant: Plant, spare: Plant, toy_release: Path
+) -> None:
+    old = read_release(toy_release).digest
+    plant.answers(plant.feed(0, 60))
+    plant.raw(f"unlearn/{HUM}", b"")
+    final = plant.expect(f"unlearn/{HUM}/status", 120, status="successful")
+    wait_until(lambda: site.replica.events("release.refused"), "the release is not there yet")
+    assert site.replica.events("release.refused")[0]["code"] == "E_SOURCE"
+    wait_until(lambda: spare.find("status", masked=[HUM]), "it is hidden", 30)
+    site.export(final["release_after"])
+    spare.expect("status", 60, release=final["release_after"])
+    assert releases(site.replica) == {final["release_after"]}
+    rows = plant.answers(plant.feed(0, 40))
+    assert HUM not in {row["class"] for row in rows}
+    # Announced again, by whoever may, the old one stays away; and the replica still serves after a crash.
+    announced = {"digest": old, **read_release(toy_release).card.model_dump(mode="json")}
+    site.server.asked.clear()
+    (site.server.folder / old).symlink_to(toy_release)
+    sign(toy_release, SIGNER)
+    plant.raw("release", json.dumps(announced).encode(), retain=True)
+    wait_until(lambda: "E_ERASED" in {row["code"] for row in site.replica.events("release.refused")}, "it is refused")
+    assert "weights.safetensors" not in site.server.asked
+    site.replica.kill()
+    site.replica.start()
+    site.replica.ready(2)
+    assert HUM not in {row["class"] for row in plant.answers(plant.feed(0, 40))}
+
+
+@NEEDS_OPENSSL
+def test_what_is_no_release_is_refused_and_shown(site: Site, plant: Plant, spare: Plant) -> None:
+    for payload in (b"", b"[]", b'{"digest": "../../x"}', b'{"digest": 7}', json.dumps({"digest": "0" * 64}).encode()):
+        plant.raw("release", payload)
+    wait_until(lambda: len(spare.find("refused", code="E_CARD")) == 5, "all are refused")
+    plant.answers(plant.feed(0, 20))
+
+
+@pytest.mark.parametrize(
+    ("replica", "share", "words"),
+    [
+        (Replica(of="edge/press-7", source="https://x"), "", "a replica needs"),
+        (Replica(of="edge/press-7"), "press", "a replica needs"),
+        (Replica(source="https://x"), "press", "a replica needs"),
+    ],
+)
+def test_a_replica_must_be_told_whom_it_follows(replica: Replica, share: str, words: str) -> None:
+    gateway = Gateway(name="spare", mode="replica")
+    with pytest.raises(ValueError, match=words):
+        Config(gateway=gateway, mqtt=Mqtt(share=share), replica=replica)
+
+
+def test_a_fleet_does_not_wait_for_replicas() -> None:
+    members = {"press": Member("press", {"cached": {}}), "spare": Member("spare", {"replica_of": "edge/press"})}
+    assert _asked(members, (HUM,)) == ("press",)
