@@ -104,6 +104,7 @@ write edge/$1/refused
 write edge/$1/unlearn/+/status
 write edge/$1/unlearn/+/certificate
 read edge/$1/models/+/unlearn/+
+write homeassistant/device/$(printf %s "$1" | tr . _)/+/config
 write edge/$1/models/+/status
 write edge/$1/models/+/release
 write edge/$1/models/+/refused

@@ -23,6 +23,7 @@ from edge_agent.adapters.systemd import Notifier
 from edge_agent.clock import Clock
 from edge_agent.config import Config, changed_keys, needs_restart
 from edge_agent.core.errors import EdgeAgentError, Refused
+from edge_agent.discovery import Discovery
 from edge_agent.followed import FollowedModel
 from edge_agent.inbox import Inbox
 from edge_agent.mqtt_link import Connected, Disconnected, Dropped, Message, PublishRefused
@@ -56,10 +57,11 @@ class Agent:
         latency: Latency,
         notifier: Notifier,
         clock: Clock,
+        discovery: Discovery | None,
     ) -> None:
         self._config, self._session, self._topics = config, session, topics
         self._inbox, self._broker, self.models = inbox, broker, models
-        self._latency, self._notifier, self._clock = latency, notifier, clock
+        self._latency, self._notifier, self._clock, self._discovery = latency, notifier, clock, discovery
         self._counters = models[0].tally.counters  # what concerns no model is counted with the gateway's own
         self._model_of = lru_cache(ASSETS_AT_HAND)(self._look_up)
         self._housekeeping_s = self._given_back_s = float("-inf")
@@ -157,6 +159,8 @@ class Agent:
         log.info("broker.connected", protocol=event.protocol, session_present=event.session_present)
         for model in self.models:
             model.republish()
+        if self._discovery is not None:
+            self._discovery.again()
 
     def _housekeep(self, now_s: float) -> None:
         with tolerant():

@@ -64,6 +64,9 @@ class Mqtt(_Section):
     key_file: Path | None = Field(None, description="client key, PEM")
     keepalive_s: int = Field(20, ge=5, le=3600, description="a silent connection is given up after 1.5 times this")
     in_flight: int = Field(256, ge=1, le=65535, description="most unacknowledged messages (Receive Maximum)")
+    discovery: str = Field(
+        "", pattern=r"^[^+#\x00]*$", description="prefix of discovery messages (homeassistant), so that devices appear"
+    )
     share: str = Field(
         "", pattern=r"^[^+#/\x00]*$", description="name of a shared subscription: who has the same divides the windows"
     )

@@ -14,6 +14,7 @@ from edge_agent.adapters.windows import WindowCache
 from edge_agent.config import Cache
 from edge_agent.core.errors import BrokenRelease, Refused, StorageFailed
 from edge_agent.core.types import Window
+from edge_agent.discovery import Discovery
 from edge_agent.live import LiveModel
 from edge_agent.mqtt_link import Message
 from edge_agent.reservoir import Source
@@ -35,6 +36,7 @@ class Serving:
         topics: of the gateway, where windows come in and diagnoses go out whatever the model.
         cache: None for a replica, which keeps nothing.
         latency: of all models together.
+        discovery: told of each asset; None: nobody wants to know.
         alone: whether every window of an asset comes here; else its numbers say nothing of gaps and repeats.
     """
 
@@ -48,6 +50,7 @@ class Serving:
         cache: WindowCache | None,
         tally: Tally,
         latency: Latency,
+        discovery: Discovery | None = None,
         *,
         alone: bool = True,
     ) -> None:
@@ -55,7 +58,7 @@ class Serving:
         self._raw_boot, self._raw_seq = f"raw-{session}", 0
         self._topics, self._broker = topics, broker
         self._live, self._cache = live, cache
-        self._alone = alone
+        self._alone, self._discovery = alone, discovery
         self._tally, self._counters, self._latency = tally, tally.counters, latency
         self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
@@ -111,6 +114,8 @@ class Serving:
             content = messages.diagnosis(window, answer, release, masked, latency_s * 1000)
             if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):
                 self._counters["windows_answered"] += 1
+                if self._discovery is not None:
+                    self._discovery.tell(window.asset)
             else:
                 self._counters["windows_unanswered"] += 1  # not acknowledged, so the broker sends it again
             self._keep(message, window, answer)

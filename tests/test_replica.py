@@ -125,6 +125,26 @@ def test_a_replica_hides_what_was_forgotten_at_once_and_swaps_when_it_can_have_t
 
 
 @NEEDS_OPENSSL
+def test_a_new_replica_fetches_the_release_that_is_announced_and_says_what_it_lacks(
+    site: Site, broker: LocalBroker, tmp_path: Path, toy_release: Path
+) -> None:
+    config = site.replica.config.read_text().replace('name = "spare"', 'name = "third"')
+    config = "".join(line for line in config.splitlines(keepends=True) if not line.startswith("release = "))
+    third = LocalAgent(tmp_path / "third", "third", broker.port, toy_release, start=False)
+    third.config.write_text(config)
+    third.start()
+    assert third.process.wait(60) == 1
+    assert "E_SOURCE" in third.log_path.read_text()
+    site.export(read_release(toy_release).digest)
+    third.start()
+    try:
+        third.ready()
+        assert releases(third) == {read_release(toy_release).digest}
+    finally:
+        third.kill()
+
+
+@NEEDS_OPENSSL
 def test_what_is_no_release_is_refused_and_shown(site: Site, plant: Plant, spare: Plant) -> None:
     for payload in (b"", b"[]", b'{"digest": "../../x"}', b'{"digest": 7}', json.dumps({"digest": "0" * 64}).encode()):
         plant.raw("release", payload)

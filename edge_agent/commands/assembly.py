@@ -21,9 +21,10 @@ from edge_agent.adapters.workplace import Workplace, engines_folder
 from edge_agent.agent import Agent
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
-from edge_agent.commands.pull import fetcher
+from edge_agent.commands.pull import fetcher, first_release
 from edge_agent.config import OWN_MODEL, Config, broker_address
 from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured
+from edge_agent.discovery import Discovery
 from edge_agent.erasure import Parts, Publisher
 from edge_agent.files import storage, write_atomically
 from edge_agent.followed import FollowedModel
@@ -56,6 +57,7 @@ class _Shared:
     clock: Clock
     budget: Budget
     latency: Latency
+    discovery: Discovery | None
 
 
 def assemble(config: Config) -> Agent:
@@ -67,13 +69,16 @@ def assemble(config: Config) -> Agent:
     broker = _broker(config, topics, session, inbox)
     budget = Budget(config.cache.bytes_per_day, time.monotonic)
     clock, latency = Clock(state_dir / "clock"), Latency()
-    shared = _Shared(master, _identity(Vault(state_dir, master)), topics, session, broker, clock, budget, latency)
-    notifier, models = systemd.from_environment(), list[ServedModel]()
+    discovery = Discovery(config.mqtt.discovery, config.gateway.name, topics, broker) if config.mqtt.discovery else None
+    signer, models = _identity(Vault(state_dir, master)), list[ServedModel]()
+    shared = _Shared(master, signer, topics, session, broker, clock, budget, latency, discovery)
+    own = config, session, topics, inbox, broker
+    others = latency, systemd.from_environment(), clock, discovery
     if config.gateway.mode == "replica":
-        return Agent(config, session, topics, inbox, broker, [_followed(config, shared)], latency, notifier, clock)
+        return Agent(*own, [_followed(config, shared)], *others)
     for name in (OWN_MODEL, *config.models):
         models.append(_served(name, config.of_model(name), shared, models))
-    return Agent(config, session, topics, inbox, broker, models, latency, notifier, clock)
+    return Agent(*own, models, *others)
 
 
 def _broker(config: Config, topics: Topics, session: int, inbox: Inbox) -> Broker:
@@ -117,7 +122,9 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
         fit_cache(cache, live)
     masks, tally = Masks(journal, audit, live, cache), Tally(shared.broker, topics.refused)
     outward, alone = (shared.topics, shared.broker), not config.mqtt.share
-    serving = Serving(config.cache, shared.session, *outward, live, cache, tally, shared.latency, alone=alone)
+    serving = Serving(
+        config.cache, shared.session, *outward, live, cache, tally, shared.latency, shared.discovery, alone=alone
+    )
     model = ServedModel(
         name, config, topics, shared.session, shared.broker, tally, store, live, cache, serving, audit, masks
     )
@@ -138,6 +145,8 @@ def _followed(config: Config, shared: _Shared) -> FollowedModel:
     store = ReleaseStore(state_dir, Vault(state_dir, shared.master))
     with tolerant():
         store.sweep()
+    if config.gateway.release is None and not store.digests():
+        first_release(config, store)
     serving, tally = config.serving, Tally(shared.broker, shared.topics.refused)
     limits = serving.threads, serving.max_abs, serving.max_batch
     live = LiveModel(store, *limits, provider=serving.provider, engines=engines_folder(OWN_MODEL))

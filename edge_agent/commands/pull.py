@@ -7,12 +7,17 @@ from pathlib import Path
 
 from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.adapters.workplace import bare_folder
+from edge_agent.commands.client import connected
 from edge_agent.commands.releases import install, refuse
-from edge_agent.config import Config, read_password
+from edge_agent.config import Config, broker_address, read_password
+from edge_agent.core.errors import Unreachable
 from edge_agent.files import storage, write_atomically
 from edge_agent.remote import SIGNATURE, Trust, fetch
 from edge_agent.schemas.card import Card
+from edge_agent.schemas.topics import Topics
 from edge_agent.signing import PublicKey, Signer, read_public_key
+
+ANSWER_S = 10.0  # a retained announcement comes at once
 
 
 def trust_of(config: Config, more: tuple[PublicKey, ...] = ()) -> Trust:
@@ -36,6 +41,23 @@ def fetcher(config: Config) -> Callable[[str, Path, Callable[[Card], None]], Rel
         return fetch(f"{source.rstrip('/')}{between}{digest}", trust, folder, digest, check)
 
     return by_digest
+
+
+def first_release(config: Config, store: ReleaseStore) -> None:
+    """Fetch the release that the gateway serves which a replica follows, for one that has none yet.
+
+    Raises:
+        EdgeAgentError: it cannot be had now.
+    """
+    topic = Topics(config.replica.of).release
+    with connected(broker_address(config.mqtt, f"edge-agent-{config.gateway.name}-first")) as client:
+        client.subscribe([topic])
+        announced = next((heard.content for heard in client.listen(ANSWER_S)), None)
+    if not isinstance(announced, dict) or not isinstance(announced.get("digest"), str):
+        raise Unreachable("E_SOURCE", f"no release is announced on {topic}")
+    with bare_folder() as name:
+        fetcher(config)(announced["digest"], Path(name), lambda _: None)
+        store.add(Path(name))
 
 
 def pull(
