@@ -18,11 +18,14 @@ CONFIG = click.option(
 )  # fmt: skip
 
 
+MODEL = click.option("--model", default="gateway", show_default=True, help="Which of the gateway's models is meant.")
+
+
 def _configured(function: Any) -> Any:
     """A gateway's configuration, and which of its models is meant; handed over as ``config``."""
 
     @CONFIG
-    @click.option("--model", default="gateway", show_default=True, help="Which of the gateway's models is meant.")
+    @MODEL
     @functools.wraps(function)
     def with_config(*arguments: Any, config_path: Path, model: str, **options: Any) -> Any:
         from edge_agent.config import read_config
@@ -197,8 +200,11 @@ def audit() -> None:
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--certificate", "document", type=click.Path(path_type=Path), help="Must be in the log with its head.")
 @click.option("--key", type=click.Path(path_type=Path), help="Public key of that certificate.")
-@_configured
-def audit_verify(file: Path | None, document: Path | None, key: Path | None, config: Config) -> None:
+@CONFIG
+@MODEL
+def audit_verify(
+    file: Path | None, document: Path | None, key: Path | None, config_path: Path, model: str
+) -> None:  # fmt: skip
     """Find any row that was removed, changed or moved; exit code 0 if there is none, else 1.
 
     Rows cut off at the end are found with a certificate, which holds the head of its time. FILE is a copy of
@@ -207,9 +213,10 @@ def audit_verify(file: Path | None, document: Path | None, key: Path | None, con
     from edge_agent.adapters.audit import Head
     from edge_agent.commands.trust import certificate as checked
     from edge_agent.commands.trust import check_audit
+    from edge_agent.config import read_config
 
     if (document is None) != (key is None):
         raise click.UsageError("--certificate and --key go together")
     head = Head(**checked(document, key)["audit"]) if document and key else None
-    path = file or config.gateway.state_dir / "audit.jsonl"
+    path = file or read_config(config_path).of_model(model).gateway.state_dir / "audit.jsonl"
     click.echo(f"{check_audit(path, head)} rows, none removed, changed or moved")
