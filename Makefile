@@ -1,7 +1,9 @@
 # The whole interface for newcomers: make demo, make test, make check, make bench.
 # Each makes .venv itself if it is missing. PYTHON=python3.12 chooses another interpreter, ARGS=... passes options on.
+# Tests start brokers, agents and forget jobs, and wait for them: WORKERS processes share the test files.
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,7 +13,7 @@ demo: $(VENV)/installed
 	@$(BIN)/python -m edge_agent demo $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
