@@ -81,7 +81,7 @@ def fleet_unlearn(
     from rich.console import Console
     from rich.live import Live
 
-    from edge_agent.commands.fleet import Wish, pinned, store_report, survey, unlearn
+    from edge_agent.commands.fleet import Wish, pinned, store_report, unlearn
 
     if everybody == (gateways is not None):
         raise click.UsageError("say --all or --gateways")
@@ -89,8 +89,7 @@ def fleet_unlearn(
     address = _address(broker_path)
     signing = None
     if key_path is not None:
-        names = names or tuple(survey(address, under))  # a signature says for whom it is
-        signing = _signing(key_path, key_id, names, valid_s)
+        signing = _signing(key_path, key_id, (), valid_s)  # each gets one of its own
     wish = Wish(classes, names, reason, valid_s, signing)
     with Live(console=Console(stderr=True), refresh_per_second=4) as live:
         report = unlearn(address, under, wish, pinned(folder), timeout_s, lambda seen: live.update(_progress(seen)))

@@ -196,7 +196,7 @@ class Config(_Section):
     http: Http = Http()
     releases: Releases = Releases()
     replica: Replica = Replica()
-    models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Model] = {}
+    models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")], Model] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -204,8 +204,8 @@ class Config(_Section):
             raise ValueError(f"models.{OWN_MODEL}: this is how the gateway's own model is called")
         if self.gateway.mode == "replica" and not (self.replica.of and self.replica.source and self.mqtt.share):
             raise ValueError("a replica needs replica.of, replica.source and mqtt.share")
-        if self.gateway.mode == "replica" and self.models:
-            raise ValueError("a replica follows one model; models must be empty")
+        if self.mqtt.share and self.models:
+            raise ValueError("mqtt.share divides the windows of one model; models must be empty")
         return self
 
     @property

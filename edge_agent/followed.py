@@ -1,12 +1,12 @@
 """The model of a replica: it answers with the releases of another gateway, and remembers nothing.
 
-The other gateway announces its live release, retained. What that has forgotten is hidden here from then on; the release
-itself is fetched in a thread of its own, verified, and swapped in; then all others in the store are destroyed.
+The other gateway announces its live release, retained, and what it hides. The same is hidden here from then on, also
+after a restart; the release itself is fetched in a thread of its own, verified, and swapped in; then all others in the
+store are destroyed. An announcement that is older than what is followed changes nothing.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent import __version__
 from edge_agent.adapters.mqtt import Broker
@@ -21,15 +22,17 @@ from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.workplace import bare_folder
 from edge_agent.clock import Clock
 from edge_agent.config import Config
-from edge_agent.core.errors import BrokenRelease, EdgeAgentError
-from edge_agent.live import LiveModel, refuse_erased
+from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Unreachable
+from edge_agent.files import storage, write_atomically
+from edge_agent.live import LiveModel
 from edge_agent.mqtt_link import Message
 from edge_agent.schemas import messages
-from edge_agent.schemas.card import Card, parse_card
+from edge_agent.schemas.card import Card
+from edge_agent.schemas.commands import first_problem
 from edge_agent.schemas.snapshot import ModelSnapshot
 from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
-from edge_agent.tally import Tally
+from edge_agent.tally import Tally, tolerant
 
 log = structlog.get_logger(__name__)
 
@@ -38,21 +41,45 @@ RETRY_S: Final = 10.0
 Fetch = Callable[[str, Path, Callable[[Card], None]], Release]
 
 
-class _Errand(threading.Thread):
-    """Fetches one release; touches nothing else. The folder is removed by whoever takes the outcome."""
+class Announcement(BaseModel):
+    """A gateway's live release, and what is hidden of it; the rest of the message is the card."""
 
-    def __init__(self, wanted: str, fetch: Fetch, check: Callable[[Card], None]) -> None:
+    model_config = ConfigDict(frozen=True)
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    hidden: tuple[str, ...] = Field(max_length=1024)
+    order: tuple[str, int, int]  # fingerprint of the gateway's key, its start, number in that
+
+    def follows(self, before: Announcement) -> bool:
+        """Whether it is not older; another installation of the gateway begins anew."""
+        return self.order[0] != before.order[0] or self.order[1:] >= before.order[1:]
+
+
+class _Errand(threading.Thread):
+    """Fetches one release and hands it to the main thread; touches nothing else."""
+
+    def __init__(self, wanted: str, fetch: Fetch) -> None:
         super().__init__(name="fetch", daemon=True)
-        self.wanted, self.folder = wanted, bare_folder()
-        self.outcome: Release | EdgeAgentError | None = None
-        self._fetch, self._check = fetch, check
+        self.wanted = wanted
+        self.outcome: Release | EdgeAgentError = Unreachable("E_SOURCE", "the fetching ended without a result")
+        self.done, self._taken, self._fetch = threading.Event(), threading.Event(), fetch
 
     def run(self) -> None:
-        """Fetch it."""
+        """Fetch it, and keep it until it was taken."""
         try:
-            self.outcome = self._fetch(self.wanted, Path(self.folder.name), self._check)
+            with bare_folder() as folder:
+                self.outcome = self._fetch(self.wanted, folder, lambda _: None)
+                self.done.set()
+                self._taken.wait()
         except EdgeAgentError as error:
             self.outcome = error
+        finally:
+            self.done.set()
+
+    def end(self) -> None:
+        """It was taken: away with the folder."""
+        self._taken.set()
+        self.join()
 
 
 class FollowedModel:
@@ -83,13 +110,20 @@ class FollowedModel:
         self.name, self.live, self.serving, self.tally = name, live, serving, tally
         self._topics, self._leader, self._clock, self._fetch = topics, leader, clock, fetch
         self._config, self._session, self._broker, self._store = config, session, broker, store
-        self._wanted: str | None = None
+        self._record = config.gateway.state_dir / "followed.json"
+        self._followed: Announcement | None = None
         self._errand: _Errand | None = None
         self._again_s = self._status_s = float("-inf")
 
     def resume(self) -> None:
-        """After a start."""
+        """After a start: hide what was hidden, before the first answer, and destroy what a crash has left."""
         log.info("model.started", model=self.name, release=self.live.release.digest[:12], classes=self.live.card.living)
+        try:
+            if (content := self._record.read_bytes() if self._record.exists() else None) is not None:
+                self._follow(Announcement.model_validate_json(content))
+        except (OSError, ValidationError) as error:
+            log.error("storage.failed", code="E_STORAGE", reason=f"{self._record} cannot be read: {error}"[:300])
+        self._keep_only()
 
     def stop(self) -> None:
         """Say goodbye."""
@@ -107,47 +141,66 @@ class FollowedModel:
         return False
 
     def command(self, _: str, message: Message) -> None:
-        """Hide what the announced release has forgotten, and want it."""
+        """Follow what is announced, unless it is older than what is followed."""
         try:
-            wanted, card = _announced(message.payload)
+            news = _announcement(message.payload)
         except BrokenRelease as error:
             self.tally.show(message, error)
             return
-        self.live.hide(frozenset(card.forgotten) & set(self.live.card.classes))
-        self._wanted = wanted if wanted != self.live.release.digest else None
-        self._again_s = float("-inf")
+        if self._followed is not None and not news.follows(self._followed):
+            log.info("announcement.outdated", release=news.digest[:12], order=news.order)
+            return
+        self._follow(news)
+        with tolerant(), storage("what is followed cannot be stored"):
+            write_atomically(self._record, news.model_dump_json().encode())
+        self._publish_status("online")
+
+    def _follow(self, news: Announcement) -> None:
+        self._followed, self._again_s = news, float("-inf")
+        self.live.hide(frozenset(news.hidden))
+
+    @property
+    def _wanted(self) -> str | None:
+        """The digest of a release that is not here yet."""
+        news = self._followed
+        return news.digest if news is not None and news.digest != self.live.release.digest else None
 
     def poll(self, *, may_start: bool) -> None:
         """Fetch what is wanted, and adopt what has come."""
-        now_s, errand = time.monotonic(), self._errand
-        if errand is None and self._wanted is not None and may_start and now_s >= self._again_s:
-            self._errand = _Errand(self._wanted, self._fetch, self._refuse)
+        now_s, errand, wanted = time.monotonic(), self._errand, self._wanted
+        if errand is None and wanted is not None and may_start and now_s >= self._again_s:
+            self._errand = _Errand(wanted, self._fetch)
             self._errand.start()
-        elif errand is not None and not errand.is_alive():
+        elif errand is not None and errand.done.is_set():
             self._errand, self._again_s = None, now_s + RETRY_S
-            with errand.folder:
+            try:
                 self._take(errand)
-
-    def _refuse(self, card: Card) -> None:
-        """What the live release has forgotten, no later one brings back."""
-        refuse_erased(card, frozenset(self.live.card.forgotten))
+            finally:
+                errand.end()
 
     def _take(self, errand: _Errand) -> None:
         try:
             if isinstance(errand.outcome, EdgeAgentError):
                 raise errand.outcome
-            release = self._store.add(Path(errand.folder.name))
-            self.live.adopt(release, frozenset(self.live.card.forgotten))
-            self._wanted = None if self._wanted == release.digest else self._wanted
-            log.info("release.adopted", release=release.digest[:12], reason="followed")
-            for other in self._store.digests():
-                if other != release.digest:
-                    self._store.remove(other)
+            if errand.wanted != self._wanted:
+                return  # another was announced meanwhile
+            release = self._store.add(errand.outcome.folder)
+            self.live.adopt(release)
         except EdgeAgentError as error:
             self.tally.counters["releases_refused"] += 1
             about = {"code": error.code, "reason": error.reason, "next_try_s": RETRY_S}
             log.error("release.refused", release=errand.wanted[:12], **about)
+            return
+        log.info("release.adopted", release=release.digest[:12], reason="followed")
+        self._keep_only()
         self._publish_status("online")
+
+    def _keep_only(self) -> None:
+        """Destroy every release but the live one."""
+        with tolerant():
+            for other in self._store.digests():
+                if other != self.live.release.digest:
+                    self._store.remove(other)
 
     def republish(self) -> None:
         """The broker's retained topics are a projection of our state."""
@@ -191,24 +244,21 @@ class FollowedModel:
 
     def in_words(self) -> str | None:
         """What it is at, for ``systemctl status``."""
-        return f"fetching release {self._wanted[:12]}" if self._wanted else None
+        wanted = self._wanted
+        return f"fetching release {wanted[:12]}" if wanted else None
 
     def reload(self, config: Config) -> None:
         """Take over what may change while it runs."""
         self._config, self.live.max_abs = config, config.serving.max_abs
 
 
-def _announced(payload: bytes) -> tuple[str, Card]:
-    """The digest and the card that a gateway announces.
+def _announcement(payload: bytes) -> Announcement:
+    """What a gateway announces.
 
     Raises:
         BrokenRelease: ``E_CARD``.
     """
     try:
-        content = json.loads(payload)
-        wanted = content.pop("digest")
-        if not isinstance(wanted, str) or len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
-            raise ValueError("the digest is no SHA-256")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise BrokenRelease("E_CARD", f"what is announced is no release: {str(error)[:100]}") from error
-    return wanted, parse_card(json.dumps(content).encode())
+        return Announcement.model_validate_json(payload)
+    except ValidationError as error:
+        raise BrokenRelease("E_CARD", f"what is announced is no release: {first_problem(error)}") from error

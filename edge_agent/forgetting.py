@@ -78,6 +78,11 @@ class Forgetting:
             "clock": self._clock.now().document(),
         }
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the key that signs certificates: it tells one installation of a gateway from the next."""
+        return self._signer.public.fingerprint
+
     def unwelcome(self, digest: str) -> frozenset[str]:
         """Erased classes that make a release unfit; none where it is served with them masked."""
         return self._masks.unwelcome(self.settings, digest)

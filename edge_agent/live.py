@@ -132,8 +132,10 @@ class LiveModel:
         """Answer float32 windows (n, channels, length); None where the model's output is not finite.
 
         Raises:
-            BrokenRelease: ``E_MODEL``, the model cannot run.
+            BrokenRelease: ``E_MODEL``, the model cannot run; ``E_ERASED``, there is no class that may be named.
         """
+        if len(self._columns) == len(self.card.classes):
+            raise BrokenRelease("E_ERASED", f"every class that release {self.release.digest[:12]} knows is hidden here")
         raw, sound = self._run(windows)
         if self.shadow is not None:
             self.shadow.compare(windows, raw)

@@ -32,6 +32,8 @@ EVENTS: Final[dict[str, str]] = {
     "model.started": "A model serves; model (its name in the configuration, gateway for the gateway's own), release.",
     "provider.missed": "An execution provider is not to be had; the next best runs the model; providers, reason.",
     "publish.refused": "The broker refused a publish, by its ACL or quota; reason, count (the first and every 600th).",
+    "announcement.outdated": "A replica has heard of an older state of the gateway that it follows; release, order.",
+    "release.awaited": "A new replica cannot have its first release yet; code, reason, next_try_s.",
     "release.adopted": "Another release serves; reason is forget, operator, or what was wrong with the one before.",
     "release.destroyed": "A stored release that knew an erased class is gone.",
     "release.refused": "A release cannot be used; code, reason.",

@@ -65,6 +65,8 @@ class ServedModel:
         self._config, self._session, self._broker = config, session, broker
         self._store, self._cache, self._audit, self._masks = store, cache, audit, masks
         self._status_s = float("-inf")
+        self._announced: tuple[str, tuple[str, ...]] | None = None  # release and what is hidden, as replicas know it
+        self._announcements = 0
 
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer."""
@@ -145,9 +147,18 @@ class ServedModel:
         self._broker.publish(self.topics.certificate(name), document, retain=True)
 
     def publish_release(self) -> None:
-        """Publish the live release's card, retained, and the status that names it."""
-        card = {"digest": self.live.release.digest, **self.live.card.model_dump(mode="json")}
-        self._broker.publish(self.topics.release, messages.dump(card), retain=True)
+        """Publish the live release's card, retained, what is hidden of it, and the status that names it.
+
+        Replicas go by it. They tell an old one by the start of the agent and its number in that.
+        """
+        self._announced, self._announcements = (self.live.release.digest, self.live.masked), self._announcements + 1
+        content = {
+            "digest": self.live.release.digest,
+            "hidden": self.live.masked,
+            "order": [self.forgetting.fingerprint, self._session, self._announcements],
+            **self.live.card.model_dump(mode="json"),
+        }
+        self._broker.publish(self.topics.release, messages.dump(content), retain=True)
         self.publish_status()
 
     def republish(self) -> None:
@@ -183,7 +194,9 @@ class ServedModel:
         for duty in (self._revive, self.forgetting.guard):
             with tolerant():
                 duty()
-        if now_s >= self._status_s + STATUS_EVERY_S:
+        if self._announced not in (None, (self.live.release.digest, self.live.masked)):
+            self.publish_release()
+        elif now_s >= self._status_s + STATUS_EVERY_S:
             self.publish_status()
         if (wanted := self._store.wanted()) is not None:
             self._adopt_wanted(wanted)

@@ -48,6 +48,7 @@ class Broker:
         will: topic and payload, which the broker publishes, retained, when the agent vanishes.
         chance: makes the jitter of the back-off.
         kept: those of the subscriptions whose retained message is wanted.
+        stale: subscriptions of earlier starts, which a session at the broker may still hold.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class Broker:
         will: tuple[str, bytes],
         chance: random.Random,
         kept: Collection[str] = (),
+        stale: Sequence[str] = (),
     ) -> None:
         self._address, self._subscriptions, self._door = address, subscriptions, door
-        self._first, self._will, self._chance, self._kept = first, will, chance, kept
+        self._first, self._will, self._chance, self._kept, self._stale = first, will, chance, kept, stale
         self._link: Link | None = None  # the one that the broker has accepted
         self._refused_until_s: dict[str, float] = {}  # topics that the broker's ACL forbids
         self._stopping = threading.Event()
@@ -205,6 +207,8 @@ class Broker:
         elif client is link.outward:
             link.outward_decided.set()
         else:
+            if self._stale and flags.session_present:
+                client.unsubscribe(list(self._stale))
             client.subscribe([(topic, _options(protocol, topic in self._kept)) for topic in self._subscriptions])
             self._link, link.accepted = link, True
             link.session_present = bool(flags.session_present)

@@ -11,12 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from edge_agent.files import remove, shred, storage
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used, see _own
+BARE: Final = "edge-agent-bare-"  # before the process's id
 SPARE_BYTES: Final = 16 << 20
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
@@ -74,12 +76,33 @@ class Workplace:
         return bool(folders)
 
 
-def bare_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what is not sealed yet, in memory if there is any, gone when it is closed."""
+@contextmanager
+def bare_folder() -> Iterator[Path]:
+    """A folder for what is not sealed yet, in memory if there is any, gone at the end; what a crash left goes first.
+
+    Raises:
+        StorageFailed: there is no room.
+    """
+    with storage("there is no place for a release that is not sealed yet"):
+        root = _bare_root()
+        for path in root.glob(f"{BARE}*"):
+            pid = path.name.removeprefix(BARE).partition("-")[0]
+            lives = Path("/proc", pid).exists() and pid != str(os.getpid())  # in a container all are called 1
+            if not lives and path.stat().st_uid == os.geteuid():
+                remove(path)
+        folder = Path(tempfile.mkdtemp(prefix=f"{BARE}{os.getpid()}-", dir=root))
+    try:
+        yield folder
+    finally:
+        with storage(f"{folder} cannot be removed"):
+            remove(folder)
+
+
+def _bare_root() -> Path:
     runtime = os.environ.get("RUNTIME_DIRECTORY")
     roots = [*([Path(runtime.split(":")[0])] if runtime else []), SHARED_MEMORY]
-    root = next((root for root in roots if file_system(root) in IN_MEMORY and os.access(root, os.W_OK)), None)
-    return tempfile.TemporaryDirectory(prefix="edge-agent-release-", dir=root)
+    usable = [root for root in roots if file_system(root) in IN_MEMORY and os.access(root, os.W_OK)]
+    return next((root for root in usable if shutil.disk_usage(root).free > SPARE_BYTES), Path(tempfile.gettempdir()))
 
 
 def engines_folder(model: str) -> Path | None:

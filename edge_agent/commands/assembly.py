@@ -16,6 +16,7 @@ from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import ReleaseStore, read_release
+from edge_agent.adapters.systemd import Notifier
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace, engines_folder
 from edge_agent.agent import Agent
@@ -23,11 +24,11 @@ from edge_agent.budget import Budget
 from edge_agent.clock import Clock
 from edge_agent.commands.pull import fetcher, first_release
 from edge_agent.config import OWN_MODEL, Config, broker_address
-from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured
+from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured, StorageFailed, Unreachable, Untrusted
 from edge_agent.discovery import Discovery
 from edge_agent.erasure import Parts, Publisher
 from edge_agent.files import storage, write_atomically
-from edge_agent.followed import FollowedModel
+from edge_agent.followed import RETRY_S, FollowedModel
 from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.jobs import Jobs
@@ -43,6 +44,8 @@ from edge_agent.tally import Tally, tolerant
 from edge_agent.vault import IDENTITY, Vault, given_master_file, read_master
 
 log = structlog.get_logger(__name__)
+
+EXTEND_US = 90_000_000  # systemd waits this much longer for READY
 
 
 @dataclass(frozen=True)
@@ -73,29 +76,44 @@ def assemble(config: Config) -> Agent:
     signer, models = _identity(Vault(state_dir, master)), list[ServedModel]()
     shared = _Shared(master, signer, topics, session, broker, clock, budget, latency, discovery)
     own = config, session, topics, inbox, broker
-    others = latency, systemd.from_environment(), clock, discovery
+    notifier = systemd.from_environment()
+    others = latency, notifier, clock, discovery
     if config.gateway.mode == "replica":
-        return Agent(*own, [_followed(config, shared)], *others)
+        return Agent(*own, [_followed(config, shared, notifier)], *others)
     for name in (OWN_MODEL, *config.models):
         models.append(_served(name, config.of_model(name), shared, models))
     return Agent(*own, models, *others)
 
 
 def _broker(config: Config, topics: Topics, session: int, inbox: Inbox) -> Broker:
-    will = dump({"state": "offline", "session": session, "gateway": config.gateway.name})
+    will = {"state": "offline", "session": session, "gateway": config.gateway.name}
     leader = Topics(config.replica.of)
     subscriptions = topics.subscriptions(config.mqtt.share, models=bool(config.models))
     if config.gateway.mode == "replica":
         subscriptions = leader.release, leader.shared_windows(config.mqtt.share)
+        will["replica_of"] = leader.base
     return Broker(
         broker_address(config.mqtt, config.mqtt.client_id or f"edge-agent-{config.gateway.name}"),
         subscriptions,
         inbox,
         first=lambda topic: topics.is_command(topic) or topic == leader.release,
-        will=(topics.status, will),
+        will=(topics.status, dump(will)),
         chance=random.Random(),  # noqa: S311 jitter, no secret
         kept={leader.release},
+        stale=_stale(config.gateway.state_dir / "subscriptions", subscriptions),
     )
+
+
+def _stale(path: Path, subscriptions: tuple[str, ...]) -> list[str]:
+    """Subscriptions of earlier starts that are not wanted any more: a session at the broker would go on with them."""
+    try:
+        before = set(path.read_text().splitlines())
+    except (OSError, UnicodeDecodeError):
+        before = set()
+    if not set(subscriptions) <= before:
+        with tolerant(), storage("the subscriptions cannot be stored"):
+            write_atomically(path, "\n".join(sorted(before | set(subscriptions))).encode())
+    return sorted(before - set(subscriptions))
 
 
 def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel]) -> ServedModel:
@@ -139,14 +157,27 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
     return model
 
 
-def _followed(config: Config, shared: _Shared) -> FollowedModel:
+def _await_release(config: Config, store: ReleaseStore, notifier: Notifier) -> None:
+    """A new replica has nothing to answer with until the gateway that it follows has announced its release."""
+    while True:
+        try:
+            first_release(config, store)
+        except (Unreachable, BrokenRelease, Untrusted, StorageFailed) as error:
+            log.warning("release.awaited", code=error.code, reason=error.reason, next_try_s=RETRY_S)
+            notifier.send(f"EXTEND_TIMEOUT_USEC={EXTEND_US}", "STATUS=waiting for the first release")
+            time.sleep(RETRY_S)
+        else:
+            return
+
+
+def _followed(config: Config, shared: _Shared, notifier: Notifier) -> FollowedModel:
     """The model of a replica."""
     state_dir, leader = config.gateway.state_dir, Topics(config.replica.of)
     store = ReleaseStore(state_dir, Vault(state_dir, shared.master))
     with tolerant():
         store.sweep()
     if config.gateway.release is None and not store.digests():
-        first_release(config, store)
+        _await_release(config, store, notifier)
     serving, tally = config.serving, Tally(shared.broker, shared.topics.refused)
     limits = serving.threads, serving.max_abs, serving.max_batch
     live = LiveModel(store, *limits, provider=serving.provider, engines=engines_folder(OWN_MODEL))

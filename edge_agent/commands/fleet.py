@@ -9,8 +9,8 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from edge_agent.schemas.topics import PLANT_WIDE_UNLEARN, Topics
 from edge_agent.signing import PublicKey, opened, parse_public_key, read_public_key
 
 QUIET_S: Final = 1.0  # retained births have all come when none has for so long
+LONGEST_GATHER_S: Final = 60.0
 RETRY_S: Final = 2.0
 MEMBER: Final = re.compile(rf"(?P<name>[^/]+(?:/{MODELS}/[^/]+)?)/(?P<rest>status|unlearn/.+)")
 Tell = Callable[[Mapping[str, "Member"]], None]
@@ -218,7 +219,7 @@ def unlearn(
     fleet, deadline_s = Fleet(under, keys), time.monotonic() + timeout_s
     with connected(address) as client:
         _gather(client, fleet)
-        fleet.expect(wish.gateways or _asked(fleet.members, wish.classes))
+        fleet.expect(wish.gateways or asked(fleet.members, wish.classes))
         if not fleet.members:
             raise Unreachable("E_BROKER", f"the broker knows no gateway below {under}/")
         _ask(client, fleet, under, wish)
@@ -234,12 +235,13 @@ def unlearn(
     return fleet.report()
 
 
-def _asked(members: Mapping[str, Member], classes: tuple[str, ...]) -> tuple[str, ...]:
+def asked(members: Mapping[str, Member], classes: tuple[str, ...]) -> tuple[str, ...]:
     """Who answers when all are asked: of each gateway the models that know a class, or itself if none does."""
     knowing = [name for name, one in members.items() if one.knows(classes)]
     hosts = {members[name].host for name in knowing}
-    others = (name for name, one in members.items() if name == one.host and one.forgets and name not in hosts)
-    return (*knowing, *others)
+    own = ((name, one) for name, one in members.items() if name == one.host and one.forgets and name not in knowing)
+    # A will does not say what its gateway knows: it is asked in any case.
+    return (*knowing, *(name for name, one in own if name not in hosts or "cached" not in one.birth))
 
 
 def store_report(path: Path, report: Mapping[str, Any]) -> None:
@@ -253,14 +255,17 @@ def store_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def _gather(client: ToolClient, fleet: Fleet) -> None:
+    """Hear all that is retained; of what a large fleet says meanwhile there is no end."""
     client.subscribe(fleet.topics())
-    for heard in _until_quiet(client):
+    now_s = time.monotonic()
+    until_s, deadline_s = now_s + QUIET_S, now_s + LONGEST_GATHER_S
+    while (left_s := min(until_s, deadline_s) - time.monotonic()) > 0:
+        heard = next(client.listen(left_s), None)
+        if heard is None:
+            return
         fleet.hear(heard)
-
-
-def _until_quiet(client: ToolClient) -> Iterator[Heard]:
-    while (heard := next(client.listen(QUIET_S), None)) is not None:
-        yield heard
+        if heard.retained:
+            until_s = time.monotonic() + QUIET_S
 
 
 def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
@@ -268,15 +273,23 @@ def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
     name, id_ = ",".join(sorted(set(wish.classes))), f"fleet-{uuid.uuid4().hex[:12]}"
     until = datetime.now(timezone.utc) + timedelta(seconds=wish.valid_s)
     content: dict[str, Any] = {"id": id_, "reason": wish.reason, "expires_at": until.isoformat(timespec="seconds")}
-    body = dump(content if wish.signing is None else wish.signing.of(tuple(name.split(",")), content))
-    parse_unlearn(name, body)  # what an agent would refuse unread is refused here
+    everybody = wish.signing is None and not wish.gateways  # a signature says for whom it is
+    topics = {gateway: Topics(f"{under}/{gateway}").unlearn(name) for gateway in fleet.members}
+    messages = {topic: _signed(wish, gateway, name, content) for gateway, topic in topics.items()}
+    if everybody:
+        messages = {f"{PLANT_WIDE_UNLEARN}/{name}": dump(content)}
+    for body in messages.values():
+        parse_unlearn(name, body)  # what an agent would refuse unread is refused here
     fleet.command = name, id_
     client.subscribe(fleet.topics())  # first: a refusal is not retained
-    if wish.gateways:
-        for gateway in wish.gateways:
-            client.publish(Topics(f"{under}/{gateway}").unlearn(name), body, expires_s=wish.valid_s)
-    else:
-        client.publish(f"{PLANT_WIDE_UNLEARN}/{name}", body, expires_s=wish.valid_s)
+    for topic, body in messages.items():
+        client.publish(topic, body, expires_s=wish.valid_s)
+
+
+def _signed(wish: Wish, gateway: str, name: str, content: dict[str, Any]) -> bytes:
+    if wish.signing is None:
+        return dump(content)
+    return dump(replace(wish.signing, audience=(gateway,)).of(tuple(name.split(",")), content))
 
 
 def _listen(client: ToolClient, fleet: Fleet, deadline_s: float, tell: Tell) -> bool:

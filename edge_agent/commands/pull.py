@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from edge_agent.adapters.releases import Release, ReleaseStore, read_release
@@ -34,11 +37,12 @@ def trust_of(config: Config, more: tuple[PublicKey, ...] = ()) -> Trust:
 
 def fetcher(config: Config) -> Callable[[str, Path, Callable[[Card], None]], Release]:
     """Fetches releases by digest from where the gateway that a replica follows has them."""
-    source, trust = config.replica.source, trust_of(config)
+    source = config.replica.source
     between = ":" if source.startswith("oci://") else "/"
 
     def by_digest(digest: str, folder: Path, check: Callable[[Card], None]) -> Release:
-        return fetch(f"{source.rstrip('/')}{between}{digest}", trust, folder, digest, check)
+        url = f"{source.rstrip('/')}{between}{digest}"
+        return fetch(url, trust_of(config), folder, digest, check)
 
     return by_digest
 
@@ -55,9 +59,9 @@ def first_release(config: Config, store: ReleaseStore) -> None:
         announced = next((heard.content for heard in client.listen(ANSWER_S)), None)
     if not isinstance(announced, dict) or not isinstance(announced.get("digest"), str):
         raise Unreachable("E_SOURCE", f"no release is announced on {topic}")
-    with bare_folder() as name:
-        fetcher(config)(announced["digest"], Path(name), lambda _: None)
-        store.add(Path(name))
+    with bare_folder() as folder:
+        fetcher(config)(announced["digest"], folder, lambda _: None)
+        store.add(folder)
 
 
 def pull(
@@ -72,9 +76,11 @@ def pull(
     def check(card: Card) -> None:
         refuse(config, store, card, digest or "")
 
-    with bare_folder() as name:
-        fetch(url, trust_of(config, more), Path(name), digest, check)
-        return install(config, store, Path(name))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing bare is left
+    trust = trust_of(config, more)
+    with bare_folder() as folder:
+        fetch(url, replace(trust, keys=()) if digest and not more else trust, folder, digest, check)
+        return install(config, store, folder)
 
 
 def sign(folder: Path, signer: Signer) -> Release:

@@ -16,6 +16,7 @@ from edge_agent.schemas.topics import CLASS_NAME
 
 MOST_BYTES: Final = 16 * 1024
 MOST_CLASSES: Final = 32
+LONGEST_GATEWAY: Final = 64 + len("/models/") + 64  # a further model's name has its gateway's before it
 
 
 def _iso_text(value: Any) -> Any:
@@ -31,7 +32,7 @@ class _UnlearnPayload(BaseModel):
     id: str | None = Field(None, pattern=r"^[A-Za-z0-9._:-]{1,64}$")
     expires_at: Annotated[AwareDatetime, BeforeValidator(_iso_text), Field(strict=False)] | None = None
     reason: str = Field("", max_length=500)
-    audience: list[Annotated[str, Field(max_length=64)]] | None = None
+    audience: list[Annotated[str, Field(max_length=LONGEST_GATEWAY)]] | None = None
     key: str | None = Field(None, max_length=64)
     signature: str | None = Field(None, pattern=r"^[0-9a-f]{128}$")
 
