@@ -14,7 +14,7 @@ configured, sealed and cached stays, and the version before stays in /opt/edge-a
   --destdir DIR     install below DIR, as for an image of a gateway; nothing is started, and no key is made:
                     each gateway makes its own when it first starts
   --python PROGRAM  the interpreter, 3.10 or later (default: /usr/bin/python3); it must be there on the gateway too
-  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt .); a wheel
+  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt '.[oci]'); a wheel
                     of onnxruntime-gpu among them takes the place of onnxruntime
   --jetson          open the sandbox for a GPU (default: where /etc/nv_tegra_release exists)
   --no-start        leave a running service alone
@@ -76,7 +76,7 @@ remove() {
 # What tells one installation from another: the code, and the versions that it runs with.
 digest() {
   (cd "$tree" && find edge_agent pyproject.toml constraints.txt -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z |
-    xargs -0 sha256sum && "$python" -V) | sha256sum | cut -c1-12
+    xargs -0 sha256sum && "$python" -V && if [ -n "$wheels" ]; then ls "$wheels"; fi) | sha256sum | cut -c1-12
 }
 
 # Whether the version that is installed runs with what this tree asks for.
@@ -104,7 +104,7 @@ build() { # TARGET
   # A copy, since building writes into the tree it builds.
   mkdir "$environment/tree"
   cp -R "$tree/edge_agent" "$tree/pyproject.toml" "$tree/README.md" "$environment/tree"
-  "$environment/bin/python" -m pip install "$@" "$environment/tree"
+  "$environment/bin/python" -m pip install "$@" "$environment/tree[oci]"
   if [ -n "$wheels" ] && [ -n "$(find "$wheels" -name 'onnxruntime_gpu-*.whl')" ]; then
     # The same package by another name: one would overwrite the other.
     "$environment/bin/python" -m pip --quiet uninstall --yes onnxruntime

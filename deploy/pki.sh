@@ -9,7 +9,9 @@ usage: deploy/pki.sh FOLDER ca
        deploy/pki.sh FOLDER agent GATEWAY
        deploy/pki.sh FOLDER replica NAME GATEWAY
        deploy/pki.sh FOLDER sensor ASSET GATEWAY
+       deploy/pki.sh FOLDER site NAME
        deploy/pki.sh FOLDER operator NAME
+       deploy/pki.sh FOLDER monitor NAME
 
 Makes in FOLDER a certificate authority of your own (ca.pem, ca.key), then one certificate and key for the broker
 (broker.pem, broker.key, for every HOST: a name or an address) and for each client (NAME.pem, NAME.key), and writes
@@ -18,7 +20,9 @@ each client's rights to the access list (acl), as mosquitto reads them:
   agent     takes its own gateway's windows, labels and commands, and alone writes its diagnoses, status and certificates
   replica   answers windows of one gateway beside it, and takes no command
   sensor    writes the windows of one asset of one gateway, and reads nothing; its name is GATEWAY.ASSET
+  site      the broker of a site, at the central one (deploy/mosquitto/bridge.conf): speaks for all gateways of its site
   operator  asks any gateway to forget, gives labels, and reads all
+  monitor   reads all, discovery messages too, and writes nothing
 
 Done again for the same name, it makes a new certificate; the rights stay as they are, also if you have changed them.
 DAYS=30 deploy/pki.sh ... chooses how long a certificate holds (default 825, the authority 3650). Keep ca.key off the
@@ -52,7 +56,8 @@ authority() {
 
 certify() { # NAME USAGE [ALTERNATIVE NAMES]
   [ -e "$folder/ca.key" ] || fail "no authority in $folder: deploy/pki.sh $folder ca"
-  if [ -e "$folder/$1.pem" ] && ! openssl x509 -in "$folder/$1.pem" -noout -subject | grep -q "OU = $kind,"; then
+  if [ -e "$folder/$1.pem" ] && ! openssl x509 -in "$folder/$1.pem" -noout -subject -nameopt RFC2253 |
+    grep -q "OU=$kind\$"; then
     fail "$folder/$1.pem is the certificate of another kind of client"
   fi
   extensions=$(mktemp)
@@ -104,7 +109,7 @@ write edge/$1/refused
 write edge/$1/unlearn/+/status
 write edge/$1/unlearn/+/certificate
 read edge/$1/models/+/unlearn/+
-write homeassistant/device/$(printf %s "$1" | tr . _)/+/config
+write homeassistant/device/$(printf %s "$1" | sed 's/_/__/g; s/\./_d/g')/+/config
 write edge/$1/models/+/status
 write edge/$1/models/+/release
 write edge/$1/models/+/refused
@@ -132,6 +137,35 @@ EOF
     certify "$2.$1" clientAuth
     grant "$2.$1" <<EOF
 write edge/$2/windows/$1
+EOF
+    ;;
+  site)
+    [ $# -eq 1 ] || fail "site needs a NAME"
+    named "$1"
+    certify "$1" clientAuth
+    grant "$1" <<EOF
+read edge/+/unlearn/+
+read edge/+/models/+/unlearn/+
+read unlearn/+
+write edge/+/status
+write edge/+/release
+write edge/+/refused
+write edge/+/unlearn/+/status
+write edge/+/unlearn/+/certificate
+write edge/+/models/+/status
+write edge/+/models/+/release
+write edge/+/models/+/refused
+write edge/+/models/+/unlearn/+/status
+write edge/+/models/+/unlearn/+/certificate
+EOF
+    ;;
+  monitor)
+    [ $# -eq 1 ] || fail "monitor needs a NAME"
+    named "$1"
+    certify "$1" clientAuth
+    grant "$1" <<EOF
+read edge/#
+read homeassistant/#
 EOF
     ;;
   operator)

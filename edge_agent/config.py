@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.core.errors import Misconfigured
-from edge_agent.files import credential
+from edge_agent.files import CREDSTORE, credential
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.commands import first_problem
 
@@ -43,6 +43,22 @@ class Gateway(_Section):
     )
     release: Path | None = Field(None, description="release to adopt when the state directory holds none")
     mode: Literal["agent", "replica"] = Field("agent", description="a replica only answers, with another's releases")
+
+    @property
+    def root_dir(self) -> Path:
+        """The state directory of the gateway, also where this is one of its models."""
+        return self.state_dir
+
+
+class _ModelGateway(Gateway):
+    """What stands for the gateway in the configuration of one of its models."""
+
+    root: Path
+
+    @property
+    def root_dir(self) -> Path:
+        """The state directory of the gateway that the model belongs to."""
+        return self.root
 
 
 class Mqtt(_Section):
@@ -155,6 +171,7 @@ class Releases(_Section):
 
     keys: dict[str, Path] = Field({}, description="public keys (Ed25519, PEM) of who may sign a release, by id")
     ca_file: Path | None = Field(None, description="CA of the server, PEM; none: those that the machine trusts")
+    max_bytes: int = Field(256 << 20, ge=1 << 20, description="largest release that is fetched")
     token_file: Path | None = Field(
         None, description="file whose first line is sent to an HTTPS server as bearer token"
     )
@@ -231,7 +248,7 @@ class Config(_Section):
             "release": self.models[name].release,
         }
         sections = {
-            "gateway": self.gateway.model_copy(update=own),
+            "gateway": _ModelGateway.model_construct(**{**dict(self.gateway), **own, "root": self.gateway.state_dir}),
             "mqtt": self.mqtt.model_copy(update={"base": f"{self.base}/{place}"}),
             "cache": cache,
         }
@@ -286,13 +303,25 @@ def _anchored(section: AnySection, folder: Path) -> AnySection:
     return section.model_copy(update={key: folder / value for key, value in section if isinstance(value, Path)})
 
 
+def read_token(path: Path | None) -> str | None:
+    """The first line of the file that ``releases.token_file`` names.
+
+    Raises:
+        Misconfigured: ``E_CONFIG``, it cannot be read.
+    """
+    try:
+        return None if path is None else path.read_text().splitlines()[0]
+    except (OSError, UnicodeDecodeError, IndexError) as error:
+        raise Misconfigured("E_CONFIG", f"releases.token_file {path} cannot be read or is empty") from error
+
+
 def read_password(path: Path | None) -> str | None:
     """The first line of a password file; where none is configured, of systemd's credential, which may be empty.
 
     Raises:
         Misconfigured: ``E_CONFIG``, it cannot be read.
     """
-    given = credential(MQTT_CREDENTIAL) if path is None else path
+    given = credential(MQTT_CREDENTIAL, CREDSTORE) if path is None else path
     if given is None:
         return None
     try:
@@ -322,11 +351,6 @@ def broker_address(mqtt: Mqtt, client_id: str) -> BrokerAddress:
         in_flight=mqtt.in_flight,
         session_expiry_s=mqtt.session_expiry_s,
     )
-
-
-def gateway_dir(state_dir: Path) -> Path:
-    """The state directory of the gateway that one belongs to: itself, or that of one of the gateway's models."""
-    return state_dir.parents[1] if state_dir.parent.name == MODELS else state_dir
 
 
 FIXED = ("forget.work_dir",)  # of RELOADABLE

@@ -56,7 +56,7 @@ class Discovery:
             ),
             "unusual": _sensor("Unusual", topic, unusual, platform="binary_sensor", device_class="problem"),
         }  # fmt: skip
-        self._publish(asset, asset, parts, via_device=self._id("gateway"))
+        self._publish(f"asset_{_level(asset)}", asset, parts, via_device=self._id("gateway"))
 
     def _publish(self, object_id: str, name: str, parts: dict[str, dict[str, Any]], **device: str) -> None:
         id_ = self._id(object_id)
@@ -67,11 +67,11 @@ class Discovery:
             "availability": [{"topic": self._topics.status, "value_template": "{{ value_json.state }}"}],
             "components": {key: {**part, "unique_id": f"{id_}_{key}"} for key, part in parts.items()},
         }
-        node = _level(self._gateway)
-        self._broker.publish(f"{self._prefix}/device/{node}/{_level(object_id)}/config", dump(content), retain=True)
+        topic = f"{self._prefix}/device/{_level(self._gateway)}/{object_id}/config"
+        self._broker.publish(topic, dump(content), retain=True)
 
     def _id(self, object_id: str) -> str:
-        return f"edge-agent_{_level(self._gateway)}_{_level(object_id)}"
+        return f"edge-agent_{_level(self._gateway)}_{object_id}"
 
 
 def _sensor(name: str, topic: str, template: str, platform: str = "sensor", **more: str) -> dict[str, Any]:
@@ -85,5 +85,5 @@ def _sensor(name: str, topic: str, template: str, platform: str = "sensor", **mo
 
 
 def _level(name: str) -> str:
-    """A name as Home Assistant lets it stand in a topic: A-Z a-z 0-9 _ and -."""
-    return name.replace(".", "_")
+    """A name as Home Assistant lets it stand in a topic, A-Z a-z 0-9 _ and -; no two become one."""
+    return name.replace("_", "__").replace(".", "_d")

@@ -188,7 +188,7 @@ class Erasure:
         ]
         for name, knows in self._parts.neighbours().items():
             if both := sorted(set(knows) & set(state.classes)):
-                words = "another model of the same gateway, asked by topics of its own"
+                words = "another model of the same gateway, configured or left from before; it is not the command's"
                 left.append({"what": "model", "name": name, "knows": both, "how": words})
         source = self._gateway.release
         if source is not None and (knows := _known(source) & set(state.classes)):

@@ -9,7 +9,11 @@ the card is what was asked for and was signed by somebody who is trusted.
 
 from __future__ import annotations
 
+import functools
+import shutil
+import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPDefaultErrorHandler, HTTPErrorProcessor, HTTPSHandler, OpenerDirector, Request
 
 from edge_agent.adapters.releases import Release, read_release
-from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable, Untrusted
+from edge_agent.core.errors import BrokenRelease, Misconfigured, StorageFailed, Unreachable, Untrusted
 from edge_agent.files import storage, write_atomically
 from edge_agent.schemas.card import CARD, Card, digest, parse_card
 from edge_agent.signing import PublicKey
@@ -28,9 +32,10 @@ from edge_agent.signing import PublicKey
 SIGNATURE: Final = "card.json.sig"
 TITLE: Final = "org.opencontainers.image.title"
 MOST_CARD_BYTES: Final = 4 << 20
-MOST_FILE_BYTES: Final = 1 << 30
-BLOCK: Final = 1 << 20
+BLOCK: Final = 1 << 16
+SPARE_BYTES: Final = 16 << 20
 ANSWER_S: Final = 30.0
+FETCH_S: Final = 900.0
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,14 @@ class Trust:
     Args:
         keys: one of which must have signed the card; none: the digest alone says that it is the right one.
         ca_file: certificates of who may vouch for the server, PEM; None: those that the machine trusts.
+        max_bytes: largest release.
         token: sent to the server (``Authorization: Bearer``); registries take credentials from Docker's configuration.
     """
 
     keys: tuple[PublicKey, ...] = ()
     ca_file: Path | None = None
     token: str | None = None
+    max_bytes: int = 256 << 20
 
 
 class _Place(Protocol):
@@ -78,9 +85,10 @@ def fetch(
         _check_signature(_read(place, SIGNATURE), content, trust.keys)
     card = parse_card(content)
     check(card)
+    allowance = _Allowance(min(trust.max_bytes, shutil.disk_usage(folder).free - SPARE_BYTES), FETCH_S)
     with storage(f"{folder} cannot be written"):
         for name in card.files:
-            _download(place, name, folder / name)
+            _download(place, name, folder / name, allowance)
         write_atomically(folder / CARD, content)
     return read_release(folder)
 
@@ -107,18 +115,32 @@ def _read(place: _Place, name: str) -> bytes:
     return bytes(content)
 
 
-def _download(place: _Place, name: str, path: Path) -> None:
-    size = 0
+class _Allowance:
+    """What a server may still send, and until when: it may be slow, or not mean well."""
+
+    def __init__(self, most_bytes: int, most_s: float) -> None:
+        self._most_bytes = self._left_bytes = most_bytes
+        self._most_s, self._end_s = most_s, time.monotonic() + most_s
+
+    def take(self, count: int) -> None:
+        self._left_bytes -= count
+        if self._left_bytes < 0:
+            raise StorageFailed("E_STORAGE", f"there is room for {self._most_bytes} bytes, and the release has more")
+        if time.monotonic() > self._end_s:
+            raise Unreachable("E_SOURCE", f"the release did not come within {self._most_s:g} s")
+
+
+def _download(place: _Place, name: str, path: Path, allowance: _Allowance) -> None:
     with place.open(name) as blocks, path.open("wb") as file:
         for block in blocks:
-            size += len(block)
-            if size > MOST_FILE_BYTES:
-                raise BrokenRelease("E_HASH", f"{name} has more than {MOST_FILE_BYTES} bytes")
+            allowance.take(len(block))
             file.write(block)
 
 
 def _place(url: str, trust: Trust) -> _Place:
     parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise Misconfigured("E_CONFIG", "an address must hold no password, for it is shown: use releases.token_file")
     if parts.scheme == "https" and parts.hostname:
         return _Https(url.rstrip("/"), trust)
     if parts.scheme == "oci" and parts.hostname and parts.path.strip("/"):
@@ -161,7 +183,12 @@ class _Oci:
             raise Misconfigured("E_CONFIG", words) from error
         self._url = f"oci://{reference}"
         self._registry = Registry(reference.partition("/")[0], tls_verify=str(trust.ca_file or "") or True)
+        session = self._registry.session
+        session.request = functools.partial(session.request, timeout=ANSWER_S)  # oras itself sets none
         with _reaching(self._url):
+            # Each after a connection of its own: oras tries for two minutes to reach a server that is not there.
+            parts = urlsplit(self._url)
+            socket.create_connection((parts.hostname or "", parts.port or 443), ANSWER_S).close()
             self._container = self._registry.get_container(reference)
             manifest = self._registry.get_manifest(self._container)
             self._layers = {layer["annotations"][TITLE]: layer["digest"] for layer in manifest["layers"]}
@@ -184,7 +211,7 @@ def _reaching(url: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise Unreachable("E_SOURCE", f"{url}: it has no {error}") from error
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError, TypeError, AttributeError) as error:  # a manifest may be anything
         raise Unreachable("E_SOURCE", f"{url}: {str(error)[:300]}") from error
 
 

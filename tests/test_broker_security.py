@@ -61,6 +61,8 @@ class Site:
 def site_at(folder: Path, *hosts: str) -> Site:
     for words in ("ca",), ("broker", *hosts), ("agent", "toy"), ("agent", "other"), ("operator", "anna"):
         assert pki(folder, *words).returncode == 0
+    assert pki(folder, "replica", "spare", "toy").returncode == 0
+    assert pki(folder, "monitor", "wall").returncode == 0
     assert pki(folder, "sensor", "m1", "toy").returncode == 0
     for path in folder.iterdir():
         path.chmod(0o644)  # mosquitto gives up root
@@ -114,6 +116,9 @@ ALLOWED = [
     ("toy", "edge/toy/models/pumps/status"),
     ("toy", "edge/toy/models/pumps/unlearn/hum/certificate"),
     ("anna", "edge/toy/models/pumps/unlearn/hum"),
+    ("toy", "homeassistant/device/toy/gateway/config"),
+    ("spare", "edge/toy/diagnosis/m1"),
+    ("spare", "edge/spare/status"),
     ("anna", "edge/toy/labels/m1"),
 ]
 FORBIDDEN = [
@@ -122,6 +127,10 @@ FORBIDDEN = [
     ("toy", "edge/toy/unlearn/hum"),
     ("toy", "edge/toy/models/pumps/unlearn/hum"),
     ("other", "edge/toy/models/pumps/status"),
+    ("other", "homeassistant/device/toy/gateway/config"),
+    ("spare", "edge/toy/status"),
+    ("spare", "edge/toy/release"),
+    ("spare", "edge/toy/unlearn/hum"),
     ("toy", "edge/toy/windows/m1"),
     ("other", "edge/toy/unlearn/hum/certificate"),
     ("toy.m1", "edge/toy/windows/m2"),
@@ -134,13 +143,14 @@ FORBIDDEN = [
     ("anna", "edge/toy/status"),
     ("anna", "edge/toy/diagnosis/m1"),
     ("anna", "edge/toy/windows/m1"),
+    ("wall", "edge/toy/unlearn/hum"),
 ]
 
 
 @pytest.mark.parametrize(("name", "topic"), ALLOWED)
 def test_what_somebody_may_write_arrives(site: Site, name: str, topic: str) -> None:
-    with site.client("anna") as reader, site.client(name) as writer:
-        reader.subscribe(["edge/#"])
+    with site.client("wall") as reader, site.client(name) as writer:
+        reader.subscribe(["edge/#", "homeassistant/#"])
         writer.publish(topic, b'"sent"')
         assert next(reader.listen(5)).topic == topic
 

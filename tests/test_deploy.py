@@ -54,6 +54,25 @@ def test_kubernetes_knows_every_field_of_the_manifests(manifest: dict[str, Any])
     kubernetes_validate.validate(document, "1.30", strict=True)
 
 
+def test_no_selector_takes_in_the_pods_of_another_and_their_traffic_is_let_through() -> None:
+    sets = [each for each in MANIFESTS if each["kind"] == "StatefulSet"]
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in sets]
+    for manifest, own in zip(sets, pods, strict=True):
+        selector = manifest["spec"]["selector"]["matchLabels"]
+        assert [labels for labels in pods if selector.items() <= labels.items()] == [own]
+        assert manifest["spec"]["serviceName"] in {
+            each["metadata"]["name"] for each in MANIFESTS if each["kind"] == "Service"
+        }
+        allowed = {
+            port["port"]
+            for each in MANIFESTS
+            if each["kind"] == "NetworkPolicy" and each["spec"]["podSelector"]["matchLabels"].items() <= own.items()
+            for rule in each["spec"].get("egress", [])
+            for port in rule["ports"]
+        }
+        assert allowed == ({53, 8883, 443} if own["role"] == "replica" else {53, 8883})
+
+
 @pytest.mark.parametrize(
     "manifest", [each for each in MANIFESTS if each["kind"] == "ConfigMap"], ids=lambda manifest: manifest["file"]
 )

@@ -32,7 +32,7 @@ def test_assets_and_the_gateway_appear_with_values_that_can_be_read(start_agent:
         plant.client.subscribe(["homeassistant/#"])
         start_agent('discovery = "homeassistant"')
         plant.answers([plant.send(WINDOW, asset="de.x") for _ in range(3)], "de.x")
-        asset, gateway = (f"homeassistant/device/toy/{name}/config" for name in ("de_x", "gateway"))
+        asset, gateway = (f"homeassistant/device/toy/{name}/config" for name in ("asset_de_dx", "gateway"))
         wait_until(lambda: {asset, gateway} <= announced(plant).keys())
         content = announced(plant)[asset]
         (diagnosis, *_) = plant.find("diagnosis/de.x")

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge_agent.adapters.releases import read_release
+from edge_agent.adapters.workplace import bare_folder
 from edge_agent.commands.local import LocalBroker, free_port, wait_until
 from edge_agent.commands.pull import sign
-from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Misconfigured, Unreachable, Untrusted
+from edge_agent.core.errors import (
+    BrokenRelease,
+    EdgeAgentError,
+    Misconfigured,
+    StorageFailed,
+    Unreachable,
+    Untrusted,
+)
 from edge_agent.remote import SIGNATURE, Trust, fetch
 from edge_agent.signing import PublicKey, Signer
 from tests.plant import Plant, toy_agent
@@ -177,3 +187,34 @@ def test_a_release_comes_out_of_an_oci_registry_as_it_went_in(
     push(registry, "press:unsigned", server.folder / "press", pki, monkeypatch)
     with pytest.raises(Unreachable, match=SIGNATURE):
         fetch(f"oci://{registry}/press:unsigned", trust, tmp_path)
+
+
+@REGISTRY
+def test_what_is_no_manifest_and_a_registry_that_is_not_there_are_told_at_once(
+    registry: str, pki: Path, trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unreachable, match="refused"):
+        fetch(f"oci://localhost:{free_port()}/press:1", trust, tmp_path)
+    with pytest.raises(Misconfigured, match="token_file") as caught:
+        fetch(f"oci://anna:secret@{registry}/press:1", trust, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_release_that_is_too_large_is_not_taken(server: Server, trust: Trust, tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match="there is room for 1000 bytes"):
+        fetch(f"{server.url}/press", replace(trust, max_bytes=1000), emptied(tmp_path / "got"))
+
+
+def test_what_is_not_sealed_yet_is_gone_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "import os, signal\nfrom edge_agent.adapters.workplace import bare_folder\n"
+        "with bare_folder() as folder:\n    (folder / 'weights').write_bytes(b'bare')\n    print(folder, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    left = Path(done.stdout.strip())
+    assert (left / "weights").exists()
+    with bare_folder() as folder:
+        assert not left.exists()
+        assert folder.parent == left.parent
+    assert not folder.exists()

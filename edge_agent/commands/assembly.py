@@ -22,6 +22,7 @@ from edge_agent.adapters.workplace import Workplace, engines_folder
 from edge_agent.agent import Agent
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
+from edge_agent.commands.orphans import orphans
 from edge_agent.commands.pull import fetcher, first_release
 from edge_agent.config import OWN_MODEL, Config, broker_address
 from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured, StorageFailed, Unreachable, Untrusted
@@ -52,6 +53,7 @@ EXTEND_US = 90_000_000  # systemd waits this much longer for READY
 class _Shared:
     """What all models of a gateway have in common."""
 
+    root_dir: Path
     master: bytes | None
     signer: Signer
     topics: Topics
@@ -74,7 +76,7 @@ def assemble(config: Config) -> Agent:
     clock, latency = Clock(state_dir / "clock"), Latency()
     discovery = Discovery(config.mqtt.discovery, config.gateway.name, topics, broker) if config.mqtt.discovery else None
     signer, models = _identity(Vault(state_dir, master)), list[ServedModel]()
-    shared = _Shared(master, signer, topics, session, broker, clock, budget, latency, discovery)
+    shared = _Shared(state_dir, master, signer, topics, session, broker, clock, budget, latency, discovery)
     own = config, session, topics, inbox, broker
     notifier = systemd.from_environment()
     others = latency, notifier, clock, discovery
@@ -147,8 +149,9 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
         name, config, topics, shared.session, shared.broker, tally, store, live, cache, serving, audit, masks
     )
 
-    def neighbours() -> dict[str, tuple[str, ...]]:
-        return {other.name: other.live.card.living for other in models if other is not model}
+    def neighbours() -> dict[str, set[str]]:
+        known = orphans(shared.root_dir, {other.name for other in models})
+        return known | {other.name: set(other.live.card.living) for other in models if other is not model}
 
     jobs = Jobs(Workplace(state_dir, config.forget.work_dir), cache, live)
     parts = Parts(store, cache, jobs, audit, shared.clock, shared.signer, neighbours)

@@ -15,12 +15,13 @@ from cryptography.x509 import load_pem_x509_certificates
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import connected
+from edge_agent.commands.orphans import orphans
 from edge_agent.commands.releases import store_of, tombstones
 from edge_agent.config import OWN_MODEL, Config, broker_address, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
 from edge_agent.live import refuse_erased, self_test
-from edge_agent.mqtt_client import tls
+from edge_agent.mqtt_client import BrokerAddress, tls
 from edge_agent.schemas.card import CARD, MODEL
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
@@ -49,12 +50,24 @@ def check(config_path: Path) -> Iterator[Finding]:
     yield Finding("config", True, f"{config_path} is valid")
     yield from _state(config)
     yield from _permissions(config_path, config)
+    address = _address(config)  # while root may still read what is meant for the agent
     yield from _tls(config)
     yield _clock()
     for name in (OWN_MODEL, *config.models):
         yield _release(config.of_model(name))
         yield from _source(config.of_model(name))
-    yield _broker(config)
+    for name, known in orphans(config.gateway.state_dir, config.models).items():
+        folder = config.gateway.state_dir / "models" / name
+        words = f"{folder} is of no model of the configuration, and may know {', '.join(sorted(known)) or 'nothing'}"
+        yield Finding("models", False, words, f"name it in the configuration again, or delete it: rm -r {folder}")
+    yield _broker(config, address)
+
+
+def _address(config: Config) -> BrokerAddress | Misconfigured:
+    try:
+        return broker_address(config.mqtt, f"edge-agent-check-{os.getpid()}")
+    except Misconfigured as error:
+        return error
 
 
 def _state(config: Config) -> Iterator[Finding]:
@@ -119,6 +132,8 @@ def _release(config: Config) -> Finding:
             release = store.get(name)
         elif source is not None:
             release = read_release(source)
+        elif config.gateway.mode == "replica":
+            return Finding("release", True, f"none yet; the first start fetches one from {config.replica.source}")
         else:
             return Finding(
                 "release", False, f"{config.gateway.name} has no live release, and none is configured", remedy
@@ -149,11 +164,13 @@ def _source(config: Config) -> Iterator[Finding]:
         yield Finding("source", True, f"{source} knows no erased class")
 
 
-def _broker(config: Config) -> Finding:
+def _broker(config: Config, address: BrokerAddress | Misconfigured) -> Finding:
     mqtt = config.mqtt
     remedy = "start the broker or correct the [mqtt] section"
     try:
-        with connected(broker_address(mqtt, f"edge-agent-check-{os.getpid()}")):
+        if isinstance(address, Misconfigured):
+            raise address
+        with connected(address):
             return Finding("broker", True, f"{mqtt.host}:{mqtt.port} accepts the connection")
     except (Misconfigured, Unreachable) as error:
         return Finding("broker", False, error.reason, remedy)

@@ -12,7 +12,7 @@ from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.adapters.workplace import bare_folder
 from edge_agent.commands.client import connected
 from edge_agent.commands.releases import install, refuse
-from edge_agent.config import Config, broker_address, read_password
+from edge_agent.config import Config, broker_address, read_token
 from edge_agent.core.errors import Unreachable
 from edge_agent.files import storage, write_atomically
 from edge_agent.remote import SIGNATURE, Trust, fetch
@@ -31,8 +31,7 @@ def trust_of(config: Config, more: tuple[PublicKey, ...] = ()) -> Trust:
     """
     releases = config.releases
     keys = tuple(read_public_key(path) for path in releases.keys.values())
-    token = None if releases.token_file is None else read_password(releases.token_file)
-    return Trust((*keys, *more), releases.ca_file, token)
+    return Trust((*keys, *more), releases.ca_file, read_token(releases.token_file), releases.max_bytes)
 
 
 def fetcher(config: Config) -> Callable[[str, Path, Callable[[Card], None]], Release]:

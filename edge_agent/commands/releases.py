@@ -84,7 +84,7 @@ def revive(config: Config, name: str) -> None:
         Refused: ``E_CLASS``, it is not forgotten on this gateway.
         StorageFailed: the wish cannot be stored.
     """
-    become_owner(config.gateway.state_dir)
+    become_owner(config.gateway.root_dir)
     erased = tombstones(config.gateway.state_dir)
     if name not in erased:
         raise Refused("E_CLASS", f"class {name!r} is not forgotten here; forgotten: {', '.join(sorted(erased)) or '-'}")
