@@ -241,7 +241,11 @@ def diag(config_path: Path, out: Path, log: Path | None) -> None:
 @main.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> None:
-    """Show the whole story on this machine: broker, agent, rig, one class forgotten."""
+    """Show the whole story on this machine: broker, agent, rig, one class forgotten.
+
+    \b
+    Example: edge-agent demo
+    """
     from edge_agent.commands.demo import main as show
 
     sys.exit(show(list(arguments)))

@@ -41,20 +41,29 @@ def releases() -> None:
 
 
 @releases.command("list")
+@click.option("--full", is_flag=True, help="Whole digests.")
 @_configured
-def releases_list(config: Config) -> None:
-    """List all releases, oldest first."""
+def releases_list(config: Config, *, full: bool) -> None:
+    """List all releases, oldest first.
+
+    \b
+    Example: edge-agent releases list --config agent.toml
+    """
     from edge_agent.commands.releases import overview, store_of
 
     for digest, state, forgotten, name in overview(store_of(config)):
-        click.echo(f"{digest}  {state:6s}  forgotten: {forgotten:20s}  {name}")
+        click.echo(f"{digest if full else digest[:12]}  {state:6s}  forgotten: {forgotten:20s}  {name}")
 
 
 @releases.command("show")
 @click.argument("digest")
 @_configured
 def releases_show(digest: str, config: Config) -> None:
-    """Print a release's card; the digest may be shortened to 6 characters."""
+    """Print a release's card; the digest may be shortened to 6 characters.
+
+    \b
+    Example: edge-agent releases show 3f9c21 --config agent.toml
+    """
     from edge_agent.commands.releases import store_of
 
     click.echo(store_of(config).get(digest).card.to_bytes().decode(), nl=False)
@@ -63,12 +72,16 @@ def releases_show(digest: str, config: Config) -> None:
 @releases.command("verify")
 @_configured
 def releases_verify(config: Config) -> None:
-    """Check every hash of every release; exit code 1 if one is broken."""
+    """Check every hash of every release; exit code 1 if one is broken.
+
+    \b
+    Example: edge-agent releases verify --config agent.toml
+    """
     from edge_agent.commands.releases import overview, store_of
 
     broken = [(digest, code) for digest, state, _, code in overview(store_of(config)) if state == "broken"]
     for digest, code in broken:
-        click.echo(f"{digest}  {code}")
+        click.echo(f"{digest[:12]}  {code}")
     click.echo(f"{len(broken)} broken")
     sys.exit(1 if broken else 0)
 
@@ -78,7 +91,11 @@ def releases_verify(config: Config) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @_configured
 def releases_export(digest: str, folder: Path, config: Config) -> None:
-    """Write a release out, unsealed, into a new folder; what it knows is outside the agent's reach from then on."""
+    """Write a release out, unsealed, into a new folder; what it knows is outside the agent's reach from then on.
+
+    \b
+    Example: edge-agent releases export 3f9c21 /var/tmp/press-7 --config agent.toml
+    """
     from edge_agent.commands.releases import store_of
 
     click.echo(f"wrote {store_of(config).export(digest, folder).digest[:12]} to {folder}")
@@ -88,7 +105,11 @@ def releases_export(digest: str, folder: Path, config: Config) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @_configured
 def releases_install(folder: Path, config: Config) -> None:
-    """Add a trained release and ask the agent to serve it: within a second, or at its next start."""
+    """Add a trained release and ask the agent to serve it: within a second, or at its next start.
+
+    \b
+    Example: edge-agent releases install press-7-release --config agent.toml
+    """
     from edge_agent.commands.releases import install, store_of
 
     click.echo(f"asked for {install(config, store_of(config), folder).digest[:12]}")
@@ -137,7 +158,11 @@ def releases_sign(folder: Path, key: Path) -> None:
 @click.option("--to", "digest", help="Release to go back to; default: the parent of the live one.")
 @_configured
 def releases_rollback(digest: str | None, config: Config) -> None:
-    """Ask the agent to go back; refused (E_ERASED) where that would bring back an erased class."""
+    """Ask the agent to go back; refused (E_ERASED) where that would bring back an erased class.
+
+    \b
+    Example: edge-agent releases rollback --to 3f9c21 --config agent.toml
+    """
     from edge_agent.commands.releases import ask, parent_of_live, store_of
 
     store = store_of(config)
@@ -153,6 +178,9 @@ def releases_revive(name: str, config: Config) -> None:
     """Allow a forgotten class to come back with a later release; the audit log says so.
 
     It brings nothing back by itself: what was destroyed is gone.
+
+    \b
+    Example: edge-agent releases revive IF-1 --config agent.toml
     """
     from edge_agent.commands.releases import revive
 
@@ -185,7 +213,11 @@ def certificate_verify(file: Path, key: Path) -> None:
 @certificate.command("key")
 @CONFIG
 def certificate_key(config_path: Path) -> None:
-    """Print this gateway's public key; it stands in its birth message as well."""
+    """Print this gateway's public key; it stands in its birth message as well.
+
+    \b
+    Example: edge-agent certificate key --config agent.toml >press-7.pem
+    """
     from edge_agent.commands.trust import public_key
 
     click.echo(public_key(config_path).pem, nl=False)
@@ -209,6 +241,9 @@ def audit_verify(
 
     Rows cut off at the end are found with a certificate, which holds the head of its time. FILE is a copy of
     audit.jsonl; without it the log of --config is read.
+
+    \b
+    Example: edge-agent audit verify --config agent.toml --certificate forgotten.json --key press-7.pem
     """
     from edge_agent.adapters.audit import Head
     from edge_agent.commands.trust import certificate as checked

@@ -7,14 +7,16 @@ import os
 import re
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 from benchmarks import toy
 from edge_agent.adapters.releases import read_release
+from edge_agent.cli import main
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.config import Config
 from tests.plant import Plant, store_at, wait_until
@@ -40,11 +42,19 @@ def toy_npz(tmp_path: Path) -> Path:
     return path
 
 
+def commands(group: click.Group, words: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{words} {name}")
+        else:
+            yield f"{words} {name}", command
+
+
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("run", "train", "unlearn", "simulate", "check", "diag"):
-        text = edge_agent(command, "--help").stdout
-        assert "Example" in text, command
-        assert f"edge-agent {command}" in text
+    found = dict(commands(main, "edge-agent"))
+    assert len(found) > 20
+    for words, command in found.items():
+        assert re.search(rf"Examples?: (.*\n.*)?{words}", command.help or ""), words
 
 
 def test_a_release_is_trained_from_an_npz_and_the_accuracy_is_that_of_other_groups(

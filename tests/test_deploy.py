@@ -57,12 +57,11 @@ def test_kubernetes_knows_every_field_of_the_manifests(manifest: dict[str, Any])
 def test_no_selector_takes_in_the_pods_of_another_and_their_traffic_is_let_through() -> None:
     sets = [each for each in MANIFESTS if each["kind"] == "StatefulSet"]
     pods = [each["spec"]["template"]["metadata"]["labels"] for each in sets]
+    services = {each["metadata"]["name"] for each in MANIFESTS if each["kind"] == "Service"}
     for manifest, own in zip(sets, pods, strict=True):
         selector = manifest["spec"]["selector"]["matchLabels"]
         assert [labels for labels in pods if selector.items() <= labels.items()] == [own]
-        assert manifest["spec"]["serviceName"] in {
-            each["metadata"]["name"] for each in MANIFESTS if each["kind"] == "Service"
-        }
+        assert manifest["spec"]["serviceName"] in services
         allowed = {
             port["port"]
             for each in MANIFESTS

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import pytest
 
 from benchmarks import toy
 from edge_agent.commands import fleet
-from edge_agent.commands.client import Heard
+from edge_agent.commands.client import Heard, connected
+from edge_agent.commands.fleet import Member, survey
 from edge_agent.commands.local import LocalAgent, LocalBroker
+from edge_agent.mqtt_client import BrokerAddress
+from edge_agent.schemas.messages import dump
 from edge_agent.signing import Signer, read_public_key
 from tests.plant import Plant, plant_at, wait_until
 from tests.scripts import edge_agent
@@ -194,3 +199,36 @@ def test_a_pinned_key_is_believed_and_no_other_that_a_gateway_announces(tmp_path
 def test_a_certificate_of_an_earlier_command_is_waited_past() -> None:
     one = member(certificate(SIGNER, id_="earlier"))
     assert (one.ended, one.certificate) == (False, None)
+
+
+def test_a_large_fleet_that_never_falls_silent_is_heard_out(broker: LocalBroker) -> None:
+    """Each of 200 gateways tells of itself every ten seconds: there is no second without a birth."""
+    ended = threading.Event()
+
+    def chatter() -> None:
+        with connected(BrokerAddress("127.0.0.1", broker.port, "chatter")) as client:
+            for number in itertools.count():
+                birth = dump({"state": "online", "cached": {HUM: 40}})
+                client.client.publish(f"edge/gw-{number % 200}/status", birth, qos=0, retain=True)
+                if ended.wait(0 if number < 200 else 0.05):
+                    return
+
+    thread = threading.Thread(target=chatter)
+    thread.start()
+    try:
+        wait_until(lambda: len(survey(BrokerAddress("127.0.0.1", broker.port, "survey"), "edge")) == 200, 60)
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_who_is_asked_when_all_are() -> None:
+    knows, not_ = {"cached": {HUM: 3}}, {"cached": {"whine": 0}}
+    members = {
+        "a": Member("a", knows), "a/models/p": Member("a/models/p", not_),
+        "b": Member("b", not_), "b/models/p": Member("b/models/p", knows),
+        "c": Member("c", not_),
+        "d": Member("d", {"state": "offline"}), "d/models/p": Member("d/models/p", knows),
+        "e": Member("e", {"replica_of": "edge/a"}),
+    }  # fmt: skip
+    assert set(fleet.asked(members, (HUM,))) == {"a", "b/models/p", "c", "d", "d/models/p"}

@@ -120,3 +120,26 @@ def test_what_all_models_may_take_together_is_divided_and_each_has_a_place_of_it
     assert pumps.base == "edge/press-7/models/pumps"
     with pytest.raises(Misconfigured, match="no model 'mills'; there are: gateway, pumps, fans"):
         config.of_model("mills")
+
+
+def test_a_model_that_was_taken_out_of_the_configuration_is_not_passed_over_in_silence(
+    agent: LocalAgent, plant: Plant, tmp_path: Path
+) -> None:
+    fill(plant, "m1")
+    agent.stop()
+    agent.config.write_text(agent.config.read_text().partition("[models.pumps]")[0])
+    checked = edge_agent("check", "--config", agent.config)
+    assert checked.returncode == 1
+    assert f"{agent.state_dir}/models/pumps is of no model of the configuration" in checked.stdout
+    agent.start()
+    agent.ready(2)
+    plant.raw(f"unlearn/{HUM}", b"")
+    content = plant.expect(f"unlearn/{HUM}/certificate", 120)["content"]
+    (other,) = [one for one in content["not_destroyed"] if one["what"] == "model"]
+    assert (other["name"], other["knows"]) == ("pumps", [HUM])
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "", OWN_MODEL])
+def test_a_model_has_no_name_that_leads_elsewhere(name: str) -> None:
+    with pytest.raises(ValueError, match="models"):
+        Config(gateway=Gateway(name="press-7"), models={name: Model(assets=("pump-*",))})

@@ -22,16 +22,16 @@ def store_of(config: Config) -> ReleaseStore:
 
 
 def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:
-    """A row for each release: digest, state, what it forgot, name; broken ones with the reason."""
+    """A row for each release: whole digest, state, what it forgot, name; broken ones with the reason."""
     rows = []
     for digest in store.digests():
         mark = "live" if digest == store.current() else "wanted" if digest == store.wanted() else ""
         try:
             card = store.get(digest).card
         except BrokenRelease as error:
-            rows.append((digest[:12], "broken", "", error.code))
+            rows.append((digest, "broken", "", error.code))
         else:
-            rows.append((digest[:12], mark, ", ".join(card.forgotten) or "-", card.name))
+            rows.append((digest, mark, ", ".join(card.forgotten) or "-", card.name))
     return rows
 
 
