@@ -59,6 +59,7 @@ def fleet_status(broker_path: Path, under: str, *, as_json: bool) -> None:
 @_UNDER
 @click.option("--all", "everybody", is_flag=True, help="Ask all gateways that the broker knows.")
 @click.option("--gateways", help="Ask these, by name, comma-separated.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all have ended, or only ask.")
 @click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Longest wait, in seconds.")
 @click.option("--valid", "valid_s", default=86_400.0, show_default=True, help="Seconds in which a gateway may begin.")
 @click.option("--reason", default="", help="Why; stands in each log and in the jobs' states.")
@@ -67,8 +68,9 @@ def fleet_status(broker_path: Path, under: str, *, as_json: bool) -> None:
 @click.option("--key", "key_path", type=click.Path(path_type=Path), help="Private key (Ed25519, PEM) to sign with.")
 @click.option("--key-id", default="operator", show_default=True, help="Its id in the gateways' commands.keys.")
 def fleet_unlearn(
-    classes: tuple[str, ...], broker_path: Path, under: str, everybody: bool, gateways: str | None, timeout_s: float,
-    valid_s: float, reason: str, folder: Path | None, report_path: Path | None, key_path: Path | None, key_id: str,
+    classes: tuple[str, ...], broker_path: Path, under: str, everybody: bool, gateways: str | None, wait: bool,
+    timeout_s: float, valid_s: float, reason: str, folder: Path | None, report_path: Path | None, key_path: Path | None,
+    key_id: str,
 ) -> None:  # fmt: skip
     """Make many gateways forget, and collect and verify every certificate.
 
@@ -92,8 +94,12 @@ def fleet_unlearn(
         signing = _signing(key_path, key_id, (), valid_s)  # each gets one of its own
     wish = Wish(classes, names, reason, valid_s, signing)
     with Live(console=Console(stderr=True), refresh_per_second=4) as live:
-        report = unlearn(address, under, wish, pinned(folder), timeout_s, lambda seen: live.update(_progress(seen)))
+        limit_s = timeout_s if wait else 0.0
+        report = unlearn(address, under, wish, pinned(folder), limit_s, lambda seen: live.update(_progress(seen)))
     click.echo(err=True)
+    if not wait:
+        click.echo(f"asked {report['asked']} gateways to forget {', '.join(classes)}, as {report['command']['id']}")
+        return
     path = report_path or Path(f"{report['command']['id']}.json")
     store_report(path, report)
     for name, row in report["gateways"].items():

@@ -131,6 +131,8 @@ def test_one_that_cannot_forget_is_named_with_its_reason_and_the_exit_code_says_
     assert report_of(report)["gateways"]["press-1"]["succeeded"]
     run = edge_agent(*asked, "--gateways", "press-3", "--timeout", 2)
     assert "press-3: no answer: it is away; the broker keeps the command for it" in run.stderr
+    run = edge_agent(*asked, "--gateways", "press-1", "--no-wait")
+    assert run.stdout.startswith("asked 1 gateways to forget hum, as fleet-")
     assert edge_agent(*asked).returncode == 2  # neither --all nor --gateways
 
 
