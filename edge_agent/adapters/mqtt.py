@@ -6,7 +6,8 @@ Rules, each from something paho or a broker does:
   acknowledgement could hit a re-used message id. A new client forgets both; the broker redelivers every window that
   was not acknowledged, and the agent publishes its retained topics again.
 - A window is acknowledged when the broker has acknowledged its diagnosis. ``Receive Maximum`` bounds what is in flight.
-- The back-off between attempts is jittered, so that a plant's gateways do not return all at once.
+- After a loss the first attempt comes at a random moment of the next seconds, and then one every so many seconds: so
+  a plant's gateways come back evenly, however long their broker was away. Waits that begin short and grow bunch them.
 - An exception in a callback would end paho's thread while the process lives on: callbacks catch everything.
 - A client certificate, or a CA, that was renewed is taken up by connecting again.
 - MQTT 5 first; a broker that refuses it, hangs up on it or does not answer is tried with 3.1.1 next.
@@ -32,7 +33,9 @@ from edge_agent.mqtt_link import Connected, Disconnected, Door, Dropped, Link, M
 log = structlog.get_logger(__name__)
 
 HAND_OVER_S: Final = 2.0  # how long a message waits for room in the inbox
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+SPREAD_S, LONGEST_WAIT_S = 5.0, 30.0  # between attempts: at first, and when there were many
+MANY: Final = 12
+OTHER_VERSION_S: Final = 0.5
 CONNACK_S: Final = 5.0
 SHORT_LIFE_S: Final = 5.0  # a connection that ends sooner does not reset the back-off
 REFUSED_S, MOST_REFUSED = 60.0, 4096
@@ -46,7 +49,7 @@ class Broker:
     Args:
         first: says of a topic whether its messages go before windows.
         will: topic and payload, which the broker publishes, retained, when the agent vanishes.
-        chance: makes the jitter of the back-off.
+        chance: spreads the attempts to connect.
         kept: those of the subscriptions whose retained message is wanted.
         stale: subscriptions of earlier starts, which a session at the broker may still hold.
     """
@@ -108,18 +111,26 @@ class Broker:
         self._door.tell(PublishRefused(f"{topic}: {reason}"))
 
     def _keep_connected(self) -> None:
-        wait_s = SHORTEST_WAIT_S
+        attempts, before = 0, ""
         protocol = "5" if self._address.protocol == "auto" else self._address.protocol
         while not self._stopping.is_set():
-            link = self._connect(protocol)
+            before, link = protocol, self._connect(protocol)
             if link is not None:
                 started_s = time.monotonic()
                 self._stay(link)
                 if link.accepted and time.monotonic() > started_s + SHORT_LIFE_S:
-                    wait_s = SHORTEST_WAIT_S
+                    attempts = 0
                 protocol = self._next_protocol(protocol, link)
-            self._stopping.wait(wait_s * self._chance.uniform(0.5, 1.5))
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            # The other version is for the same broker, which is there.
+            older = before == "5" and protocol == "3.1.1"
+            self._stopping.wait(OTHER_VERSION_S if older else self._pause_s(attempts))
+            attempts += 1
+
+    def _pause_s(self, attempts: int) -> float:
+        """How long to wait before the next attempt, after so many in vain."""
+        if attempts == 0:
+            return self._chance.uniform(0.0, SPREAD_S)
+        return (SPREAD_S if attempts < MANY else LONGEST_WAIT_S) * self._chance.uniform(0.9, 1.1)
 
     def _next_protocol(self, protocol: str, link: Link) -> str:
         if link.choked:  # the message would come again and again; without MQTT 5's properties it can be read
