@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edge_agent.config import read_config
 from tests.scripts import ROOT
 
 DEPLOY = ROOT / "deploy"
+BIN = Path(sys.executable).parent  # what pip has installed beside this Python, whatever the PATH says
 SCRIPTS = [path for path in DEPLOY.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh")]
 MANIFESTS: list[dict[str, Any]] = [
     {**document, "file": path.name}
@@ -41,11 +43,11 @@ def test_shellcheck_finds_nothing_in_the_scripts() -> None:
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.l4t"])
 def test_hadolint_finds_nothing_in_the_dockerfiles(name: str) -> None:
-    run("hadolint", DEPLOY / "docker" / name)
+    run(BIN / "hadolint", DEPLOY / "docker" / name)
 
 
 def test_the_compose_file_is_one() -> None:
-    run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "docker" / "compose.yml")
+    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "docker" / "compose.yml")
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: f"{manifest['file']}-{manifest['kind']}")
