@@ -7,7 +7,6 @@ import json
 import sys
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from edge_agent.cli_trust import CONFIG, audit, certificate, releases
 from edge_agent.core.errors import EdgeAgentError, Misconfigured
 
 if TYPE_CHECKING:
-    from edge_agent.commands.unlearn import Signing
     from edge_agent.mqtt_client import BrokerAddress
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart will not help
@@ -152,6 +150,7 @@ def unlearn(
               edge-agent unlearn IF-1 --config agent.toml --key operator.pem
     """
     from edge_agent.commands.show import show_unlearn
+    from edge_agent.commands.unlearn import Signing
     from edge_agent.config import read_config
 
     below = f"/models/{model}" if model else ""
@@ -159,18 +158,10 @@ def unlearn(
         if place.config_path is None:
             raise click.UsageError("--key needs --audience, or --config, which names the gateway")
         audience = (read_config(place.config_path).gateway.name + below,)
-    signing = _signing(key_path, key_id, audience, valid_s) if key_path else None
+    signing = Signing.with_key(key_path, key_id, audience, valid_s) if key_path else None
     sys.exit(
         show_unlearn(place.address, place.base + below, classes, reason, id_, signing, timeout_s if wait else None)
     )
-
-
-def _signing(key_path: Path, key_id: str, audience: tuple[str, ...], valid_s: float) -> Signing:
-    from edge_agent.commands.unlearn import Signing
-    from edge_agent.signing import read_private_key
-
-    until = datetime.now(timezone.utc) + timedelta(seconds=valid_s)
-    return Signing(read_private_key(key_path), key_id, audience, until)
 
 
 @main.command()

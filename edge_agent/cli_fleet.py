@@ -84,14 +84,13 @@ def fleet_unlearn(
     from rich.live import Live
 
     from edge_agent.commands.fleet import Wish, pinned, store_report, unlearn
+    from edge_agent.commands.unlearn import Signing
 
     if everybody == (gateways is not None):
         raise click.UsageError("say --all or --gateways")
     names = tuple(filter(None, (gateways or "").split(",")))
     address = _address(broker_path)
-    signing = None
-    if key_path is not None:
-        signing = _signing(key_path, key_id, (), valid_s)  # each gets one of its own
+    signing = Signing.with_key(key_path, key_id, (), valid_s) if key_path else None  # each gets one of its own
     wish = Wish(classes, names, reason, valid_s, signing)
     with Live(console=Console(stderr=True), refresh_per_second=4) as live:
         limit_s = timeout_s if wait else 0.0
@@ -112,16 +111,6 @@ def fleet_unlearn(
 
 def _silence(row: Mapping[str, Any]) -> str:
     return "not ended in time" if row["online"] else "it is away; the broker keeps the command for it"
-
-
-def _signing(key_path: Path, key_id: str, audience: tuple[str, ...], valid_s: float) -> Any:
-    from datetime import datetime, timedelta, timezone
-
-    from edge_agent.commands.unlearn import Signing
-    from edge_agent.signing import read_private_key
-
-    until = datetime.now(timezone.utc) + timedelta(seconds=valid_s)
-    return Signing(read_private_key(key_path), key_id, audience, until)
 
 
 def _address(broker_path: Path) -> BrokerAddress:

@@ -27,7 +27,6 @@ from edge_agent.files import storage, write_atomically
 from edge_agent.live import LiveModel
 from edge_agent.mqtt_link import Message
 from edge_agent.schemas import messages
-from edge_agent.schemas.card import Card
 from edge_agent.schemas.commands import first_problem
 from edge_agent.schemas.snapshot import ModelSnapshot
 from edge_agent.schemas.topics import Topics
@@ -38,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 STATUS_EVERY_S: Final = 10.0
 RETRY_S: Final = 10.0
-Fetch = Callable[[str, Path, Callable[[Card], None]], Release]
+Fetch = Callable[[str, Path], Release]
 
 
 class Announcement(BaseModel):
@@ -68,7 +67,7 @@ class _Errand(threading.Thread):
         """Fetch it, and keep it until it was taken."""
         try:
             with bare_folder() as folder:
-                self.outcome = self._fetch(self.wanted, folder, lambda _: None)
+                self.outcome = self._fetch(self.wanted, folder)
                 self.done.set()
                 self._taken.wait()
         except EdgeAgentError as error:
@@ -229,18 +228,7 @@ class FollowedModel:
 
     def look(self) -> ModelSnapshot:
         """What it shows of itself."""
-        return ModelSnapshot(
-            counters=dict(self.tally.counters),
-            release=self.live.release.digest,
-            release_name=self.live.card.name,
-            provider=self.live.provider,
-            adopted_s=self.live.adopted_s,
-            masked=self.live.masked,
-            cached={},
-            slot_bytes=0,
-            commands={},
-            running=None,
-        )
+        return self.live.look()
 
     def in_words(self) -> str | None:
         """What it is at, for ``systemctl status``."""

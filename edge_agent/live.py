@@ -17,6 +17,7 @@ from edge_agent.files import remove
 from edge_agent.health import Health
 from edge_agent.schemas.card import MODEL, Card, self_test_windows
 from edge_agent.schemas.messages import Answer
+from edge_agent.schemas.snapshot import ModelSnapshot
 from edge_agent.schemas.windows import WindowSpec
 from edge_agent.shadow import Shadow
 
@@ -84,6 +85,10 @@ class LiveModel:
     def masked(self) -> tuple[str, ...]:
         """Classes that no answer names: forgotten, or being forgotten."""
         return tuple(self.card.classes[column] for column in self._columns)
+
+    def look(self) -> ModelSnapshot:
+        """What it shows of itself."""
+        return ModelSnapshot(self.release.digest, self.card.name, self.provider, self.adopted_s, self.masked)
 
     def adopt(self, release: Release, unwelcome: frozenset[str] = frozenset()) -> None:
         """Make a verified release the live one: load it, test it, move ``current``, then replace the session.

@@ -7,6 +7,7 @@ plant each looks like a gateway: its topics, its status, its commands; only wind
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import structlog
 
@@ -204,13 +205,8 @@ class ServedModel:
     def look(self) -> ModelSnapshot:
         """What it shows of itself."""
         at_work = self.forgetting.at_work
-        return ModelSnapshot(
-            counters=dict(self.tally.counters),
-            release=self.live.release.digest,
-            release_name=self.live.card.name,
-            provider=self.live.provider,
-            adopted_s=self.live.adopted_s,
-            masked=self.live.masked,
+        return replace(
+            self.live.look(),
             cached=self._cache.counts(),
             slot_bytes=self._cache.slot_bytes,
             commands=self.forgetting.by_status(),

@@ -76,7 +76,6 @@ def a_snapshot() -> Snapshot:
     """An agent at work, in which every metric has a value."""
     counted = dict.fromkeys([name for name in COUNTERS if "<" not in name], 1)
     model = ModelSnapshot(
-        counters=counted,
         release="0" * 64,
         release_name="toy",
         provider="CPUExecutionProvider",

@@ -29,8 +29,7 @@ class Workplace:
     def __init__(self, state_dir: Path, configured: Path | None = None) -> None:
         self._disk = state_dir / "jobs"
         name = f"edge-agent-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]}"
-        runtime = os.environ.get("RUNTIME_DIRECTORY")
-        usual = [*([Path(runtime.split(":")[0])] if runtime else []), SHARED_MEMORY]
+        usual = _usual_roots()
         self._memory = [root / name for root in ([configured] if configured else usual)]
         self._all = {*self._memory, *(root / name for root in usual)}  # an earlier start may have been told otherwise
 
@@ -99,16 +98,23 @@ def bare_folder() -> Iterator[Path]:
 
 
 def _bare_root() -> Path:
-    runtime = os.environ.get("RUNTIME_DIRECTORY")
-    roots = [*([Path(runtime.split(":")[0])] if runtime else []), SHARED_MEMORY]
-    usable = [root for root in roots if file_system(root) in IN_MEMORY and os.access(root, os.W_OK)]
+    usable = [root for root in _usual_roots() if file_system(root) in IN_MEMORY and os.access(root, os.W_OK)]
     return next((root for root in usable if shutil.disk_usage(root).free > SPARE_BYTES), Path(tempfile.gettempdir()))
+
+
+def _usual_roots() -> list[Path]:
+    return [*filter(None, [_runtime_directory()]), SHARED_MEMORY]
+
+
+def _runtime_directory() -> Path | None:
+    given = os.environ.get("RUNTIME_DIRECTORY")
+    return Path(given.split(":")[0]) if given else None
 
 
 def engines_folder(model: str) -> Path | None:
     """Where an accelerator may keep what it has compiled of a model's releases: in memory, or nowhere."""
-    runtime = os.environ.get("RUNTIME_DIRECTORY")
-    folder = Path(runtime.split(":")[0], f"engines-{model}") if runtime else None
+    runtime = _runtime_directory()
+    folder = runtime / f"engines-{model}" if runtime else None
     return folder if folder is not None and file_system(folder.parent) in IN_MEMORY and _own(folder) else None
 
 

@@ -273,11 +273,13 @@ def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
     name, id_ = ",".join(sorted(set(wish.classes))), f"fleet-{uuid.uuid4().hex[:12]}"
     until = datetime.now(timezone.utc) + timedelta(seconds=wish.valid_s)
     content: dict[str, Any] = {"id": id_, "reason": wish.reason, "expires_at": until.isoformat(timespec="seconds")}
-    everybody = wish.signing is None and not wish.gateways  # a signature says for whom it is
-    topics = {gateway: Topics(f"{under}/{gateway}").unlearn(name) for gateway in fleet.members}
-    messages = {topic: _signed(wish, gateway, name, content) for gateway, topic in topics.items()}
-    if everybody:
+    if wish.signing is None and not wish.gateways:
         messages = {f"{PLANT_WIDE_UNLEARN}/{name}": dump(content)}
+    else:  # a signature says for whom it is
+        messages = {
+            Topics(f"{under}/{gateway}").unlearn(name): _signed(wish, gateway, name, content)
+            for gateway in fleet.members
+        }
     for body in messages.values():
         parse_unlearn(name, body)  # what an agent would refuse unread is refused here
     fleet.command = name, id_

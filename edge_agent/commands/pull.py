@@ -34,14 +34,14 @@ def trust_of(config: Config, more: tuple[PublicKey, ...] = ()) -> Trust:
     return Trust((*keys, *more), releases.ca_file, read_token(releases.token_file), releases.max_bytes)
 
 
-def fetcher(config: Config) -> Callable[[str, Path, Callable[[Card], None]], Release]:
+def fetcher(config: Config) -> Callable[[str, Path], Release]:
     """Fetches releases by digest from where the gateway that a replica follows has them."""
     source = config.replica.source
     between = ":" if source.startswith("oci://") else "/"
 
-    def by_digest(digest: str, folder: Path, check: Callable[[Card], None]) -> Release:
+    def by_digest(digest: str, folder: Path) -> Release:
         url = f"{source.rstrip('/')}{between}{digest}"
-        return fetch(url, trust_of(config), folder, digest, check)
+        return fetch(url, trust_of(config), folder, digest)
 
     return by_digest
 
@@ -59,7 +59,7 @@ def first_release(config: Config, store: ReleaseStore) -> None:
     if not isinstance(announced, dict) or not isinstance(announced.get("digest"), str):
         raise Unreachable("E_SOURCE", f"no release is announced on {topic}")
     with bare_folder() as folder:
-        fetcher(config)(announced["digest"], folder, lambda _: None)
+        fetcher(config)(announced["digest"], folder)
         store.add(folder)
 
 

@@ -37,9 +37,8 @@ def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:
 
 def install(config: Config, store: ReleaseStore, folder: Path) -> Release:
     """Add a release and ask for it to be adopted: at once by a running agent, else by the next."""
-    refuse(
-        config, store, *_named(read_release(folder))
-    )  # before it is stored: what was erased must not lie there again
+    release = read_release(folder)
+    refuse(config, store, release.card, release.digest)  # first: what was erased must not lie there again
     release = store.add(folder)
     store.want(release.digest)
     return release
@@ -51,12 +50,8 @@ def ask(config: Config, store: ReleaseStore, release: Release) -> None:
     Raises:
         BrokenRelease: ``E_ERASED``, it knows a class that was erased on this gateway.
     """
-    refuse(config, store, *_named(release))
+    refuse(config, store, release.card, release.digest)
     store.want(release.digest)
-
-
-def _named(release: Release) -> tuple[Card, str]:
-    return release.card, release.digest
 
 
 def refuse(config: Config, store: ReleaseStore, card: Card, digest: str) -> None:

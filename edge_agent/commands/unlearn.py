@@ -6,7 +6,8 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from edge_agent.commands.client import connected
@@ -15,7 +16,7 @@ from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.commands import parse_unlearn, to_sign
 from edge_agent.schemas.messages import TERMINAL, dump
 from edge_agent.schemas.topics import Topics
-from edge_agent.signing import Signer
+from edge_agent.signing import Signer, read_private_key
 
 ANSWER_S = 15.0  # an agent that is there accepts or rejects within this
 
@@ -28,6 +29,15 @@ class Signing:
     key: str
     audience: tuple[str, ...]
     expires_at: datetime
+
+    @classmethod
+    def with_key(cls, path: Path, key: str, audience: tuple[str, ...], valid_s: float) -> Signing:
+        """With a private key in a file, from now on.
+
+        Raises:
+            Misconfigured: ``E_KEY``.
+        """
+        return cls(read_private_key(path), key, audience, datetime.now(timezone.utc) + timedelta(seconds=valid_s))
 
     def of(self, classes: tuple[str, ...], content: dict[str, Any]) -> dict[str, Any]:
         """The payload of a signed command."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 # Upper edges, in seconds, of the latency's histogram.
@@ -34,18 +34,17 @@ class Running:
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """One model that the agent serves. Times are monotonic seconds."""
+    """One model that the agent serves; a replica's has no cache and no commands. Times are monotonic seconds."""
 
-    counters: Mapping[str, int]
     release: str
     release_name: str
     provider: str  # of ONNX Runtime, that runs it
     adopted_s: float
     masked: tuple[str, ...]
-    cached: Mapping[str, int]  # windows, by class
-    slot_bytes: int  # that each of them takes
-    commands: Mapping[str, int]  # by status
-    running: Running | None
+    cached: Mapping[str, int] = field(default_factory=dict)  # windows, by class
+    slot_bytes: int = 0  # that each of them takes
+    commands: Mapping[str, int] = field(default_factory=dict)  # by status
+    running: Running | None = None
 
 
 @dataclass(frozen=True)
