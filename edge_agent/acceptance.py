@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
-from edge_agent.config import Forget
 from edge_agent.core.errors import Refused, Untrusted
 from edge_agent.schemas.card import DREAMS, Card
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState
+from edge_agent.settings import Forget
 from edge_agent.signing import PublicKey
 
 LEAST_CLASSES: Final = 2  # that must stay: a model with one answer diagnoses nothing

@@ -21,7 +21,7 @@ from edge_agent.adapters import heap
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.clock import Clock
-from edge_agent.config import Config, changed_keys, needs_restart
+from edge_agent.config import changed_keys, needs_restart
 from edge_agent.core.errors import EdgeAgentError, Refused
 from edge_agent.discovery import Discovery
 from edge_agent.followed import FollowedModel
@@ -30,6 +30,7 @@ from edge_agent.mqtt_link import Connected, Disconnected, Dropped, Message, Publ
 from edge_agent.schemas.snapshot import Latency, Snapshot
 from edge_agent.schemas.topics import Topics
 from edge_agent.served import ServedModel
+from edge_agent.settings import Config
 from edge_agent.tally import acknowledge, tolerant
 
 log = structlog.get_logger(__name__)

@@ -199,7 +199,7 @@ def check(config_path: Path, *, schema: bool) -> None:
     Example: edge-agent check --config agent.toml
     """
     from edge_agent.commands.check import check as findings
-    from edge_agent.config import Config
+    from edge_agent.settings import Config
 
     if schema:
         click.echo(json.dumps(Config.model_json_schema(), indent=2))

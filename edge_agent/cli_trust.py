@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edge_agent.config import Config
+    from edge_agent.settings import Config
 
 CONFIG = click.option(
     "--config", "config_path", type=click.Path(path_type=Path), default=Path("agent.toml"), show_default=True,

@@ -25,12 +25,12 @@ from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.clock import Clock
-from edge_agent.config import Gateway
 from edge_agent.core.errors import BrokenRelease, StorageFailed, Untrusted
 from edge_agent.files import remove, storage, write_atomically
 from edge_agent.jobs import Jobs
 from edge_agent.schemas.card import CARD, parse_card
 from edge_agent.schemas.messages import JobState
+from edge_agent.settings import Gateway
 from edge_agent.signing import Signer, opened
 
 log = structlog.get_logger(__name__)

@@ -21,7 +21,6 @@ from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.workplace import bare_folder
 from edge_agent.clock import Clock
-from edge_agent.config import Config
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Unreachable
 from edge_agent.files import storage, write_atomically
 from edge_agent.live import LiveModel
@@ -31,6 +30,7 @@ from edge_agent.schemas.commands import first_problem
 from edge_agent.schemas.snapshot import ModelSnapshot
 from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
+from edge_agent.settings import Config
 from edge_agent.tally import Tally, tolerant
 
 log = structlog.get_logger(__name__)

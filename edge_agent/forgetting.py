@@ -23,7 +23,6 @@ import structlog
 from edge_agent import acceptance
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.onnx_session import OnnxModel
-from edge_agent.config import Config, Forget
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.erasure import Erasure, Parts, Publisher
 from edge_agent.intake import Intake
@@ -34,6 +33,7 @@ from edge_agent.probation import Probation
 from edge_agent.schemas.card import MODEL
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState, Phase, Status
+from edge_agent.settings import Config, Forget
 from edge_agent.shadow import Shadow
 from edge_agent.tally import tolerant
 

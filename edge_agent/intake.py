@@ -8,13 +8,13 @@ import structlog
 
 from edge_agent import acceptance
 from edge_agent.adapters.journal import Journal
-from edge_agent.config import Config, Forget
 from edge_agent.core.errors import Refused
 from edge_agent.erasure import Parts
 from edge_agent.live import LiveModel
 from edge_agent.masks import Masks
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState
+from edge_agent.settings import Config, Forget
 from edge_agent.signing import read_public_key
 
 log = structlog.get_logger(__name__)

@@ -13,11 +13,11 @@ from edge_agent.adapters import job_folder
 from edge_agent.adapters.child import Child
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace
-from edge_agent.config import Forget
 from edge_agent.core.errors import JobFailed
 from edge_agent.files import size_of
 from edge_agent.live import LiveModel
 from edge_agent.schemas.messages import JobState, Phase
+from edge_agent.settings import Forget
 
 REPORT_EVERY_S: Final = 0.25
 

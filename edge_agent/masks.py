@@ -16,11 +16,11 @@ from edge_agent.adapters.audit import AuditLog, Row
 from edge_agent.adapters.audit import erased_classes as audited
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.windows import WindowCache
-from edge_agent.config import Forget
 from edge_agent.files import remove, storage
 from edge_agent.live import LiveModel
 from edge_agent.schemas.card import Card
 from edge_agent.schemas.messages import JobState
+from edge_agent.settings import Forget
 
 log = structlog.get_logger(__name__)
 

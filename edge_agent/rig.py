@@ -42,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from edge_agent.core.bearing import Bearing
 from edge_agent.core.types import Dataset, Float32, Split
 
 Float64 = NDArray[np.float64]
@@ -53,43 +54,7 @@ SPEEDS_RPM: Final = (500.0, 800.0, 1100.0, 1400.0)
 CHANNELS: Final = ("de_x", "de_y", "de_z", "nde_x", "nde_y", "nde_z", "base_x", "base_y", "base_z")
 LENGTH: Final = 1024
 RATE_HZ: Final = 5120.0
-
-
-@dataclass(frozen=True)
-class Bearing:
-    """Geometry of the test bearing (a 6205: 9 balls); orders are events per turn of the shaft, outer race fixed."""
-
-    elements: int = 9
-    element_mm: float = 7.94
-    pitch_mm: float = 39.04
-    contact_deg: float = 0.0
-
-    @property
-    def _ratio(self) -> float:
-        return self.element_mm / self.pitch_mm * math.cos(math.radians(self.contact_deg))
-
-    @property
-    def ftf(self) -> float:
-        """Turns of the cage per turn of the shaft."""
-        return (1 - self._ratio) / 2
-
-    @property
-    def bpfo(self) -> float:
-        """Elements that pass a point of the outer race per turn of the shaft."""
-        return self.elements * self.ftf
-
-    @property
-    def bpfi(self) -> float:
-        """Elements that pass a point of the inner race per turn of the shaft."""
-        return self.elements * (1 - self.ftf)
-
-    @property
-    def bsf(self) -> float:
-        """Turns of an element about its own axis per turn of the shaft."""
-        return self.pitch_mm / (2 * self.element_mm) * (1 - self._ratio**2)
-
-
-BEARING: Final = Bearing()
+BEARING: Final = Bearing(elements=9, element_mm=7.94, pitch_mm=39.04)  # a 6205
 
 # The structure (equation 6): modes of housing and base, no measured rig's. Rows of the shapes follow CHANNELS.
 _MODE_HZ: Final = np.array([310.0, 640.0, 1080.0, 1560.0, 2120.0])

@@ -17,7 +17,6 @@ from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.budget import bytes_written
-from edge_agent.config import Config
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Refused, StorageFailed
 from edge_agent.forgetting import Forgetting
 from edge_agent.live import LiveModel
@@ -28,6 +27,7 @@ from edge_agent.schemas.commands import id_of, parse_unlearn
 from edge_agent.schemas.snapshot import ModelSnapshot, Running
 from edge_agent.schemas.topics import Topics
 from edge_agent.serving import Serving
+from edge_agent.settings import Config
 from edge_agent.tally import Tally, tolerant
 
 log = structlog.get_logger(__name__)

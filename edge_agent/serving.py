@@ -11,7 +11,6 @@ import numpy as np
 
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.windows import WindowCache
-from edge_agent.config import Cache
 from edge_agent.core.errors import BrokenRelease, Refused, StorageFailed
 from edge_agent.core.types import Window
 from edge_agent.discovery import Discovery
@@ -23,6 +22,7 @@ from edge_agent.schemas.commands import parse_label
 from edge_agent.schemas.snapshot import Latency
 from edge_agent.schemas.topics import Topics
 from edge_agent.schemas.windows import decode
+from edge_agent.settings import Cache
 from edge_agent.tally import Tally, acknowledge
 
 MOST_ASSETS: Final = 4096  # whose sequence numbers are followed; the longest silent one is dropped

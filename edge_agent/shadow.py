@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from edge_agent.adapters.onnx_session import OnnxModel
-from edge_agent.config import Forget
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed
 from edge_agent.core.types import Float32
+from edge_agent.settings import Forget
 
 REPORT_EVERY_S: Final = 1.0
 

@@ -9,8 +9,9 @@ import pytest
 import structlog
 
 from edge_agent.commands.assembly import assemble
-from edge_agent.config import Config, read_config
+from edge_agent.config import read_config
 from edge_agent.served import ServedModel
+from edge_agent.settings import Config
 
 
 def config_of(folder: Path, release: Path, more: str = "") -> Config:

@@ -17,11 +17,11 @@ from pydantic import BaseModel
 from edge_agent.adapters.audit import EVENTS as ROWS
 from edge_agent.adapters.http import Figures, certificate_figures
 from edge_agent.cli import main
-from edge_agent.config import OWN_MODEL, Config, Model
 from edge_agent.core.errors import CODES
 from edge_agent.logs import EVENTS
 from edge_agent.schemas.messages import COUNTERS
 from edge_agent.schemas.snapshot import EDGES_S, ModelSnapshot, Running, Snapshot
+from edge_agent.settings import OWN_MODEL, Config, Model
 from tests import manual
 
 ROOT = Path(__file__).parents[1]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from edge_agent.acceptance import check, check_origin
-from edge_agent.config import Forget
 from edge_agent.core.errors import Refused
 from edge_agent.core.margins import ClassMargins
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card
 from edge_agent.schemas.commands import UnlearnCommand, parse_unlearn, to_sign
 from edge_agent.schemas.messages import JobState
+from edge_agent.settings import Forget
 from edge_agent.signing import Signer
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)

@@ -18,7 +18,7 @@ from benchmarks import toy
 from edge_agent.adapters.releases import read_release
 from edge_agent.cli import main
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
-from edge_agent.config import Config
+from edge_agent.settings import Config
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import ROOT, edge_agent
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.config import RELOADABLE, Config, changed_keys, needs_restart, read_config, read_password
+from edge_agent.config import RELOADABLE, changed_keys, needs_restart, read_config, read_password
 from edge_agent.core.errors import Misconfigured
+from edge_agent.settings import Config
 from tests.reference import sections
 
 GATEWAY = '[gateway]\nname = "press-7"\n'

@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks import toy
 from edge_agent.adapters.http import LONGEST_TURN_S, HttpServer, alive, ready
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
-from edge_agent.config import OWN_MODEL
 from edge_agent.schemas.snapshot import EDGES_S, Latency, Snapshot
+from edge_agent.settings import OWN_MODEL
 from tests import reference
 from tests.plant import Plant, wait_until
 from tests.reference import a_snapshot

@@ -13,9 +13,9 @@ import pytest
 from benchmarks import toy
 from edge_agent.commands.fleet import survey
 from edge_agent.commands.local import LocalAgent, LocalBroker
-from edge_agent.config import OWN_MODEL, Config, Gateway, Model
 from edge_agent.core.errors import Misconfigured
 from edge_agent.mqtt_client import BrokerAddress
+from edge_agent.settings import OWN_MODEL, Config, Gateway, Model
 from tests.plant import BASE, Plant, plant_at, toy_agent, wait_until
 from tests.scripts import edge_agent
 

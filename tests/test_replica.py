@@ -16,7 +16,7 @@ from edge_agent.commands import local
 from edge_agent.commands.fleet import Member, asked
 from edge_agent.commands.local import LocalAgent, LocalBroker, wait_until
 from edge_agent.commands.pull import sign
-from edge_agent.config import Config, Gateway, Mqtt, Replica
+from edge_agent.settings import Config, Gateway, Mqtt, Replica
 from edge_agent.signing import Signer
 from tests.plant import BASE, Plant, plant_at, toy_agent
 from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent

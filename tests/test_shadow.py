@@ -12,8 +12,8 @@ import pytest
 from benchmarks import toy
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.commands.local import LocalAgent
-from edge_agent.config import Forget
 from edge_agent.core.types import Float32
+from edge_agent.settings import Forget
 from edge_agent.shadow import Shadow
 from tests.plant import Plant, store_at, wait_until
 

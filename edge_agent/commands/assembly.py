@@ -24,7 +24,7 @@ from edge_agent.budget import Budget
 from edge_agent.clock import Clock
 from edge_agent.commands.orphans import orphans
 from edge_agent.commands.pull import fetcher, first_release
-from edge_agent.config import OWN_MODEL, Config, broker_address
+from edge_agent.config import broker_address
 from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured, StorageFailed, Unreachable, Untrusted
 from edge_agent.discovery import Discovery
 from edge_agent.erasure import Parts, Publisher
@@ -40,6 +40,7 @@ from edge_agent.schemas.snapshot import Latency
 from edge_agent.schemas.topics import Topics
 from edge_agent.served import ServedModel, fit_cache
 from edge_agent.serving import Serving
+from edge_agent.settings import OWN_MODEL, Config
 from edge_agent.signing import Signer
 from edge_agent.tally import Tally, tolerant
 from edge_agent.vault import IDENTITY, Vault, given_master_file, read_master

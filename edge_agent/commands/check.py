@@ -17,12 +17,13 @@ from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import connected
 from edge_agent.commands.orphans import orphans
 from edge_agent.commands.releases import store_of, tombstones
-from edge_agent.config import OWN_MODEL, Config, broker_address, read_config
+from edge_agent.config import broker_address, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
 from edge_agent.live import refuse_erased, self_test
 from edge_agent.mqtt_client import BrokerAddress, tls
 from edge_agent.schemas.card import CARD, MODEL
+from edge_agent.settings import OWN_MODEL, Config
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
 SPARE_BYTES = 512 << 20

@@ -25,10 +25,11 @@ from edge_agent.adapters.audit import check as check_rows
 from edge_agent.adapters.journal import read_states
 from edge_agent.clock import read as read_clock
 from edge_agent.commands.check import check
-from edge_agent.config import OWN_MODEL, Config, read_config
+from edge_agent.config import read_config
 from edge_agent.core.errors import Misconfigured, Untrusted
 from edge_agent.files import size_of, storage
 from edge_agent.schemas.card import CARD
+from edge_agent.settings import OWN_MODEL, Config
 
 LINES: Final = 5000  # of the log
 ANSWER_S: Final = 5.0

@@ -17,13 +17,13 @@ from typing import Any, Final
 
 from edge_agent.commands.client import Heard, ToolClient, connected
 from edge_agent.commands.unlearn import Signing
-from edge_agent.config import MODELS
 from edge_agent.core.errors import Misconfigured, Unreachable, Untrusted
 from edge_agent.files import storage, write_atomically
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.commands import parse_unlearn
 from edge_agent.schemas.messages import TERMINAL, dump
 from edge_agent.schemas.topics import PLANT_WIDE_UNLEARN, Topics
+from edge_agent.settings import MODELS
 from edge_agent.signing import PublicKey, opened, parse_public_key, read_public_key
 
 QUIET_S: Final = 1.0  # retained births have all come when none has for so long

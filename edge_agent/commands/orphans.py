@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from edge_agent.config import MODELS
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.schemas.card import CARD, parse_card
+from edge_agent.settings import MODELS
 
 
 def orphans(root_dir: Path, configured: Collection[str]) -> dict[str, set[str]]:

@@ -12,12 +12,13 @@ from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.adapters.workplace import bare_folder
 from edge_agent.commands.client import connected
 from edge_agent.commands.releases import install, refuse
-from edge_agent.config import Config, broker_address, read_token
+from edge_agent.config import broker_address, read_token
 from edge_agent.core.errors import Unreachable
 from edge_agent.files import storage, write_atomically
 from edge_agent.remote import SIGNATURE, Trust, fetch
 from edge_agent.schemas.card import Card
 from edge_agent.schemas.topics import Topics
+from edge_agent.settings import Config
 from edge_agent.signing import PublicKey, Signer, read_public_key
 
 ANSWER_S = 10.0  # a retained announcement comes at once

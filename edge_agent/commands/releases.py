@@ -8,12 +8,12 @@ from edge_agent.adapters.audit import read_rows
 from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.commands.state import become_owner, open_vault
-from edge_agent.config import Config
 from edge_agent.core.errors import BrokenRelease, Refused
 from edge_agent.files import storage, write_atomically
 from edge_agent.live import refuse_erased
 from edge_agent.masks import REVIVE, erased_classes, unwelcome
 from edge_agent.schemas.card import Card
+from edge_agent.settings import Config
 
 
 def store_of(config: Config) -> ReleaseStore:

@@ -15,8 +15,9 @@ from edge_agent import logs
 from edge_agent.adapters.http import HttpServer
 from edge_agent.agent import Agent
 from edge_agent.commands.assembly import assemble
-from edge_agent.config import Config, read_config
+from edge_agent.config import read_config
 from edge_agent.core.errors import Misconfigured
+from edge_agent.settings import Config
 
 log = structlog.get_logger(__name__)
 

@@ -6,9 +6,9 @@ import os
 from functools import cache
 from pathlib import Path
 
-from edge_agent.config import Gateway
 from edge_agent.core.errors import Misconfigured
 from edge_agent.files import CREDSTORE, credential
+from edge_agent.settings import Gateway
 from edge_agent.vault import CREDENTIAL, MASTER, Vault, given_master_file, read_master
 
 
