@@ -7,7 +7,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format readme deb rig-release
+.PHONY: demo test check bench format readme images deb rig-release
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m edge_agent demo $(ARGS)
@@ -30,6 +30,10 @@ format: $(VENV)/installed
 
 readme: $(VENV)/installed  # write the reference tables of README.md and deploy/agent.example.toml anew
 	$(BIN)/python -m tests.reference
+
+images: $(VENV)/installed  # take the pictures of the page in docs/images anew
+	mkdir -p docs/images
+	EDGE_AGENT_IMAGES=docs/images $(BIN)/python -m pytest tests/test_page_browser.py
 
 deb:  # build a Debian package that holds all it runs with
 	@deploy/deb.sh dist $(ARGS)

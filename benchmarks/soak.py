@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ WARM_UP_S, WARM_UP_SHARE = 900.0, 0.5  # until the cache has been full once; at 
 
 def soak(minutes: float, per_s: float) -> dict[str, Any]:
     """Run for ``minutes``; memory in MiB, slope in MiB per hour by least squares after the warm-up."""
-    pairs = [pair for pair, _ in zip(rig.stream(np.random.default_rng(0)), range(POOL), strict=False)]
+    takes = list(islice(rig.stream(np.random.default_rng(0)), POOL))
     samples: list[tuple[float, float, float]] = []
     with (
         tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name,
@@ -42,7 +43,7 @@ def soak(minutes: float, per_s: float) -> dict[str, Any]:
         local_gateway(Path(name), "bench", release) as (broker, agent),
     ):
         with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
-            _feed(link, pairs, int(minutes * 60 * per_s), per_s, agent, samples)
+            _feed(link, takes, int(minutes * 60 * per_s), per_s, agent, samples)
             link.settle(60)
         maps = Path(f"/proc/{agent.process.pid}/maps").read_text()
     times, sizes, written = np.array(samples).T
@@ -64,13 +65,11 @@ def soak(minutes: float, per_s: float) -> dict[str, Any]:
     }
 
 
-def _feed(
-    link: Stream, pairs: list[tuple[str, Any]], count: int, per_s: float, agent: LocalAgent, samples: list[Any]
-) -> None:
+def _feed(link: Stream, takes: list[rig.Take], count: int, per_s: float, agent: LocalAgent, samples: list[Any]) -> None:
     start_s = time.monotonic()
     for number in paced(count, per_s):
-        label, window = pairs[number % len(pairs)]
-        link.send(number, window, "soak", label if number % 2 else None)
+        take = takes[number % len(takes)]
+        link.send(number, take.samples, "soak", take.fault_class if number % 2 else None)
         elapsed_s = time.monotonic() - start_s
         if elapsed_s >= len(samples) * SAMPLE_EVERY_S:
             samples.append((elapsed_s, agent.rss_mib(), _written_mib(agent)))

@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ SWAP_S = 20.0  # a swap that takes longer has failed
 
 def swap(count: int) -> dict[str, Any]:
     """Swap so many times."""
-    pairs = [pair for pair, _ in zip(rig.stream(np.random.default_rng(0)), range(200), strict=False)]
+    takes = list(islice(rig.stream(np.random.default_rng(0)), 200))
     with tempfile.TemporaryDirectory(prefix="edge-agent-swaps-") as name, packaged_release() as release:
         folder = Path(name)
         with local_gateway(folder, "bench", release) as (broker, agent):
             store = ReleaseStore(agent.state_dir, Vault(agent.state_dir))
             digests = store.add(twin(release, folder / "twin", name="twin")).digest, store.current() or ""
             with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
-                sizes = _swapped(count, agent, store, digests, link, [window for _, window in pairs])
+                sizes = _swapped(count, agent, store, digests, link, [take.samples for take in takes])
                 link.settle(60)
     return {
         "swaps": count,

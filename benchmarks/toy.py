@@ -32,9 +32,11 @@ def windows(label: int, count: int, generator: np.random.Generator) -> Float32:
     return (tones + 0.6 * generator.standard_normal(tones.shape)).astype(np.float32)
 
 
-def message(seq: int, label: str | None, samples: Float32, asset: str = "m1", boot: str = "b") -> bytes:
+def message(
+    seq: int, label: str | None, samples: Float32, asset: str = "m1", boot: str = "b", rpm: float | None = None
+) -> bytes:
     """A window float32 (3, 256) as a sensor sends it."""
-    return encode(Window(asset, boot, seq, 0, label, samples), RATE_HZ, "m/s^2")
+    return encode(Window(asset, boot, seq, 0, label, samples, rpm=rpm), RATE_HZ, "m/s^2")
 
 
 def split(count: int, generator: np.random.Generator) -> Split:

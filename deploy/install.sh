@@ -14,8 +14,9 @@ configured, sealed and cached stays, and the version before stays in /opt/edge-a
   --destdir DIR     install below DIR, as for an image of a gateway; nothing is started, and no key is made:
                     each gateway makes its own when it first starts
   --python PROGRAM  the interpreter, 3.10 or later (default: /usr/bin/python3); it must be there on the gateway too
-  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt '.[oci]'); a wheel
-                    of onnxruntime-gpu among them takes the place of onnxruntime
+  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt '.[oci,web]');
+                    the tree must have been built once with a network (make), which fetches the page's charts; a wheel
+                    of onnxruntime-gpu in DIR takes the place of onnxruntime
   --jetson          open the sandbox for a GPU (default: where /etc/nv_tegra_release exists)
   --no-start        leave a running service alone
   --uninstall       stop the service and remove what was installed; configuration, keys and state stay
@@ -58,10 +59,10 @@ systemd_runs() { here && [ -d /run/systemd/system ]; }
 
 remove() {
   if systemd_runs; then
-    systemctl disable --now edge-agent.service edge-agent-setup.service 2>/dev/null || true
+    systemctl disable --now edge-agent.service edge-agent-page.service edge-agent-setup.service 2>/dev/null || true
   fi
   rm -rf "$home" "$destdir/usr/bin/edge-agent" "$units/edge-agent.service" "$units/edge-agent-setup.service" \
-    "$units/edge-agent.service.d" "$destdir/usr/lib/sysusers.d/edge-agent.conf" \
+    "$units/edge-agent-page.service" "$units/edge-agent.service.d" "$destdir/usr/lib/sysusers.d/edge-agent.conf" \
     "$destdir/usr/share/man/man1/edge-agent.1" "$destdir/usr/share/bash-completion/completions/edge-agent" \
     "$destdir/usr/share/zsh/vendor-completions/_edge-agent" \
     "$destdir/usr/share/fish/vendor_completions.d/edge-agent.fish"
@@ -102,9 +103,10 @@ build() { # TARGET
   environment=$1
   shift
   # A copy, since building writes into the tree it builds.
-  mkdir "$environment/tree"
+  mkdir -p "$environment/tree/deploy"
   cp -R "$tree/edge_agent" "$tree/pyproject.toml" "$tree/README.md" "$environment/tree"
-  "$environment/bin/python" -m pip install "$@" "$environment/tree[oci]"
+  cp -R "$tree/deploy/page" "$environment/tree/deploy"
+  "$environment/bin/python" -m pip install "$@" "$environment/tree[oci,web]"
   if [ -n "$wheels" ] && [ -n "$(find "$wheels" -name 'onnxruntime_gpu-*.whl')" ]; then
     # The same package by another name: one would overwrite the other.
     "$environment/bin/python" -m pip --quiet uninstall --yes onnxruntime
@@ -148,6 +150,7 @@ install_files() {
   install -D -m 0755 "$tree/deploy/edge-agent" "$destdir/usr/bin/edge-agent"
   install -D -m 0644 "$tree/systemd/edge-agent.service" "$units/edge-agent.service"
   install -D -m 0644 "$tree/systemd/edge-agent-setup.service" "$units/edge-agent-setup.service"
+  install -D -m 0644 "$tree/systemd/edge-agent-page.service" "$units/edge-agent-page.service"
   install -D -m 0644 "$tree/systemd/edge-agent.sysusers" "$destdir/usr/lib/sysusers.d/edge-agent.conf"
   install -D -m 0644 "$tree/deploy/man/edge-agent.1" "$destdir/usr/share/man/man1/edge-agent.1"
   for path in bash-completion/completions/edge-agent.bash zsh/vendor-completions/_edge-agent \
@@ -166,6 +169,7 @@ start_service() {
   systemctl --quiet enable edge-agent.service
   if [ "$start" = yes ] && systemctl --quiet is-active edge-agent.service; then
     systemctl restart edge-agent.service
+    systemctl try-restart edge-agent-page.service
   fi
 }
 

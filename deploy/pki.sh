@@ -8,6 +8,7 @@ usage: deploy/pki.sh FOLDER ca
        deploy/pki.sh FOLDER broker HOST...
        deploy/pki.sh FOLDER agent GATEWAY
        deploy/pki.sh FOLDER replica NAME GATEWAY
+       deploy/pki.sh FOLDER page NAME GATEWAY
        deploy/pki.sh FOLDER sensor ASSET GATEWAY
        deploy/pki.sh FOLDER site NAME
        deploy/pki.sh FOLDER operator NAME
@@ -19,6 +20,7 @@ each client's rights to the access list (acl), as mosquitto reads them:
 
   agent     takes its own gateway's windows, labels and commands, and alone writes its diagnoses, status and certificates
   replica   answers windows of one gateway beside it, and takes no command
+  page      the page of one gateway: reads all of it, and asks it to forget
   sensor    writes the windows of one asset of one gateway, and reads nothing; its name is GATEWAY.ASSET
   site      the broker of a site, at the central one (deploy/mosquitto/bridge.conf): speaks for all gateways of its site
   operator  asks any gateway to forget, gives labels, and reads all
@@ -128,6 +130,17 @@ read edge/$2/release
 write edge/$2/diagnosis/+
 write edge/$1/status
 write edge/$1/refused
+EOF
+    ;;
+  page)
+    [ $# -eq 2 ] || fail "page needs a NAME and a GATEWAY"
+    named "$1"
+    named "$2"
+    certify "$1" clientAuth
+    grant "$1" <<EOF
+read edge/$2/#
+write edge/$2/unlearn/+
+write edge/$2/models/+/unlearn/+
 EOF
     ;;
   sensor)

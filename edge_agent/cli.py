@@ -14,6 +14,7 @@ import click
 
 from edge_agent import __version__
 from edge_agent.cli_fleet import fleet
+from edge_agent.cli_page import page, report
 from edge_agent.cli_trust import CONFIG, audit, certificate, releases
 from edge_agent.core.errors import EdgeAgentError, Misconfigured
 
@@ -256,5 +257,5 @@ def _address(
     return broker_address(config.mqtt, client_id) if config else BrokerAddress(host, port, client_id), base
 
 
-for group in (releases, certificate, audit, fleet):
-    main.add_command(group)
+for command in (page, releases, certificate, audit, report, fleet):
+    main.add_command(command)

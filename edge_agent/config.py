@@ -40,7 +40,7 @@ def read_config(path: Path) -> Config:
     """
     config, folder = _read(path, Config), path.resolve().parent
     sections: dict[str, Any] = {
-        name: _anchored(getattr(config, name), folder) for name in ("gateway", "mqtt", "forget", "releases")
+        name: _anchored(getattr(config, name), folder) for name in ("gateway", "mqtt", "forget", "releases", "page")
     }
     for name in ("commands", "releases"):
         section = sections.get(name, getattr(config, name))
@@ -74,13 +74,17 @@ def _anchored(section: AnySection, folder: Path) -> AnySection:
     return section.model_copy(update={key: folder / value for key, value in section if isinstance(value, Path)})
 
 
-def read_token(path: Path | None) -> str | None:
-    """The first line of the file that ``releases.token_file`` names.
+def read_secret(key: str, path: Path | None) -> str | None:
+    """The first line of the file that a key of the configuration names, if it names one.
 
     Raises:
         Misconfigured: ``E_CONFIG``, it cannot be read or is empty.
     """
-    return None if path is None else _secret("releases.token_file", path)
+    if path is None:
+        return None
+    if not (line := _first_line(key, path)):
+        raise Misconfigured("E_CONFIG", f"{key} {path} is empty")
+    return line
 
 
 def read_password(path: Path | None) -> str | None:
@@ -90,15 +94,9 @@ def read_password(path: Path | None) -> str | None:
         Misconfigured: ``E_CONFIG``, it cannot be read, or the file is empty.
     """
     if path is not None:
-        return _secret("mqtt.password_file", path)
+        return read_secret("mqtt.password_file", path)
     given = credential(MQTT_CREDENTIAL, CREDSTORE)
     return None if given is None else _first_line("mqtt.password_file", given) or None
-
-
-def _secret(key: str, path: Path) -> str:
-    if not (line := _first_line(key, path)):
-        raise Misconfigured("E_CONFIG", f"{key} {path} is empty")
-    return line
 
 
 def _first_line(key: str, path: Path) -> str:

@@ -31,6 +31,8 @@ EVENTS: Final[dict[str, str]] = {
     "message.garbled": "The MQTT client cannot read a message that the broker passed on; MQTT 3.1.1 is tried.",
     "model.started": "A model serves; model (its name in the configuration, gateway for the gateway's own), release.",
     "provider.missed": "An execution provider is not to be had; the next best runs the model; providers, reason.",
+    "page.started": "The page can be opened; address.",
+    "page.stopped": "The page ended as it was asked to.",
     "publish.refused": "The broker refused a publish, by its ACL or quota; reason, count (the first and every 600th).",
     "announcement.outdated": "A replica has heard of an older state of the gateway that it follows; release, order.",
     "release.awaited": "A new replica cannot have its first release yet; code, reason, next_try_s.",

@@ -36,7 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,17 +211,26 @@ def dataset(seed: int) -> Dataset:
         validation=_record([r for r in planned if r.part == "validation"], rng),
         test=_record([r for r in planned if r.part == "test"], rng),
         notes=f"simulated, seed {seed}; speeds {', '.join(f'{speed:.0f}' for speed in SPEEDS_RPM)} rpm",
+        bearing=BEARING,
     )
 
 
-def stream(rng: np.random.Generator, turns: int = 16) -> Iterator[tuple[str, Float32]]:
-    """Yield (class, window) for ever: the classes in turn, each from a fresh run after ``turns`` windows (9, 1024)."""
+class Take(NamedTuple):
+    """One window of the stream, (9, 1024)."""
+
+    fault_class: str
+    samples: Float32
+    speed_rpm: float
+
+
+def stream(rng: np.random.Generator, turns: int = 16) -> Iterator[Take]:
+    """Yield windows for ever: the classes in turn, each from a fresh run after ``turns`` windows."""
     while True:
-        speeds = rng.choice(SPEEDS_RPM, len(CLASSES))
-        stretches = [windows(Run.draw(rng, v), name, turns, rng) for name, v in zip(CLASSES, speeds, strict=True)]
+        runs = [Run.draw(rng, speed) for speed in rng.choice(SPEEDS_RPM, len(CLASSES))]
+        stretches = [windows(run, name, turns, rng) for name, run in zip(CLASSES, runs, strict=True)]
         for turn in range(turns):
-            for name, stretch in zip(CLASSES, stretches, strict=True):
-                yield name, stretch[turn]
+            for name, run, stretch in zip(CLASSES, runs, stretches, strict=True):
+                yield Take(name, stretch[turn], run.speed_rpm)
 
 
 def _record(planned: list[Recording], rng: np.random.Generator) -> Split:

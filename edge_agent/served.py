@@ -142,6 +142,8 @@ class ServedModel:
         self._broker.publish(
             self.topics.unlearn_status(state.name), messages.dump(messages.job_status(state)), retain=True
         )
+        if state.finished:  # what is cached and masked is not what it was
+            self._status_s = float("-inf")
 
     def publish_certificate(self, name: str, document: bytes) -> None:
         """Publish the certificate of a forget command, retained, byte for byte as it was signed."""

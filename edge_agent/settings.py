@@ -94,7 +94,7 @@ class Cache(Section):
     windows_per_class: int = Field(512, ge=8, le=65536, description="most windows kept of one class")
     max_bytes: int = Field(1 << 30, ge=1 << 20, description="most bytes of all cached windows, lowers the former")
     bytes_per_day: int = Field(
-        2_000_000_000, ge=1 << 20, description="most bytes written to it in a day, beside filling it: flash wears out"
+        1_900_000_000, ge=1 << 20, description="most bytes written to it in a day, beside filling it: flash wears out"
     )
     from_diagnosis: bool = Field(False, description="also cache windows whose class only the model says")
     min_confidence: float = Field(0.99, ge=0.5, le=1, description="how sure the model must be for that")
@@ -188,6 +188,27 @@ class Http(Section):
     port: int = Field(9464, ge=0, le=65535, description="its port; 0: none")
 
 
+class Page(Section):
+    """The page for people, ``edge-agent page``: a process of its own, and a client of the broker like any other."""
+
+    host: str = Field("127.0.0.1", description="address to listen at")
+    port: int = Field(9465, ge=1, le=65535, description="its port")
+    hosts: tuple[str, ...] = Field(
+        (), description="names by which browsers may ask for it, beside localhost and its address"
+    )
+    broker_file: Path | None = Field(
+        None, description="TOML file with a section [mqtt]: as whom the page connects; none: as the agent"
+    )
+    token_file: Path | None = Field(
+        None, description="file whose first line lets whoever gives it ask to forget; none: nobody may by a token"
+    )
+    user_header: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9-]*$",
+        description="header in which a reverse proxy says who asks; only behind one",
+    )
+
+
 class Config(Section):
     """The whole file."""
 
@@ -199,6 +220,7 @@ class Config(Section):
     forget: Forget = Forget()
     logs: Logs = Logs()
     http: Http = Http()
+    page: Page = Page()
     releases: Releases = Releases()
     replica: Replica = Replica()
     models: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")], Model] = {}

@@ -49,6 +49,7 @@ from edge_agent.schemas.messages import Phase
 
 REPORT_EVERY_S = 0.2
 PARITY_WINDOWS = 64
+CURVE_POINTS = 40  # of the edit's course that the status and the certificate show
 OOM_SCORE = "500"  # when memory is short this process goes first, never the serving one
 # Where each phase begins and ends, as a share of the whole job; probing and editing take most of the time.
 SPANS: dict[Phase, tuple[float, float]] = {
@@ -119,6 +120,7 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
         "seed": job.seed,
         "steps": outcome.steps,
         "chosen_step": outcome.chosen_step,
+        "curve": curve(outcome.trace),
         "flip_rate": round(outcome.flip_rate, 4),
         "flipped_to": {parent.card.classes[label]: count for label, count in outcome.flipped_to.items()},
         "gate": [asdict(reason) for reason in verdict.reasons],
@@ -140,9 +142,17 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     }
 
 
+def curve(trace: tuple[pte.Step, ...]) -> list[list[float]]:
+    """Step, and share of the windows, and of those held out, that still answer the class; about ``CURVE_POINTS``."""
+    kept = sorted({*range(0, len(trace), max(1, len(trace) // CURVE_POINTS)), len(trace) - 1})
+    steps = [trace[index] for index in kept]
+    return [[step.number, round(step.forget_share, 4), round(step.holdout_share, 4)] for step in steps]
+
+
 def _shares(row: ClassEvidence) -> dict[str, float]:
     """The shares of a retained class, for the status."""
-    return {name: round(getattr(row, name), 4) for name in ("agreement", "border_kept", "predicted_loss")}
+    names = "agreement", "border_kept", "predicted_loss", "named_before", "named_after"
+    return {name: round(getattr(row, name), 4) for name in names}
 
 
 class GateRefusal(JobFailed):

@@ -62,6 +62,7 @@ def site_at(folder: Path, *hosts: str) -> Site:
     for words in ("ca",), ("broker", *hosts), ("agent", "toy"), ("agent", "other"), ("operator", "anna"):
         assert pki(folder, *words).returncode == 0
     assert pki(folder, "replica", "spare", "toy").returncode == 0
+    assert pki(folder, "page", "desk", "toy").returncode == 0
     assert pki(folder, "monitor", "wall").returncode == 0
     assert pki(folder, "sensor", "m1", "toy").returncode == 0
     for path in folder.iterdir():
@@ -93,10 +94,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.broker.stop()
 
 
-def agent_of(site: Site, folder: Path, release: Path, client: str = "toy") -> LocalAgent:
+def tls_lines(site: Site, client: str) -> list[str]:
+    """Of a section [mqtt]."""
     names = {"ca_file": "ca.pem", "cert_file": f"{client}.pem", "key_file": f"{client}.key"}
-    lines = [f'{key} = "{site.folder / name}"' for key, name in names.items()]
-    extra = "\n".join(['host = "localhost"', *lines, "[forget]", "min_windows = 8"])
+    return ['host = "localhost"', *(f'{key} = "{site.folder / name}"' for key, name in names.items())]
+
+
+def agent_of(site: Site, folder: Path, release: Path, client: str = "toy", more: str = "") -> LocalAgent:
+    extra = "\n".join([*tls_lines(site, client), "[forget]", "min_windows = 8", more])
     return LocalAgent(folder, "toy", site.broker.port, release, extra, {"OMP_NUM_THREADS": "1"})
 
 
@@ -120,6 +125,8 @@ ALLOWED = [
     ("spare", "edge/toy/diagnosis/m1"),
     ("spare", "edge/spare/status"),
     ("anna", "edge/toy/labels/m1"),
+    ("desk", "edge/toy/unlearn/hum"),
+    ("desk", "edge/toy/models/pumps/unlearn/hum"),
 ]
 FORBIDDEN = [
     ("toy", "edge/other/status"),
@@ -144,6 +151,10 @@ FORBIDDEN = [
     ("anna", "edge/toy/diagnosis/m1"),
     ("anna", "edge/toy/windows/m1"),
     ("wall", "edge/toy/unlearn/hum"),
+    ("desk", "edge/other/unlearn/hum"),
+    ("desk", "edge/toy/status"),
+    ("desk", "edge/toy/unlearn/hum/certificate"),
+    ("desk", "edge/toy/labels/m1"),
 ]
 
 
@@ -172,6 +183,7 @@ def test_what_somebody_may_not_write_is_refused_and_reaches_nobody(site: Site, n
         ("toy.m1", "edge/toy/status"),
         ("other", "edge/toy/windows/m1"),
         ("other", "edge/toy/unlearn/hum"),
+        ("desk", "edge/other/unlearn/hum"),
     ],
 )
 def test_what_somebody_may_not_read_does_not_reach_him(site: Site, name: str, topic: str) -> None:

@@ -83,8 +83,9 @@ def test_the_configuration_within_a_manifest_is_one(manifest: dict[str, Any], tm
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_the_sandbox_of_the_service_leaves_little_open(tmp_path: Path) -> None:
-    unit = shutil.copy(ROOT / "systemd" / "edge-agent.service", tmp_path)  # away from the drop-in for a Jetson
+@pytest.mark.parametrize("name", ["edge-agent.service", "edge-agent-page.service"])
+def test_the_sandbox_of_the_services_leaves_little_open(name: str, tmp_path: Path) -> None:
+    unit = shutil.copy(ROOT / "systemd" / name, tmp_path)  # away from the drop-in for a Jetson
     threshold = f"--threshold={EXPOSURE * 10:.0f}"
     told = run("systemd-analyze", "security", "--offline=true", threshold, unit, SYSTEMD_PAGER="cat")
     assert "Overall exposure level" in told

@@ -191,6 +191,6 @@ def test_no_two_windows_of_the_data_set_are_the_same(data: Dataset) -> None:
 
 def test_the_stream_takes_the_classes_in_turn_and_changes_runs() -> None:
     taken = list(itertools.islice(rig.stream(np.random.default_rng(0), turns=2), 4 * len(rig.CLASSES)))
-    assert [name for name, _ in taken] == 4 * list(rig.CLASSES)
-    assert all(window.shape == (9, 1024) and window.dtype == np.float32 for _, window in taken)
-    assert len({window.tobytes() for _, window in taken}) == len(taken)
+    assert [take.fault_class for take in taken] == 4 * list(rig.CLASSES)
+    assert all(take.samples.shape == (9, 1024) and take.samples.dtype == np.float32 for take in taken)
+    assert len({take.samples.tobytes() for take in taken}) == len(taken)

@@ -53,7 +53,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[
 
 def test_the_package_serves_forgets_and_hands_over_a_certificate(gateway: Gateway) -> None:
     machine, plant = gateway.machine, gateway.plant
-    units = [f"/usr/lib/systemd/system/{name}.service" for name in ("edge-agent", "edge-agent-setup")]
+    units = [
+        f"/usr/lib/systemd/system/{name}.service" for name in ("edge-agent", "edge-agent-setup", "edge-agent-page")
+    ]
     assert machine.run("systemd-analyze", "verify", *units) == ""
     machine.run("systemctl", "start", "edge-agent", expected=1)
     # Without a release it does not try again and again.

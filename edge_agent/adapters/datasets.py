@@ -15,8 +15,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.core.bearing import Bearing
 from edge_agent.core.errors import Misconfigured
 from edge_agent.core.types import Dataset, Float32, Split
+from edge_agent.schemas.windows import MOST_RPM
 
 LENGTH: Final = 1024
 CWRU_RATE_HZ: Final = 12_000.0
@@ -52,6 +54,8 @@ DSADS_TRAIN, DSADS_VALIDATION, DSADS_TEST = (0, 1, 2, 3, 4), (5,), (6, 7)
 # Activity and subject of recordings that subject 8, who tests, has too, ten samples later: bit for bit the same.
 DSADS_COPIES: Final = frozenset({(DSADS_CLASSES.index("rowing"), 3), (DSADS_CLASSES.index("jumping"), 3)})
 
+CWRU_BEARING: Final = Bearing(elements=9, element_mm=7.94, pitch_mm=39.04)  # drive end: SKF 6205-2RS JEM
+CWRU_RPM: Final = 1762.0  # 1797 without load to 1730 at the greatest
 CWRU_SOURCE: Final = "Case Western Reserve University Bearing Data Center (12k drive end records, .mat)"
 DSADS_SOURCE: Final = "UCI Machine Learning Repository, 'Daily and Sports Activities' (folders a01 to a19)"
 
@@ -85,7 +89,8 @@ def cwru(folder: Path, *, split_by: Literal["time block", "load"] = "time block"
             raise Misconfigured("E_DATA", f"{words}; get them from {CWRU_SOURCE}")
     splits = {side: _split(rows) for side, rows in columns.items()}
     notes = "Normal: load 0 only, decimated from 48 kHz to 12 kHz"
-    return Dataset("cwru", CWRU_CLASSES, ("DE", "FE"), CWRU_RATE_HZ, "g", split_by=split_by, notes=notes, **splits)
+    about: dict[str, Any] = {"notes": notes, "bearing": CWRU_BEARING, "shaft_rpm": CWRU_RPM, **splits}
+    return Dataset("cwru", CWRU_CLASSES, ("DE", "FE"), CWRU_RATE_HZ, "g", split_by=split_by, **about)
 
 
 def _cwru_blocks(name: str, load: int, split_by: str) -> dict[str, tuple[float, float]]:
@@ -199,7 +204,9 @@ def archive(path: Path) -> Dataset:
     - ``windows``: float32 (n, channels, length), in the sensor's unit;
     - ``labels``: int (n,), indices into ``classes``; ``classes``: str (k,);
     - ``groups``: int or str (n,): the record, machine or subject of each window. Whole groups go to one side;
-    - ``rate_hz``: float; optionally ``channels``: str (c,) and ``unit``: str.
+    - ``rate_hz``: float; optionally ``channels``: str (c,) and ``unit``: str;
+    - optionally ``bearing``: float (4,): number of rolling elements, their and the pitch circle's diameter in mm, and
+      the contact angle in degrees; and ``shaft_rpm``: float. The page marks the fault frequencies with them.
 
     In each class the last fifth of its groups (at least one) tests, the one before validates, the others train.
     """
@@ -229,7 +236,27 @@ def archive(path: Path) -> Dataset:
     if values["rate_hz"].size != 1 or values["rate_hz"].dtype.kind not in "fiu":
         raise Misconfigured("E_DATA", f"{path}: rate_hz is not one number")
     rate_hz = float(values["rate_hz"].item())
-    return Dataset(path.stem, classes, channels, rate_hz, unit, "group", train, validation, test)
+    known: dict[str, Any] = {"bearing": _bearing(path, values), "shaft_rpm": _shaft_rpm(path, values)}
+    return Dataset(path.stem, classes, channels, rate_hz, unit, "group", train, validation, test, **known)
+
+
+def _bearing(path: Path, values: dict[str, NDArray[Any]]) -> Bearing | None:
+    if "bearing" not in values:
+        return None
+    try:
+        elements, *sizes = values["bearing"].astype(float).tolist()
+        return Bearing(int(elements), *sizes)
+    except (ValueError, TypeError) as error:
+        raise Misconfigured("E_DATA", f"{path}: bearing: {error}") from error
+
+
+def _shaft_rpm(path: Path, values: dict[str, NDArray[Any]]) -> float | None:
+    if "shaft_rpm" not in values:
+        return None
+    rpm = values["shaft_rpm"]
+    if rpm.size != 1 or rpm.dtype.kind not in "fiu" or not 0 < rpm.item() <= MOST_RPM:
+        raise Misconfigured("E_DATA", f"{path}: shaft_rpm is not one number in 0 .. {MOST_RPM:g}")
+    return float(rpm.item())
 
 
 def _sides_by_group(

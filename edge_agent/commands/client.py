@@ -43,11 +43,11 @@ class ToolClient:
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
 
-    def subscribe(self, topics: Sequence[str]) -> None:
-        """Listen to topics at QoS 1 and wait until the broker has confirmed it."""
+    def subscribe(self, topics: Sequence[str], qos: int = 1) -> None:
+        """Listen to topics and wait until the broker has confirmed it."""
         confirmed: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.client.on_subscribe = lambda *_: confirmed.put(True)
-        options: Any = SubscribeOptions(qos=1) if self._protocol == "5" else 1
+        options: Any = SubscribeOptions(qos=qos) if self._protocol == "5" else qos
         self.client.subscribe([(topic, options) for topic in topics])
         try:
             confirmed.get(timeout=CONNECT_S)

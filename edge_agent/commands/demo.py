@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -21,10 +24,10 @@ from rich.table import Table
 
 from edge_agent import rig
 from edge_agent.commands.client import ToolClient, connected
-from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.commands.local import LocalAgent, LocalBroker, LocalPage, free_port
 from edge_agent.commands.show import bars
 from edge_agent.core.errors import EdgeAgentError
-from edge_agent.core.types import Float32, Window
+from edge_agent.core.types import Window
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import TERMINAL
 from edge_agent.schemas.topics import Topics
@@ -36,6 +39,9 @@ WINDOWS_PER_S = 60.0
 BEFORE, AFTER = 700, 700  # windows of each stretch, classes in turn
 WARM_UP = 130  # more windows of the class to forget, so that the cache holds enough
 FORGET_S = 150.0
+PLANT = ("press-1", "press-2", "pump-3")  # machines that run on with --keep
+HEALTHY_SHARE = 0.4  # of their stretches
+STRETCH = (150, 600)  # fewest and most windows of one
 MOST_LOST_POINTS = 5.0  # of accuracy on the other classes
 
 
@@ -83,17 +89,12 @@ class Rig:
 
     def send(self, part: str, only: str | None = None, *, labelled: bool = False) -> None:
         """Publish the next window, in time, and take in what has come back."""
-        name, samples = next(pair for pair in self._windows if only in (None, pair[0]))
-        self._publish(part, name, samples, labelled=labelled)
+        take = next(take for take in self._windows if only in (None, take.fault_class))
+        seq = len(self.story.truth)
+        self.story.truth[seq], self.story.part[seq] = take.fault_class, part
+        publish(self.client, ASSET, seq, take, labelled=labelled)
         self._next_s = max(self._next_s + 1 / WINDOWS_PER_S, time.monotonic() - 0.2)
         self.listen(max(0.0, self._next_s - time.monotonic()))
-
-    def _publish(self, part: str, name: str, samples: Float32, *, labelled: bool) -> None:
-        seq = len(self.story.truth)
-        self.story.truth[seq], self.story.part[seq] = name, part
-        window = Window(ASSET, BOOT, seq, time.time_ns(), name if labelled else None, samples)
-        payload = encode(window, rig.RATE_HZ, "m/s^2")
-        self.client.client.publish(Topics(BASE).windows(ASSET), payload, qos=1)
 
     def listen(self, wait_s: float) -> None:
         """Take in what comes back within ``wait_s``."""
@@ -115,38 +116,90 @@ class Rig:
             self.listen(0.1)
 
 
+def publish(client: ToolClient, asset: str, seq: int, take: rig.Take, *, labelled: bool) -> None:
+    """Publish one window of the rig."""
+    label = take.fault_class if labelled else None
+    window = Window(asset, BOOT, seq, time.time_ns(), label, take.samples, rpm=take.speed_rpm)
+    client.client.publish(Topics(BASE).windows(asset), encode(window, rig.RATE_HZ, "m/s^2"), qos=1)
+
+
+def plant(rng: np.random.Generator) -> Iterator[tuple[str, rig.Take]]:
+    """Windows of some machines in turn, for ever: each runs for a while in one condition, most often a healthy one."""
+    turns: dict[str, Iterator[rig.Take]] = {asset: iter(()) for asset in PLANT}
+    while True:
+        for asset in PLANT:
+            take = next(turns[asset], None)
+            if take is None:
+                name = "NC" if rng.random() < HEALTHY_SHARE else str(rng.choice(rig.CLASSES))
+                turns[asset] = _stretch(name, int(rng.integers(*STRETCH)), rng)
+                take = next(turns[asset])
+            yield asset, take
+
+
+def _stretch(name: str, count: int, rng: np.random.Generator) -> Iterator[rig.Take]:
+    run = rig.Run.draw(rng, float(rng.choice(rig.SPEEDS_RPM)))
+    for _ in range(count):
+        yield rig.Take(name, rig.windows(run, name, 1, rng)[0], run.speed_rpm)
+
+
 def main(arguments: list[str]) -> int:
     """Show the story; returns the exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--seed", type=int, default=1, help="seed of the rig's runs")
+    parser.add_argument("--keep", action="store_true", help="go on with windows and page until Ctrl-C")
     options = parser.parse_args(arguments)
     console = Console(stderr=options.json)
     started_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="edge-agent-demo-") as name, packaged_release() as release:
-        folder = Path(name)
-        broker = LocalBroker(folder / "broker", free_port())
-        agent = None
-        try:
-            console.print(f"broker: {broker.name} on 127.0.0.1:{broker.port}", highlight=False)
-            agent = LocalAgent(folder / "agent", "demo", broker.port, release, "[forget]\nmin_windows = 64")
-            agent.ready()
-            console.print(f"agent: process {agent.process.pid}, log {agent.log_path}", highlight=False)
-            with connected(BrokerAddress("127.0.0.1", broker.port, "demo-rig")) as client:
-                plot = Rig(client, options.seed, started_s)
-                play(plot, console)
+    try:
+        with _gateway(console) as (broker, agent), connected(BrokerAddress("127.0.0.1", broker.port, "rig")) as client:
+            plot = Rig(client, options.seed, started_s)
+            play(plot, console)
             result = numbers(plot.story, agent.rss_mib(), time.monotonic() - started_s)
-        except (EdgeAgentError, TimeoutError) as error:
-            console.print(f"[red]the demo could not run:[/red] {error}")
-            return 1
-        finally:
-            if agent is not None:
-                agent.kill()
-            broker.stop()
-    show(result, console)
-    if options.json:
-        print(json.dumps(result))  # noqa: T201 the result goes to standard output, all else to standard error
+            show(result, console)
+            if options.json:
+                print(json.dumps(result), flush=True)  # noqa: T201 to standard output, all else to standard error
+            if options.keep:
+                run_on(client, options.seed, console)
+    except (EdgeAgentError, TimeoutError) as error:
+        console.print(f"[red]the demo could not run:[/red] {error}")
+        return 1
     return 0 if result["worked"] else 1
+
+
+@contextmanager
+def _gateway(console: Console) -> Iterator[tuple[LocalBroker, LocalAgent]]:
+    """Broker, agent and page of the demo, ended with the block."""
+    with (
+        tempfile.TemporaryDirectory(prefix="edge-agent-demo-") as name,
+        packaged_release() as release,
+        ExitStack() as end,
+    ):
+        folder, port = Path(name), free_port()
+        broker = LocalBroker(folder / "broker", free_port())
+        end.callback(broker.stop)
+        console.print(f"broker: {broker.name} on 127.0.0.1:{broker.port}", highlight=False)
+        token_file = folder / "token"
+        token_file.write_text(secrets.token_hex(4))
+        extra = f"[forget]\nmin_windows = 64\n{LocalPage.settings(port, token_file)}"
+        agent = LocalAgent(folder / "agent", "demo", broker.port, release, extra)
+        end.callback(agent.kill)
+        agent.ready()
+        console.print(f"agent: process {agent.process.pid}, log {agent.log_path}", highlight=False)
+        page = LocalPage(agent, port)
+        end.callback(page.stop)
+        console.print(f"page: {page.url} (to forget there: token {token_file.read_text()})", highlight=False)
+        yield broker, agent
+
+
+def run_on(client: ToolClient, seed: int, console: Console) -> None:
+    """Go on until Ctrl-C, with labels, so that more classes can be forgotten on the page."""
+    console.print(f"{', '.join(PLANT)} run on, so that there is something to see on the page; Ctrl-C ends everything")
+    with suppress(KeyboardInterrupt):
+        for seq, (asset, take) in enumerate(plant(np.random.default_rng(seed))):
+            publish(client, asset, seq // len(PLANT), take, labelled=True)
+            for _ in client.listen(1 / WINDOWS_PER_S):  # nobody counts them any more
+                pass
 
 
 def packaged_release() -> Any:

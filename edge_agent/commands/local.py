@@ -85,14 +85,10 @@ class LocalBroker:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
         try:
-            wait_until(self._listens, f"{self.name} listens on {self.port}")
+            wait_until(lambda: _listens(self.port), f"{self.name} listens on {self.port}")
         except TimeoutError as error:
             self.stop()
             raise Unreachable("E_BROKER", f"{error}; see {self._log}") from error
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -181,6 +177,43 @@ class LocalAgent:
         """SIGKILL."""
         self.process.kill()
         self.process.wait()
+
+
+class LocalPage:
+    """``edge-agent page`` beside a local agent, in whose configuration ``settings`` stand."""
+
+    def __init__(self, agent: LocalAgent, port: int) -> None:
+        self.url, self._port = f"http://127.0.0.1:{port}/", port
+        self.log_path, self._config = agent.folder / "page.log", agent.config
+        self.start()
+
+    @staticmethod
+    def settings(port: int, token_file: Path) -> str:
+        """Lines for the agent's configuration."""
+        return f'[page]\nport = {port}\ntoken_file = "{token_file}"\n'
+
+    def start(self) -> None:
+        """Start it and wait until it listens.
+
+        Raises:
+            Misconfigured: ``E_CONFIG``, it ended instead; with the end of its log.
+        """
+        with self.log_path.open("ab") as log:
+            command = [sys.executable, "-m", "edge_agent", "page", "--config", str(self._config)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(lambda: _listens(self._port) or self.process.poll() is not None, "the page listens")
+        if self.process.poll() is not None:
+            raise Misconfigured("E_CONFIG", f"the page ended: {self.log_path.read_text()[-2000:].strip()}")
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.terminate()
+        return self.process.wait(10)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

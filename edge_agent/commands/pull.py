@@ -12,7 +12,7 @@ from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.adapters.workplace import bare_folder
 from edge_agent.commands.client import connected
 from edge_agent.commands.releases import install, refuse
-from edge_agent.config import broker_address, read_token
+from edge_agent.config import broker_address, read_secret
 from edge_agent.core.errors import Unreachable
 from edge_agent.files import storage, write_atomically
 from edge_agent.remote import SIGNATURE, Trust, fetch
@@ -32,7 +32,9 @@ def trust_of(config: Config, more: tuple[PublicKey, ...] = ()) -> Trust:
     """
     releases = config.releases
     keys = tuple(read_public_key(path) for path in releases.keys.values())
-    return Trust((*keys, *more), releases.ca_file, read_token(releases.token_file), releases.max_bytes)
+    return Trust(
+        (*keys, *more), releases.ca_file, read_secret("releases.token_file", releases.token_file), releases.max_bytes
+    )
 
 
 def fetcher(config: Config) -> Callable[[str, Path], Release]:

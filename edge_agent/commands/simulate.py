@@ -19,11 +19,11 @@ from edge_agent.schemas.windows import encode
 
 @dataclass(frozen=True)
 class Source:
-    """Windows without end, with their true classes."""
+    """Windows without end, with their true classes and, where it is known, the speed of the shaft in rpm."""
 
     rate_hz: float
     unit: str
-    windows: Iterator[tuple[str, Float32]]
+    windows: Iterator[tuple[str, Float32, float | None]]  # class, window, speed of the shaft
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Outcome:
 def rig_source(only: str | None, generator: np.random.Generator) -> Source:
     """Windows of fresh runs of the simulated rig, of one class or of all in turn."""
     _check_class(only, rig.CLASSES)
-    pairs = (pair for pair in rig.stream(generator) if only in (None, pair[0]))
-    return Source(rig.RATE_HZ, "m/s^2", pairs)
+    takes = (take for take in rig.stream(generator) if only in (None, take.fault_class))
+    return Source(rig.RATE_HZ, "m/s^2", takes)
 
 
 def _check_class(name: str | None, classes: tuple[str, ...]) -> None:
@@ -51,13 +51,13 @@ def dataset_source(data: Dataset, only: str | None, generator: np.random.Generat
     """The test windows of a data set, of one class or of all, in random order, over and over."""
     _check_class(only, data.classes)
 
-    def windows() -> Iterator[tuple[str, Float32]]:
+    def windows() -> Iterator[tuple[str, Float32, float | None]]:
         wanted = np.arange(len(data.test))
         if only is not None:
             wanted = wanted[data.test.labels == data.classes.index(only)]
         while True:
             for index in generator.permutation(wanted):
-                yield data.classes[data.test.labels[index]], data.test.windows[index]
+                yield data.classes[data.test.labels[index]], data.test.windows[index], None
 
     return Source(data.rate_hz, data.unit, windows())
 
@@ -80,13 +80,13 @@ def simulate(
     with connected(address) as client:
         client.subscribe([topics.diagnosis(asset)])
         start_s = time.monotonic()
-        for seq, (name, samples) in enumerate(source.windows):
+        for seq, (name, samples, rpm) in enumerate(source.windows):
             if count is not None and seq >= count:
                 break
             while (wait_s := start_s + seq / rate - time.monotonic()) > 0:
                 time.sleep(min(wait_s, 0.05))
             truth[seq] = name
-            window = Window(asset, boot, seq, time.time_ns(), name if labels else None, samples)
+            window = Window(asset, boot, seq, time.time_ns(), name if labels else None, samples, rpm=rpm)
             client.client.publish(topics.windows(asset), encode(window, source.rate_hz, source.unit), qos=1)
             outcome.sent += 1
             _take(client.pending(), boot, truth, outcome)

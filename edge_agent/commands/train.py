@@ -98,6 +98,8 @@ def train_release(
         channel_std=std,
         energy_floor=float(np.quantile(held_out.logsumexp(1).numpy(), ENERGY_QUANTILE)),
         margins=margins.measure(held_out.numpy(), data.validation.labels, len(data.classes)),
+        bearing=data.bearing,
+        shaft_rpm=data.shaft_rpm,
         metrics={"train_accuracy": round(train_accuracy, 3), "test_accuracy": round(test_accuracy, 3)},
         self_test=tuple(map(tuple, training.logits(network, check).tolist())),
         files={name: sha256(beside / name) for name in (MODEL, WEIGHTS, DREAMS)},

@@ -19,6 +19,10 @@ class Bearing:
     pitch_mm: float
     contact_deg: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (self.elements > 0 and 0 < self.element_mm < self.pitch_mm and 0 <= self.contact_deg < 90):
+            raise ValueError(f"{self} is no bearing: elements, 0 < element_mm < pitch_mm, 0 <= contact_deg < 90")
+
     @property
     def _ratio(self) -> float:
         return self.element_mm / self.pitch_mm * math.cos(math.radians(self.contact_deg))
@@ -42,3 +46,9 @@ class Bearing:
     def bsf(self) -> float:
         """Turns of an element about its own axis per turn of the shaft."""
         return self.pitch_mm / (2 * self.element_mm) * (1 - self._ratio**2)
+
+    def frequencies(self, shaft_rpm: float) -> dict[str, float]:
+        """The four fault frequencies in Hz, by their usual names."""
+        shaft_hz = shaft_rpm / 60
+        orders = {"BPFI": self.bpfi, "BPFO": self.bpfo, "BSF": self.bsf, "FTF": self.ftf}
+        return {name: order * shaft_hz for name, order in orders.items()}

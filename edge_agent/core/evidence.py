@@ -28,6 +28,8 @@ class ClassEvidence:
     agreement: float  # of the answers to its dreams
     border_kept: float  # of its probability on its border dreams
     predicted_loss: float  # of its measured windows' answers
+    named_before: float  # share of its dreams that the original answers with it
+    named_after: float  # ... and the edited network
     margins_left: ClassMargins
 
 
@@ -82,7 +84,15 @@ class Evidence:
             falls = margins_of(before[inner].numpy(), labels) - margins_of(after[inner].numpy(), labels)
             own = self.margins[label]
             rows.append(
-                ClassEvidence(label, same[inner].mean().item(), held, own.predicted_loss(falls), own.after(falls))
+                ClassEvidence(
+                    label=label,
+                    agreement=same[inner].mean().item(),
+                    border_kept=held,
+                    predicted_loss=own.predicted_loss(falls),
+                    named_before=(before[inner].argmax(1) == label).float().mean().item(),
+                    named_after=(after[inner].argmax(1) == label).float().mean().item(),
+                    margins_left=own.after(falls),
+                )
             )
         return rows
 

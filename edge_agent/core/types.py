@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.core.bearing import Bearing
+
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -22,6 +24,7 @@ class Window:
     label: str | None  # class, where the sender knows it
     samples: Float32 = field(repr=False)  # (channels, length), in the sensor's unit
     flags: tuple[str, ...] = ()  # "flat", "clipped", "gap", "repeat"
+    rpm: float | None = None  # speed of the shaft, where the sender knows it
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Dataset:
     validation: Split
     test: Split
     notes: str = ""
+    bearing: Bearing | None = None  # the one that is watched
+    shaft_rpm: float | None = None  # its speed, where windows do not say
 
     @property
     def length(self) -> int:

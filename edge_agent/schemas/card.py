@@ -9,6 +9,7 @@ from typing import Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edge_agent.core.bearing import Bearing
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.margins import LEVELS, Margins
 from edge_agent.core.types import Float32
@@ -40,6 +41,8 @@ class Card(BaseModel):
     channel_std: tuple[float, ...] = Field(description="of the training windows, in the unit")
     energy_floor: float = Field(description="windows whose energy score is lower are out of distribution")
     margins: Margins = Field(description="of validation windows, for each class")
+    bearing: Bearing | None = Field(None, description="the bearing that is watched, for its fault frequencies")
+    shaft_rpm: float | None = Field(None, gt=0, le=1e6, description="speed of its shaft, where windows do not say")
     metrics: dict[str, float] = Field(default_factory=dict)
     self_test: tuple[tuple[float, ...], ...] = Field(description="torch's logits on self_test_windows()")
     files: dict[str, str] = Field(description="SHA-256 of every other file of the release")

@@ -2,8 +2,8 @@
 
 - raw: exactly ``channels * length * 4`` bytes, little-endian float32, channel-major. It names no sender and no
   number, so a repeat cannot be told from a new window;
-- CBOR (RFC 8949): a map ``{v: 1, seq, boot, t?, fs?, unit?, class?, x}``, where ``x`` is a multi-dimensional array
-  (tag 40) over a little-endian float32 typed array (tag 85) as in RFC 8746, and ``t`` is in ns since 1970.
+- CBOR (RFC 8949): a map ``{v: 1, seq, boot, t?, fs?, unit?, class?, rpm?, x}``, where ``x`` is a multi-dimensional
+  array (tag 40) over a little-endian float32 typed array (tag 85) as in RFC 8746, and ``t`` is in ns since 1970.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from edge_agent.core.types import Float32, Window
 ENVELOPE_BYTES: Final = 512  # what a CBOR map may add to the samples
 CLIPPED_SAMPLES: Final = 8  # as many equal extremes in one channel are a clipped sensor
 RATE_TOLERANCE: Final = 0.01
+MOST_RPM: Final = 1e6
 _ARRAY, _FLOAT32_LE = 40, 85
-_KEYS: Final = {"v", "seq", "boot", "t", "fs", "unit", "class", "x"}
+_KEYS: Final = {"v", "seq", "boot", "t", "fs", "unit", "class", "rpm", "x"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def encode(window: Window, rate_hz: float, unit: str) -> bytes:
     }
     if window.label is not None:
         content["class"] = window.label
+    if window.rpm is not None:
+        content["rpm"] = window.rpm
     return cbor2.dumps(content)
 
 
@@ -106,7 +109,10 @@ def _from_cbor(asset: str, payload: bytes, spec: WindowSpec) -> Window:
         raise Refused("E_RATE", f"window was sampled at {rate_hz:g} Hz, expected {spec.rate_hz:g} Hz")
     label = _typed(content, "class", str, "") or None
     captured_ns = _typed(content, "t", int, 0)
-    return Window(asset, boot, seq, captured_ns, label, _samples(content.get("x"), spec))
+    rpm = float(_typed(content, "rpm", (int, float), 0.0)) or None
+    if rpm is not None and not 0 < rpm <= MOST_RPM:
+        raise Refused("E_CBOR", f"rpm is {rpm:g}, expected 0 .. {MOST_RPM:g}")
+    return Window(asset, boot, seq, captured_ns, label, _samples(content.get("x"), spec), rpm=rpm)
 
 
 def _typed(content: dict[str, Any], key: str, types: type | tuple[type, ...], default: Any) -> Any:

@@ -1,0 +1,80 @@
+"""``edge-agent report``: the story of a forget command as one HTML file for the archive; no network, no page needed."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from edge_agent import __version__
+from edge_agent.commands.state import open_vault
+from edge_agent.config import read_config
+from edge_agent.core.errors import Misconfigured, Untrusted
+from edge_agent.files import storage, write_atomically
+from edge_agent.page.records import Records
+from edge_agent.settings import OWN_MODEL
+from edge_agent.signing import Signer, opened
+from edge_agent.vault import IDENTITY
+
+SCRIPTS: Final = ("lib/uPlot.iife.min.js", "charts.js", "story.js")
+STYLES: Final = ("lib/uPlot.min.css", "page.css")
+
+
+def write_report(config_path: Path, model: str | None, id_: str, out: Path | None) -> Path:
+    """Write the report; returns its path.
+
+    Raises:
+        Misconfigured: there is no such command, or the state directory cannot be read.
+        StorageFailed: the file cannot be written.
+    """
+    config = read_config(config_path)
+    name = f"{config.gateway.name}/{model}" if model else config.gateway.name
+    of_model = config.of_model(model or OWN_MODEL)
+    path = out or Path(f"{id_.replace('/', '-')}.html")
+    path = path.resolve()
+    job, document = Records(of_model.gateway.state_dir).job(id_)
+    content, verdict = None, "there is no certificate: the class was not forgotten"
+    if document is not None:
+        key = Signer.of_seed(open_vault(config.gateway).secret(IDENTITY)).public
+        try:
+            content = opened(document, key)
+            verdict = f"the certificate is signed with this gateway's key {key.fingerprint}, not a byte was changed"
+        except Untrusted as error:
+            verdict = f"the certificate is not to be believed: {error.reason}"
+    page = render(name, job, content, verdict, document)
+    with storage(f"{path} cannot be written"):
+        write_atomically(path, page.encode())
+    return path
+
+
+def render(
+    gateway: str, job: dict[str, Any], content: dict[str, Any] | None, verdict: str, document: bytes | None
+) -> str:
+    """The whole file. What comes from outside goes in as JSON or escaped text, never as markup or script."""
+    environment = Environment(
+        loader=PackageLoader("edge_agent.page", "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("report.html").render(
+        gateway=gateway,
+        story={"job": job, "content": content},
+        verdict=verdict,
+        believed=content is not None,
+        document=document.decode() if document is not None else None,
+        version=__version__,
+        scripts=[_static(name) for name in SCRIPTS],
+        styles=[_static(name) for name in STYLES],
+    )
+
+
+def _static(name: str) -> Markup:
+    """One of our own files, for inside a script or style element."""
+    path = files("edge_agent.page") / "static" / name
+    if not path.is_file():
+        raise Misconfigured("E_CONFIG", f"{path} is missing: this package was not built whole")
+    text = path.read_text()
+    assert "</script" not in text
+    assert "</style" not in text
+    return Markup(text)  # noqa: S704 ours, not the world's

@@ -1,0 +1,99 @@
+"""``edge-agent page``: serve the gateway's page until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from edge_agent import logs
+from edge_agent.adapters import systemd
+from edge_agent.config import broker_address, read_broker, read_config, read_secret
+from edge_agent.core.errors import Misconfigured
+from edge_agent.mqtt_client import BrokerAddress
+from edge_agent.page.app import Page, application
+from edge_agent.page.asking import Doorman
+from edge_agent.page.listener import Listener
+from edge_agent.page.plant import Plant
+from edge_agent.page.records import Records
+from edge_agent.schemas.topics import Topics
+from edge_agent.settings import OWN_MODEL, Config
+
+log = structlog.get_logger(__name__)
+
+STOP_S = 2  # open event streams are cut after it
+
+
+def serve(config_path: Path) -> None:
+    """Serve the page that a configuration describes.
+
+    Raises:
+        Misconfigured: it cannot start, with the reason.
+    """
+    config = read_config(config_path)
+    logs.configure(config.logs.level, config.logs.format)
+    names = [OWN_MODEL, *config.models]
+    models = {name: Topics(config.of_model(name).base) for name in names}
+    plant = Plant(config.gateway.name, Topics(config.base), models)
+    token = read_secret("page.token_file", config.page.token_file)
+    page = Page(
+        plant,
+        {name: Records(config.of_model(name).gateway.state_dir) for name in names},
+        _address(config),
+        Doorman(token, config.page.user_header, config.commands.signed),
+    )
+    hosts = (*config.page.hosts, config.page.host)
+    app = application(page, hosts, lambda _: _listening(page, Topics(config.base), config))
+    settings = uvicorn.Config(
+        app, config.page.host, config.page.port, log_config=None, access_log=False, server_header=False,
+        timeout_graceful_shutdown=STOP_S,
+    )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends on them, then raises them once more
+        signal.signal(number, lambda *_: None)
+    try:
+        uvicorn.Server(settings).run()
+    except SystemExit as error:  # uvicorn's way to say that the address is taken
+        words = f"{config.page.host}:{config.page.port} cannot be listened at"
+        raise Misconfigured("E_CONFIG", f"page.host, page.port: {words}") from error
+
+
+def _address(config: Config) -> BrokerAddress:
+    mqtt = config.mqtt if config.page.broker_file is None else read_broker(config.page.broker_file)
+    return replace(broker_address(mqtt, ""), session_expiry_s=0)  # without a name, the broker gives each client one
+
+
+@asynccontextmanager
+async def _listening(page: Page, topics: Topics, config: Config) -> AsyncIterator[None]:
+    """Listen while the application runs; what is heard is taken in by the event loop's thread."""
+    loop, plant = asyncio.get_running_loop(), page.plant
+
+    def tell(*, connected: bool, reason: str) -> None:
+        event = log.info if connected else log.warning
+        event("broker.connected" if connected else "broker.disconnected", reason=reason)
+        loop.call_soon_threadsafe(lambda: plant.link(connected=connected, reason=reason))
+
+    listener = Listener(
+        page.address,
+        plant.subscriptions(),
+        topics.windows,
+        lambda: list(plant.watched),
+        lambda come: loop.call_soon_threadsafe(plant.hear, come, time.monotonic()),
+        lambda connected, reason: tell(connected=connected, reason=reason),
+    )
+    listener.start()
+    notifier = systemd.from_environment()
+    notifier.send("READY=1")
+    log.info("page.started", address=f"http://{config.page.host}:{config.page.port}/")
+    try:
+        yield
+    finally:
+        notifier.send("STOPPING=1")
+        await loop.run_in_executor(None, listener.stop)
+        log.info("page.stopped")

@@ -1,0 +1,184 @@
+// The views that do not change with each window: Forget, Releases, Audit.
+'use strict';
+
+(() => {
+  const { el, percent, short, headline, story } = edge;
+  const find = (id) => document.getElementById(id);
+  const open = new Set(); // commands whose story is unfolded
+
+  async function ask(path, options) {
+    let answer;
+    try {
+      answer = await fetch(path, options);
+    } catch {
+      throw new Error('the page cannot be reached');
+    }
+    const content = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(content.reason ? `${content.code ? `${content.code}: ` : ''}${content.reason}` : `status ${answer.status}`);
+    return content;
+  }
+  const query = (fields) => new URLSearchParams(fields).toString();
+
+  // Forget
+
+  function classes(state, model) {
+    const of = state.models[model], release = of.release;
+    const table = find('forget-classes'), acting = find('forget-acting'), ways = state.acting;
+    table.hidden = !release;
+    if (!release) {
+      acting.className = 'note warn';
+      acting.textContent = 'No release has been announced yet: the agent is not running, or has not reached the broker.';
+      return;
+    }
+    acting.className = 'note';
+    acting.textContent = ways.signed_only ? 'This gateway takes signed commands only: edge-agent unlearn CLASS --key operator.pem'
+      : ways.token || ways.proxy ? '' : 'Nobody may ask through this page: set page.token_file or page.user_header. From a shell: edge-agent unlearn CLASS';
+    const may = (ways.token || ways.proxy) && state.broker.connected;
+    const busy = new Set(of.jobs.filter((job) => ['accepted', 'executing'].includes(job.status)).flatMap((job) => job.classes));
+    const rows = release.classes.map((name) => {
+      const gone = release.forgotten.includes(name), masked = of.masked.includes(name);
+      const words = gone ? 'forgotten' : busy.has(name) ? 'being forgotten' : masked ? 'masked' : 'known';
+      const button = !gone && !busy.has(name) && may && el('button', { type: 'button', onclick: () => openDialog(model, name, of.cached[name] ?? 0) }, 'Forget ', el('span', { class: 'hidden' }, name), '…');
+      return el('tr', {}, el('th', { scope: 'row' }, name), el('td', {}, String(of.cached[name] ?? 0)), el('td', { class: gone ? 'good' : busy.has(name) ? 'warn' : '' }, words), el('td', {}, button || ''));
+    });
+    keepFocus(table, () => table.tBodies[0].replaceChildren(...rows));
+  }
+
+  /** Replace content without losing the keyboard's place. */
+  function keepFocus(root, replace) {
+    const buttons = () => [...root.querySelectorAll('button, summary')];
+    const at = buttons().indexOf(document.activeElement);
+    replace();
+    if (at >= 0) buttons()[at]?.focus();
+  }
+
+  function openDialog(model, name, cached) {
+    const dialog = find('ask'), typed = find('ask-typed'), send = find('ask-send'), token = find('ask-token-row');
+    find('ask-title').textContent = `Forget ${name}?`;
+    find('ask-about').textContent = `The gateway masks the class at once, edits its model on the ${cached} cached windows, and then destroys them and every release that knows the class. This cannot be undone.`;
+    find('ask-typed-label').textContent = `Type ${name} to confirm`;
+    find('ask-problem').textContent = '';
+    token.hidden = !edge.state.acting.token;
+    typed.value = ''; send.disabled = true;
+    typed.oninput = () => { send.disabled = typed.value !== name; };
+    find('ask-cancel').onclick = () => dialog.close();
+    dialog.querySelector('form').onsubmit = async (event) => {
+      event.preventDefault();
+      if (typed.value !== name) return;
+      send.disabled = true;
+      const headers = { 'Content-Type': 'application/json' };
+      if (!token.hidden) headers.Authorization = `Bearer ${find('ask-token').value}`;
+      const body = JSON.stringify({ model, classes: name, typed: typed.value, reason: find('ask-reason').value });
+      try {
+        const { id } = await ask('api/forget', { method: 'POST', headers, body });
+        open.add(id);
+        find('ask-token').value = '';
+        dialog.close();
+      } catch (error) {
+        find('ask-problem').textContent = error.message;
+        send.disabled = false;
+      }
+    };
+    dialog.showModal();
+    typed.focus();
+  }
+
+  const drawn = new Map(); // id -> {job as it was, element}
+
+  function jobs(state, model) {
+    const of = state.models[model], root = find('jobs'), shown = [...of.rejected.filter((job) => open.has(job.id)), ...of.jobs];
+    const elements = shown.map((job) => {
+      const key = `${model} ${job.id}`, text = JSON.stringify(job) + of.certificates.includes(job.classes.join(','));
+      if (drawn.get(key)?.text !== text) drawn.set(key, { text, element: card(model, job, of) });
+      return drawn.get(key).element;
+    });
+    if (!elements.length) root.replaceChildren(el('p', { class: 'note' }, 'No class has been forgotten here, and none is being forgotten.'));
+    else if (elements.some((element, index) => root.children[index] !== element) || root.children.length !== elements.length) keepFocus(root, () => root.replaceChildren(...elements));
+  }
+
+  function card(model, job, of) {
+    const [words, kind] = headline(job), name = job.classes.join(','), certified = of.certificates.includes(name) && job.status === 'successful';
+    const details = el('details', { class: 'card job', open: open.has(job.id) || ['accepted', 'executing'].includes(job.status) },
+      el('summary', {}, el('b', {}, job.classes.join(' + ')), el('span', { class: kind }, words), el('span', { class: 'small' }, job.status === 'executing' ? `${job.phase}, ${percent(job.progress)}` : '')));
+    const fill = async () => {
+      if (details.dataset.filled) return;
+      details.dataset.filled = 'yes';
+      let content = null, problem = null;
+      if (certified) {
+        try { ({ content, problem } = await ask(`api/verify?${query({ model, classes: name })}`)); } catch (error) { problem = error.message; }
+      }
+      details.append(...story(job, content));
+      if (certified) details.append(certificate(model, name));
+      if (problem) details.append(el('p', { class: 'note bad' }, `certificate: ${problem}`));
+    };
+    details.addEventListener('toggle', () => { if (details.open) { open.add(job.id); fill(); } else open.delete(job.id); });
+    if (details.open) fill();
+    return details;
+  }
+
+  function certificate(model, name) {
+    const verdict = el('span', { role: 'status' });
+    const verify = async () => {
+      verdict.className = ''; verdict.textContent = ' …';
+      try {
+        const answer = await ask(`api/verify?${query({ model, classes: name })}`);
+        verdict.className = answer.verified ? 'good' : 'bad';
+        verdict.textContent = answer.verified ? ` ✓ signed by this gateway (key ${answer.key}), not a byte was changed` : ` ✗ ${answer.problem}`;
+      } catch (error) {
+        verdict.className = 'bad'; verdict.textContent = ` ✗ ${error.message}`;
+      }
+    };
+    return el('p', {}, el('button', { type: 'button', onclick: verify }, 'Verify the certificate'), ' ', el('a', { href: `api/certificate?${query({ model, classes: name })}`, download: `${name}.json` }, 'Download it'), verdict);
+  }
+
+  // Releases
+
+  async function releases(model) {
+    const root = find('releases');
+    try {
+      const line = await ask(`api/releases?${query({ model })}`);
+      if (!line[0]?.digest) { root.replaceChildren(el('p', { class: 'note warn' }, 'No release has been announced yet.')); return; }
+      root.replaceChildren(el('ol', { class: 'line', reversed: true }, ...line.map(release)));
+    } catch (error) {
+      root.replaceChildren(el('p', { class: 'note bad' }, error.message));
+    }
+  }
+
+  function release(row) {
+    const card = row.card, forgotten = card.forgotten ?? [];
+    const facts = [
+      ['digest', el('code', {}, row.digest)], ['name', card.name], ['classes', card.classes && `${card.classes.length - forgotten.length} of ${card.classes.length}`],
+      ['has forgotten', forgotten.join(', ')], ['accuracy when trained', card.metrics?.test_accuracy && `${card.metrics.test_accuracy} % on test windows`],
+      ['made by command', row.command], ['certificate of', row.issued?.utc],
+    ].filter(([, value]) => value);
+    return el('li', {}, el('div', { class: 'card' },
+      el('h3', {}, row.forgot ? `forgot ${row.forgot.join(', ')}` : 'trained', ' ', row.live ? el('span', { class: 'pill good' }, 'live') : el('span', { class: 'pill' }, row.stored ? 'stored, sealed' : 'destroyed')),
+      el('dl', { class: 'figures' }, ...facts.flatMap(([name, value]) => [el('dt', {}, name), el('dd', {}, value)]))));
+  }
+
+  // Audit
+
+  async function audit(model, before) {
+    const verdict = find('audit-verdict'), body = find('audit-rows').tBodies[0], more = find('audit-more');
+    try {
+      const log = await ask(`api/audit?${query(before ? { model, before } : { model })}`);
+      verdict.className = `note ${log.verified ? 'good' : 'bad'}`;
+      verdict.textContent = log.verified
+        ? `✓ ${log.count} rows: each follows the one before, none was changed${log.published ? ', and none is missing at the end' : ''}. Checked just now.`
+        : `✗ ${log.problem}`;
+      const rows = log.rows.map((row) => el('tr', {}, el('td', {}, String(row.n)), el('td', {}, row.time.utc ?? '', row.time.synchronised === false ? ' (clock not synchronised)' : ''),
+        el('td', {}, row.event), el('td', {}, el('code', {}, JSON.stringify(row.content)))));
+      if (!before) body.replaceChildren(...rows); else body.append(...rows);
+      const last = log.rows.at(-1);
+      more.hidden = !last || last.n <= 1;
+      more.onclick = () => audit(model, last.n);
+    } catch (error) {
+      verdict.className = 'note bad';
+      verdict.textContent = error.message;
+      if (!before) body.replaceChildren();
+      more.hidden = true;
+    }
+  }
+
+  Object.assign(edge, { find, views: { forget: (state, model) => { classes(state, model); jobs(state, model); }, releases, audit }, short });
+})();
