@@ -28,7 +28,8 @@ import numpy as np
 from benchmarks import toy
 from benchmarks.machine import facts, show
 from edge_agent.commands.client import ToolClient, connected
-from edge_agent.commands.fleet import Member, Wish, unlearn
+from edge_agent.commands.fleet import Member
+from edge_agent.commands.fleet_ask import Wish, unlearn
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, wait_until
 from edge_agent.mqtt_client import BrokerAddress
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes what is missing of the agent's user, configuration and master key. It changes nothing that is there.
 set -eu
+umask 022
 
 config=/etc/edge-agent/agent.toml
 key=/etc/credstore/edge-agent-master-key
@@ -17,7 +18,9 @@ if [ ! -e "$config" ]; then
   sed "s/^name = .*#/name = \"$name\"  #/" /opt/edge-agent/agent.example.toml >"$config.new"
   mv "$config.new" "$config"
 fi
-if [ ! -e "$key" ]; then
+if [ ! -e "$key" ] && [ -n "$(ls -A /var/lib/edge-agent/keys 2>/dev/null)" ] && [ ! -e /var/lib/edge-agent/master.key ]; then
+  echo "configure: $key is missing, and what lies in /var/lib/edge-agent was sealed with it: bring it back from your copy" >&2
+elif [ ! -e "$key" ]; then
   install -d -m 0700 "$(dirname "$key")"
   (umask 077 && od -An -N32 -tx1 -v /dev/urandom | tr -d ' \n' >"$key.new" && sync "$key.new")
   mv "$key.new" "$key"

@@ -2,6 +2,7 @@
 # Builds a Debian package that holds all it runs with, and so installs without a network: deploy/deb.sh [FOLDER].
 # Further options go to install.sh, which lays the files: deploy/deb.sh build --wheels wheels.
 set -eu
+umask 022
 
 tree=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 out=${1:-$tree/dist}
@@ -10,6 +11,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
 "$tree/deploy/install.sh" --destdir "$root" "$@" >&2
+rm -rf "${root:?}/etc"  # to enable the service is the postinst's to do
 installed=$(readlink "$root/opt/edge-agent/current")
 python=$(sed -n 's/^version = \([0-9]*\.[0-9]*\).*/\1/p' "$root/opt/edge-agent/$installed/pyvenv.cfg")
 version=${installed#versions/}

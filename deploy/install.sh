@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs edge-agent from this tree. Run it again to upgrade: configuration, keys and state stay.
 set -eu
+umask 022  # the service's user must read what root installs
 
 usage() {
   cat <<'EOF'
@@ -14,7 +15,8 @@ configured, sealed and cached stays, and the version before stays in /opt/edge-a
   --destdir DIR     install below DIR, as for an image of a gateway; nothing is started, and no key is made:
                     each gateway makes its own when it first starts
   --python PROGRAM  the interpreter, 3.10 or later (default: /usr/bin/python3); it must be there on the gateway too
-  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt '.[oci,web]');
+  --wheels DIR      take all packages from DIR, without a network (pip download -d DIR -c constraints.txt hatchling
+                    '.[oci,web]');
                     the tree must have been built once with a network (make), which fetches the page's charts; a wheel
                     of onnxruntime-gpu in DIR takes the place of onnxruntime
   --jetson          open the sandbox for a GPU (default: where /etc/nv_tegra_release exists)
@@ -68,7 +70,9 @@ remove() {
     "$destdir/usr/share/fish/vendor_completions.d/edge-agent.fish"
   if [ "$purge" = yes ]; then
     # The key first: without it, what may be left of the rest opens to nobody.
-    rm -f "$destdir/etc/credstore/edge-agent-master-key" "$destdir/etc/credstore/edge-agent-mqtt-password"
+    for secret in edge-agent-master-key edge-agent-mqtt-password; do
+      [ ! -e "$destdir/etc/credstore/$secret" ] || shred -u "$destdir/etc/credstore/$secret"
+    done
     rm -rf "$destdir/etc/edge-agent" "$destdir/var/lib/edge-agent"
   fi
   if systemd_runs; then systemctl daemon-reload; fi
@@ -166,20 +170,25 @@ start_service() {
   "$home/configure"
   systemd_runs || return 0
   systemctl daemon-reload
-  systemctl --quiet enable edge-agent.service
+  # Once: whoever disables it later wants it so after an upgrade, too.
+  [ -n "$before" ] || systemctl --quiet enable edge-agent.service
   if [ "$start" = yes ] && systemctl --quiet is-active edge-agent.service; then
     systemctl restart edge-agent.service
     systemctl try-restart edge-agent-page.service
   fi
 }
 
+if [ "$purge" = yes ] && [ "$uninstall" = no ]; then fail "--purge goes with --uninstall"; fi
 if here && [ "$(id -u)" -ne 0 ]; then fail "must run as root (or with --destdir)"; fi
 if [ "$uninstall" = yes ]; then
   remove
   exit 0
 fi
 install_files
-if here; then
+if ! here; then
+  mkdir -p "$destdir/etc/systemd/system/multi-user.target.wants"
+  ln -sf /usr/lib/systemd/system/edge-agent.service "$destdir/etc/systemd/system/multi-user.target.wants/"
+else
   start_service
   cat <<'EOF'
 next: fill in /etc/edge-agent/agent.toml, then

@@ -13,6 +13,7 @@ usage: deploy/pki.sh FOLDER ca
        deploy/pki.sh FOLDER site NAME
        deploy/pki.sh FOLDER operator NAME
        deploy/pki.sh FOLDER monitor NAME
+       deploy/pki.sh FOLDER revoke NAME
 
 Makes in FOLDER a certificate authority of your own (ca.pem, ca.key), then one certificate and key for the broker
 (broker.pem, broker.key, for every HOST: a name or an address) and for each client (NAME.pem, NAME.key), and writes
@@ -21,12 +22,13 @@ each client's rights to the access list (acl), as mosquitto reads them:
   agent     takes its own gateway's windows, labels and commands, and alone writes its diagnoses, status and certificates
   replica   answers windows of one gateway beside it, and takes no command
   page      the page of one gateway: reads all of it, and asks it to forget
-  sensor    writes the windows of one asset of one gateway, and reads nothing; its name is GATEWAY.ASSET
+  sensor    writes the windows of one asset of one gateway, and reads nothing; its name is ASSET@GATEWAY
   site      the broker of a site, at the central one (deploy/mosquitto/bridge.conf): speaks for all gateways of its site
   operator  asks any gateway to forget, gives labels, and reads all
   monitor   reads all, discovery messages too, and writes nothing
 
 Done again for the same name, it makes a new certificate; the rights stay as they are, also if you have changed them.
+revoke takes a client's rights away and puts its certificate on the list of those that the broker refuses (crl.pem).
 DAYS=30 deploy/pki.sh ... chooses how long a certificate holds (default 825, the authority 3650). Keep ca.key off the
 gateways and off the broker.
 EOF
@@ -43,6 +45,13 @@ folder=$1 kind=$2
 shift 2
 umask 077
 mkdir -p "$folder"
+case "${DAYS:-825}" in *[!0-9]* | '') fail "DAYS is '$DAYS', expected a number" ;; esac
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+ssl() { # runs openssl, and shows what it says only if it fails
+  openssl "$@" >"$work/said" 2>&1 || { cat "$work/said" >&2; fail "openssl $1 failed, see above"; }
+}
 
 named() { # NAME: a client's name is one level of a topic, and the name of two files
   case "$1" in
@@ -52,8 +61,32 @@ named() { # NAME: a client's name is one level of a topic, and the name of two f
 
 authority() {
   [ ! -e "$folder/ca.key" ] || fail "$folder/ca.key is there already; every certificate was signed with it"
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "${DAYS:-3650}" -subj "/CN=plant" \
-    -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$folder/ca.key" -out "$folder/ca.pem" 2>/dev/null
+  ssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days "${DAYS:-3650}" -subj "/CN=plant" \
+    -addext "keyUsage=critical,keyCertSign,cRLSign" -keyout "$work/ca.key" -out "$work/ca.pem"
+  mv "$work/ca.key" "$folder/ca.key"
+  publish ca.pem
+  list_revoked
+}
+
+publish() { # FILE of $work: what everybody may read
+  chmod 0644 "$work/$1"
+  mv "$work/$1" "$folder/$1"
+}
+
+list_revoked() { # [CERTIFICATE to put on the list]
+  touch "$folder/revoked"
+  cat >"$work/ca.cnf" <<EOF
+[ca]
+default_ca = plant
+[plant]
+database = $folder/revoked
+default_md = sha256
+default_crl_days = 3650
+EOF
+  set -- ${1:+-revoke "$1"}
+  [ $# -eq 0 ] || ssl ca -config "$work/ca.cnf" -cert "$folder/ca.pem" -keyfile "$folder/ca.key" "$@"
+  ssl ca -config "$work/ca.cnf" -cert "$folder/ca.pem" -keyfile "$folder/ca.key" -gencrl -out "$work/crl.pem"
+  publish crl.pem
 }
 
 certify() { # NAME USAGE [ALTERNATIVE NAMES]
@@ -62,23 +95,22 @@ certify() { # NAME USAGE [ALTERNATIVE NAMES]
     grep -q "OU=$kind\$"; then
     fail "$folder/$1.pem is the certificate of another kind of client"
   fi
-  extensions=$(mktemp)
   {
     echo "basicConstraints=critical,CA:FALSE"
     echo "extendedKeyUsage=$2"
     [ -z "${3:-}" ] || echo "subjectAltName=$3"
-  } >"$extensions"
-  openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/OU=$kind/CN=$1" -keyout "$folder/.$1.key" \
-    -out "$folder/.$1.csr" 2>/dev/null
-  openssl x509 -req -in "$folder/.$1.csr" -CA "$folder/ca.pem" -CAkey "$folder/ca.key" -days "${DAYS:-825}" \
-    -extfile "$extensions" -out "$folder/.$1.pem" 2>/dev/null
-  mv "$folder/.$1.key" "$folder/$1.key"
-  mv "$folder/.$1.pem" "$folder/$1.pem"
-  rm -f "$folder/.$1.csr" "$extensions"
+  } >"$work/extensions"
+  ssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/OU=$kind/CN=$1" -keyout "$work/$1.key" \
+    -out "$work/$1.csr"
+  # A serial number of its own, by which it can be revoked.
+  ssl x509 -req -in "$work/$1.csr" -CA "$folder/ca.pem" -CAkey "$folder/ca.key" -days "${DAYS:-825}" \
+    -set_serial "0x$(openssl rand -hex 16 | sed 's/^./1/')" -extfile "$work/extensions" -out "$work/$1.pem"
+  mv "$work/$1.key" "$folder/$1.key"
+  publish "$1.pem"
 }
 
 grant() { # NAME < RIGHTS
-  grep -qx "user $1" "$folder/acl" 2>/dev/null || { echo "user $1"; sed 's/^/topic /'; echo; } >>"$folder/acl"
+  grep -qxF "user $1" "$folder/acl" 2>/dev/null || { echo "user $1"; sed 's/^/topic /'; echo; } >>"$folder/acl"
 }
 
 case "$kind" in
@@ -147,8 +179,8 @@ EOF
     [ $# -eq 2 ] || fail "sensor needs an ASSET and a GATEWAY"
     named "$1"
     named "$2"
-    certify "$2.$1" clientAuth
-    grant "$2.$1" <<EOF
+    certify "$1@$2" clientAuth
+    grant "$1@$2" <<EOF
 write edge/$2/windows/$1
 EOF
     ;;
@@ -171,6 +203,17 @@ write edge/+/models/+/refused
 write edge/+/models/+/unlearn/+/status
 write edge/+/models/+/unlearn/+/certificate
 EOF
+    ;;
+  revoke)
+    [ $# -eq 1 ] || fail "revoke needs a NAME"
+    [ -e "$folder/$1.pem" ] || fail "there is no $folder/$1.pem"
+    list_revoked "$folder/$1.pem"
+    if [ -e "$folder/acl" ]; then
+      awk -v user="user $1" '$0 == user { skip = 1 } !skip; /^$/ { skip = 0 }' "$folder/acl" >"$work/acl"
+      mv "$work/acl" "$folder/acl"
+    fi
+    mv "$folder/$1.pem" "$folder/$1.pem.revoked"
+    rm -f "$folder/$1.key"
     ;;
   monitor)
     [ $# -eq 1 ] || fail "monitor needs a NAME"

@@ -31,7 +31,7 @@ from edge_agent.schemas.snapshot import Latency, Snapshot
 from edge_agent.schemas.topics import Topics
 from edge_agent.served import ServedModel
 from edge_agent.settings import Config
-from edge_agent.tally import acknowledge, tolerant
+from edge_agent.tally import acknowledge, storage_failures, tolerant
 
 log = structlog.get_logger(__name__)
 
@@ -166,6 +166,7 @@ class Agent:
     def _housekeep(self, now_s: float) -> None:
         with tolerant():
             self._clock.keep()
+        self._counters["storage_failures"] = storage_failures()
         for model in self.models:
             model.housekeep(now_s)
         self._notifier.send("WATCHDOG=1", f"STATUS={self._in_words()}")

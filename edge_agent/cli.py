@@ -137,7 +137,7 @@ def train(
 @click.option("--key", "key_path", type=click.Path(path_type=Path), help="Private key (Ed25519, PEM) to sign with.")
 @click.option("--key-id", default="operator", show_default=True, help="Its id in the gateway's commands.keys.")
 @click.option("--audience", multiple=True, help="Gateways it is signed for. Default: gateway.name of --config.")
-@click.option("--valid", "valid_s", default=600.0, show_default=True, help="Seconds for which the signature holds.")
+@click.option("--valid", "valid_s", default=600.0, show_default=True, help="Seconds in which it may begin.")
 def unlearn(
     classes: tuple[str, ...], place: _Place, model: str | None, wait: bool, timeout_s: float, reason: str,
     id_: str | None, key_path: Path | None, key_id: str, audience: tuple[str, ...], valid_s: float,
@@ -161,7 +161,9 @@ def unlearn(
         audience = (read_config(place.config_path).gateway.name + below,)
     signing = Signing.with_key(key_path, key_id, audience, valid_s) if key_path else None
     sys.exit(
-        show_unlearn(place.address, place.base + below, classes, reason, id_, signing, timeout_s if wait else None)
+        show_unlearn(
+            place.address, place.base + below, classes, reason, id_, signing, valid_s, timeout_s if wait else None
+        )
     )
 
 

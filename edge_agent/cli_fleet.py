@@ -43,7 +43,7 @@ def fleet_status(broker_path: Path, under: str, *, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from edge_agent.commands.fleet import survey
+    from edge_agent.commands.fleet_ask import survey
 
     members = survey(_address(broker_path), under)
     if as_json:
@@ -83,12 +83,13 @@ def fleet_unlearn(
     from rich.console import Console
     from rich.live import Live
 
-    from edge_agent.commands.fleet import Wish, pinned, store_report, unlearn
+    from edge_agent.commands.fleet import pinned
+    from edge_agent.commands.fleet_ask import Wish, unlearn
     from edge_agent.commands.unlearn import Signing
 
     if everybody == (gateways is not None):
         raise click.UsageError("say --all or --gateways")
-    names = tuple(filter(None, (gateways or "").split(",")))
+    names = tuple(filter(None, (name.strip() for name in (gateways or "").split(","))))
     address = _address(broker_path)
     signing = Signing.with_key(key_path, key_id, (), valid_s) if key_path else None  # each gets one of its own
     wish = Wish(classes, names, reason, valid_s, signing)
@@ -96,20 +97,56 @@ def fleet_unlearn(
         limit_s = timeout_s if wait else 0.0
         report = unlearn(address, under, wish, pinned(folder), limit_s, lambda seen: live.update(_progress(seen)))
     click.echo(err=True)
-    if not wait:
-        click.echo(f"asked {report['asked']} gateways to forget {', '.join(classes)}, as {report['command']['id']}")
-        return
-    path = report_path or Path(f"{report['command']['id']}.json")
+    _show(report, report_path, ended=wait)
+
+
+@fleet.command("collect")
+@click.argument("report_path", type=click.Path(path_type=Path, exists=True))
+@_BROKER
+@_UNDER
+@click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Longest wait, in seconds.")
+@click.option("--keys", "folder", type=click.Path(path_type=Path, exists=True), help="Public keys, GATEWAY.pem each.")
+def fleet_collect(report_path: Path, broker_path: Path, under: str, timeout_s: float, folder: Path | None) -> None:
+    """Go on collecting what the gateways of an earlier report have answered since, and write the report anew.
+
+    \b
+    Example: edge-agent fleet collect fleet-5f0c8a.json --broker operator.toml --keys keys/
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from edge_agent.commands.fleet import pinned
+    from edge_agent.commands.fleet_ask import collect, read_report
+
+    before, address = read_report(report_path), _address(broker_path)
+    with Live(console=Console(stderr=True), refresh_per_second=4) as live:
+        tell = lambda seen: live.update(_progress(seen))  # noqa: E731
+        report = collect(address, under, before, pinned(folder), timeout_s, tell)
+    click.echo(err=True)
+    _show(report, report_path, ended=True)
+
+
+def _show(report: Mapping[str, Any], path: Path | None, *, ended: bool) -> None:
+    """Write the report, and say who has not forgotten; exit code 0 if all have, or if nobody was waited for."""
+    from edge_agent.commands.fleet_ask import store_report
+
+    id_, classes = report["command"]["id"], ", ".join(report["command"]["classes"])
+    path = path or Path(f"{id_}.json")
     store_report(path, report)
     for name, row in report["gateways"].items():
-        if not row["succeeded"]:
+        if not row["succeeded"] and (ended or not row["known"]):
             why = row["certificate_problem"] or " ".join(filter(None, (row["code"], row["reason"]))) or _silence(row)
             click.echo(f"{name}: {row['status'] or 'no answer'}: {why}", err=True)
-    click.echo(f"{report['succeeded']} of {report['asked']} have forgotten {', '.join(classes)}; report: {path}")
+    if not ended:
+        click.echo(f"asked {report['asked']} gateways to forget {classes}, as {id_}; go on: fleet collect {path}")
+        return
+    click.echo(f"{report['succeeded']} of {report['asked']} have forgotten {classes}; report: {path}")
     sys.exit(0 if report["all_succeeded"] else 1)
 
 
 def _silence(row: Mapping[str, Any]) -> str:
+    if not row["known"]:
+        return "the broker has never heard of it; it was not asked"
     return "not ended in time" if row["online"] else "it is away; the broker keeps the command for it"
 
 
@@ -126,6 +163,7 @@ def _states(members: Mapping[str, Member]) -> Table:
     for name, member in sorted(members.items()):
         birth = member.birth
         state = "[green]online[/green]" if member.online else "[red]away[/red]"
+        state = "[red]garbled[/red]" if member.garbled else state
         masked = ", ".join(birth.get("masked", ())) or "-"
         release, cached = str(birth.get("release", "-"))[:12], str(sum(birth.get("cached", {}).values()))
         answered = str(birth.get("counters", {}).get("windows_answered", 0))

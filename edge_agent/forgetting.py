@@ -35,7 +35,7 @@ from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState, Phase, Status
 from edge_agent.settings import Config, Forget
 from edge_agent.shadow import Shadow
-from edge_agent.tally import tolerant
+from edge_agent.tally import storage_failed, tolerant
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +106,7 @@ class Forgetting:
             self.release_adopted()  # a crash may have come between
             self._clear_jobs()
         except StorageFailed as error:
-            log.error("storage.failed", code=error.code, reason=error.reason)
+            storage_failed(error)
 
     @property
     def has_job(self) -> bool:
@@ -132,7 +132,7 @@ class Forgetting:
             self._probation.count(now_s)
         except StorageFailed as error:
             self._wait_until_s = now_s + STORAGE_WAIT_S
-            log.error("storage.failed", code=error.code, reason=error.reason, next_try_s=STORAGE_WAIT_S)
+            storage_failed(error, next_try_s=STORAGE_WAIT_S)
 
     def stop(self) -> None:
         """End the child; its command starts again with the next agent."""

@@ -57,7 +57,7 @@ class Mqtt(Section):
     base: str = Field("", pattern=r"^[^+#\x00]*$", description="base of all topics; empty: edge/<gateway.name>")
     protocol: Literal["auto", "5", "3.1.1"] = Field("auto", description="auto: MQTT 5, then 3.1.1")
     client_id: str = Field(
-        "", max_length=128, description="empty: edge-agent-<gateway.name>; a second connection has -out behind it"
+        "", max_length=128, description="empty: one that nobody can guess; a second connection has -out behind it"
     )
     username: str | None = Field(None, description="user name at the broker")
     password_file: Path | None = Field(

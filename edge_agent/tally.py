@@ -13,12 +13,14 @@ import structlog
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.core.errors import EdgeAgentError, StorageFailed
 from edge_agent.mqtt_link import Message
-from edge_agent.schemas.messages import dump
+from edge_agent.schemas.messages import COUNTERS, dump
 
 log = structlog.get_logger(__name__)
 
 SHOWN_PER_S: Final = 10
 FAILURES_PER_LINE: Final = 600
+COUNTED_FROM_0: Final = tuple(name for name in COUNTERS if name != "bytes_written" and "<" not in name)
+_PROCESS: Final = Counter(storage_failures=0)  # of the whole process, whichever part it was
 
 
 class Tally:
@@ -30,7 +32,8 @@ class Tally:
 
     def __init__(self, broker: Broker, topic: str) -> None:
         self._broker, self._topic = broker, topic
-        self.counters: Counter[str] = Counter()
+        # There from the start: an alert goes by an increase, which the first value of a series is none of.
+        self.counters: Counter[str] = Counter(dict.fromkeys(COUNTED_FROM_0, 0))
         self._shown = 0
 
     def refuse(self, message: Message, error: EdgeAgentError) -> None:
@@ -70,7 +73,18 @@ def tolerant() -> Iterator[None]:
     try:
         yield
     except StorageFailed as error:
-        log.error("storage.failed", code=error.code, reason=error.reason)
+        storage_failed(error)
+
+
+def storage_failed(error: StorageFailed, **more: float) -> None:
+    """Count and log a write that failed and is tried again."""
+    _PROCESS["storage_failures"] += 1
+    log.error("storage.failed", code=error.code, reason=error.reason, **more)
+
+
+def storage_failures() -> int:
+    """How many there were."""
+    return _PROCESS["storage_failures"]
 
 
 def acknowledge(message: Message) -> None:

@@ -63,7 +63,7 @@ class Vault:
         master: the key that wraps all others, if an operator keeps it; else the state directory has its own.
 
     Raises:
-        Misconfigured: ``E_KEY``, the master key cannot be had.
+        Misconfigured: ``E_KEY``, the master key cannot be had, or opens none of the keys.
         StorageFailed: a new one cannot be stored.
     """
 
@@ -72,6 +72,18 @@ class Vault:
         with storage("the keys cannot be stored"):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._master = Cipher(master or _own(state_dir))
+        self._refuse_another()
+
+    def _refuse_another(self) -> None:
+        """With the wrong master key every key would pass for damaged, and be replaced. One that is damaged is alone."""
+        names = self.names("")
+        for name in names:
+            with suppress(KeyLost):
+                self._bare(name)
+                return
+        if len(names) > 1:
+            words = f"the master key opens none of the {len(names)} keys in {self._folder}, which another one made"
+            raise Misconfigured("E_KEY", f"{words}: bring the one from before back from your copy")
 
     def make(self, name: str) -> Cipher:
         """A new key under a name; one that was there is destroyed.

@@ -100,7 +100,7 @@ def a_snapshot() -> Snapshot:
 
 
 def metrics_table() -> str:
-    figures = [*Figures(a_snapshot, None).collect(), *certificate_figures(datetime.now(timezone.utc))]
+    figures = [*Figures(a_snapshot, None, ROOT).collect(), *certificate_figures(datetime.now(timezone.utc))]
     rows = []
     for family in figures:
         name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")

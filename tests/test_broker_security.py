@@ -65,11 +65,9 @@ def site_at(folder: Path, *hosts: str) -> Site:
     assert pki(folder, "page", "desk", "toy").returncode == 0
     assert pki(folder, "monitor", "wall").returncode == 0
     assert pki(folder, "sensor", "m1", "toy").returncode == 0
-    for path in folder.iterdir():
-        path.chmod(0o644)  # mosquitto gives up root
     port = free_port()
     conf = CONF.replace("/etc/mosquitto/edge-agent", str(folder)).replace("listener 8883", f"listener {port} 127.0.0.1")
-    assert conf.count(str(folder)) == 4
+    assert conf.count(str(folder)) == 5
     return Site(SecureBroker(folder / "broker", port, conf), folder)
 
 
@@ -115,7 +113,7 @@ ALLOWED = [
     ("toy", "edge/toy/refused"),
     ("toy", "edge/toy/unlearn/hum/status"),
     ("toy", "edge/toy/unlearn/hum/certificate"),
-    ("toy.m1", "edge/toy/windows/m1"),
+    ("m1@toy", "edge/toy/windows/m1"),
     ("anna", "edge/toy/unlearn/hum"),
     ("anna", "edge/other/unlearn/hum"),
     ("toy", "edge/toy/models/pumps/status"),
@@ -125,6 +123,7 @@ ALLOWED = [
     ("spare", "edge/toy/diagnosis/m1"),
     ("spare", "edge/spare/status"),
     ("anna", "edge/toy/labels/m1"),
+    ("anna", "unlearn/hum"),
     ("desk", "edge/toy/unlearn/hum"),
     ("desk", "edge/toy/models/pumps/unlearn/hum"),
 ]
@@ -140,11 +139,11 @@ FORBIDDEN = [
     ("spare", "edge/toy/unlearn/hum"),
     ("toy", "edge/toy/windows/m1"),
     ("other", "edge/toy/unlearn/hum/certificate"),
-    ("toy.m1", "edge/toy/windows/m2"),
-    ("toy.m1", "edge/other/windows/m1"),
-    ("toy.m1", "edge/toy/unlearn/hum"),
-    ("toy.m1", "edge/toy/labels/m1"),
-    ("toy.m1", "edge/toy/status"),
+    ("m1@toy", "edge/toy/windows/m2"),
+    ("m1@toy", "edge/other/windows/m1"),
+    ("m1@toy", "edge/toy/unlearn/hum"),
+    ("m1@toy", "edge/toy/labels/m1"),
+    ("m1@toy", "edge/toy/status"),
     ("anna", "edge/toy/unlearn/hum/status"),
     ("anna", "edge/toy/unlearn/hum/certificate"),
     ("anna", "edge/toy/status"),
@@ -155,45 +154,56 @@ FORBIDDEN = [
     ("desk", "edge/toy/status"),
     ("desk", "edge/toy/unlearn/hum/certificate"),
     ("desk", "edge/toy/labels/m1"),
+    *((name, "unlearn/hum") for name in ("toy", "m1@toy", "spare", "wall", "desk")),
 ]
 
 
 @pytest.mark.parametrize(("name", "topic"), ALLOWED)
 def test_what_somebody_may_write_arrives(site: Site, name: str, topic: str) -> None:
-    with site.client("wall") as reader, site.client(name) as writer:
-        reader.subscribe(["edge/#", "homeassistant/#"])
+    listener = "other" if topic.startswith("unlearn/") else "wall"  # agents hear the plant, a monitor all the rest
+    with site.client(listener) as reader, site.client(name) as writer:
+        reader.subscribe([topic])
         writer.publish(topic, b'"sent"')
         assert next(reader.listen(5)).topic == topic
 
 
 @pytest.mark.parametrize(("name", "topic"), FORBIDDEN)
 def test_what_somebody_may_not_write_is_refused_and_reaches_nobody(site: Site, name: str, topic: str) -> None:
-    with site.client("anna") as reader, site.client(name) as writer:
+    with site.client("anna") as reader, site.client("other") as agent, site.client(name) as writer:
         reader.subscribe(["edge/#"])
+        agent.subscribe(["unlearn/+"])
         with pytest.raises(Unreachable, match=r"the broker refuses what was published on .*: Not authorized"):
             writer.publish(topic, b'"sent"')
         reader.publish("edge/toy/labels/m1", b'"after"')
         assert next(reader.listen(5)).content == "after"
+        assert not list(agent.pending())
 
 
 @pytest.mark.parametrize(
     ("name", "topic"),
     [
-        ("toy.m1", "edge/toy/diagnosis/m1"),
-        ("toy.m1", "edge/toy/status"),
+        ("other", "edge/toy/status"),
+        ("other", "edge/toy/unlearn/hum/certificate"),
+        ("spare", "edge/toy/unlearn/hum"),
+        ("spare", "edge/toy/status"),
+        ("wall", "unlearn/hum"),
+        ("m1@toy", "edge/toy/diagnosis/m1"),
+        ("m1@toy", "edge/toy/status"),
         ("other", "edge/toy/windows/m1"),
         ("other", "edge/toy/unlearn/hum"),
         ("desk", "edge/other/unlearn/hum"),
     ],
 )
 def test_what_somebody_may_not_read_does_not_reach_him(site: Site, name: str, topic: str) -> None:
-    writers = {"windows": "toy.m1", "unlearn": "anna", "status": "toy", "diagnosis": "toy"}
-    writer_name = next(who for part, who in writers.items() if part in topic)
+    writers = {"windows": "m1@toy", "unlearn": "anna", "status": "toy", "diagnosis": "toy"}
+    writer_name = "toy" if "certificate" in topic else next(who for part, who in writers.items() if part in topic)
     with site.client(name) as reader, site.client("anna") as operator, site.client(writer_name) as writer:
-        operator.subscribe([topic])
+        if not topic.startswith("unlearn/"):
+            operator.subscribe([topic])
         reader.client.subscribe(topic, 1)
         writer.publish(topic, b'"sent"')
-        assert next(operator.listen(5)).topic == topic
+        if not topic.startswith("unlearn/"):
+            assert next(operator.listen(5)).topic == topic
         with pytest.raises(queue.Empty):
             reader.heard.get(timeout=0.3)
 
@@ -251,6 +261,52 @@ def test_a_broker_by_another_name_than_its_certificates_is_not_believed(site: Si
     assert "IP address mismatch, certificate is not valid for '127.0.0.1'" in words
 
 
+def test_a_revoked_certificate_is_refused_and_its_rights_are_gone(tmp_path: Path) -> None:
+    site = site_at(tmp_path / "pki", "localhost")
+    try:
+        kept = tmp_path / "stolen"
+        kept.mkdir()
+        for name in "m1@toy.pem", "m1@toy.key":
+            shutil.copy(site.folder / name, kept)
+        stolen = site.address("m1@toy", folder=kept)
+        with connected(stolen):
+            pass
+        assert pki(site.folder, "revoke", "m1@toy").returncode == 0
+        assert "m1@toy" not in (site.folder / "acl").read_text()
+        assert "user anna" in (site.folder / "acl").read_text()
+        site.broker.stop()
+        site.broker.start()
+        with site.client("anna"):
+            words = refusal(site, "anna", lambda _: stolen)
+        assert "hung up" in words or "alert" in words
+        assert pki(site.folder, "sensor", "m1", "toy").returncode == 0  # the sensor gets another one
+        assert pki(site.folder, "revoke", "nobody").returncode == 1
+    finally:
+        site.broker.stop()
+
+
+def test_nobody_takes_over_an_agents_session_by_the_name_of_its_gateway(
+    site: Site, tmp_path: Path, toy_release: Path
+) -> None:
+    # A sensor that connected as edge-agent-toy threw the agent off, and took what was queued for it.
+    agent = agent_of(site, tmp_path / "agent", toy_release)
+    try:
+        agent.ready()
+        for client_id in "edge-agent-toy", "edge-agent-toy-out":
+            with connected(replace(site.address("m1@toy"), client_id=client_id)):
+                pass
+        with site.client("anna") as anna:
+            plant = Plant(anna)
+            with site.client("m1@toy") as sensor:
+                sensor.publish(
+                    "edge/toy/windows/m1", toy.message(1, None, toy.windows(0, 1, np.random.default_rng(0))[0])
+                )
+            wait_until(lambda: plant.find("diagnosis/m1"), "the window is answered")
+        assert agent.events("broker.disconnected") == []
+    finally:
+        agent.kill()
+
+
 def test_a_missing_certificate_is_told_by_its_name(site: Site, tmp_path: Path) -> None:
     words = refusal(site, "anna", lambda address: replace(address, cert_file=tmp_path / "gone.pem"))
     assert str(tmp_path / "gone.pem") in words
@@ -267,7 +323,7 @@ def test_an_agent_forgets_for_an_operator_and_for_nobody_else(site: Site, tmp_pa
     operator.write_text("\n".join(["[mqtt]", 'host = "localhost"', f"port = {site.broker.port}", *lines]))
     try:
         agent.ready()
-        with site.client("toy.m1") as sensor, site.client("anna") as anna:
+        with site.client("m1@toy") as sensor, site.client("anna") as anna:
             plant = Plant(anna)
             for row in toy.windows(0, 40, np.random.default_rng(0)):
                 plant._seq += 1
@@ -323,6 +379,36 @@ def test_rights_that_were_changed_stay_when_a_certificate_is_renewed(tmp_path: P
     assert (tmp_path / "acl").read_text() == changed
     assert (tmp_path / "anna.pem").read_bytes() != before
     assert (tmp_path / "anna.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_name_that_looks_like_another_gets_rights_of_its_own(tmp_path: Path) -> None:
+    for words in ("ca",), ("agent", "press-7"), ("agent", "press.7"), ("sensor", "b.c", "a"), ("sensor", "c", "a.b"):
+        assert pki(tmp_path, *words).returncode == 0
+    rights = (tmp_path / "acl").read_text()
+    assert "read edge/press.7/windows/+" in rights
+    assert "user b.c@a\ntopic write edge/a/windows/b.c\n" in rights
+    assert "user c@a.b\ntopic write edge/a.b/windows/c\n" in rights
+
+
+def test_certificates_are_for_everybody_and_keys_for_their_owner(tmp_path: Path) -> None:
+    for words in ("ca",), ("broker", "localhost"), ("agent", "toy"):
+        assert pki(tmp_path, *words).returncode == 0
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert {modes[name] for name in ("ca.pem", "crl.pem", "broker.pem", "toy.pem")} == {0o644}
+    assert {modes[name] for name in ("ca.key", "broker.key", "toy.key", "acl")} == {0o600}
+
+
+def test_what_openssl_does_not_take_is_told_and_leaves_no_key_behind(tmp_path: Path) -> None:
+    assert pki(tmp_path, "ca").returncode == 0
+    before = sorted(tmp_path.iterdir())
+    assert "DAYS is 'soon'" in subprocess.run(
+        [ROOT / "deploy" / "pki.sh", tmp_path, "operator", "bob"], env={**os.environ, "DAYS": "soon"},
+        capture_output=True, text=True, check=False,
+    ).stderr  # fmt: skip
+    failed = pki(tmp_path, "broker", "")
+    assert failed.returncode == 1
+    assert "openssl x509 failed" in failed.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_name_is_given_to_one_kind_of_client_only_and_the_authority_made_once(tmp_path: Path) -> None:

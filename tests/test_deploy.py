@@ -71,7 +71,7 @@ def test_no_selector_takes_in_the_pods_of_another_and_their_traffic_is_let_throu
             for rule in each["spec"].get("egress", [])
             for port in rule["ports"]
         }
-        assert allowed == ({53, 8883, 443} if own["role"] == "replica" else {53, 8883})
+        assert allowed == {53, 8883, 443}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,8 @@ import pytest
 from benchmarks import toy
 from edge_agent.commands import fleet
 from edge_agent.commands.client import Heard, connected
-from edge_agent.commands.fleet import Member, survey
+from edge_agent.commands.fleet import Member
+from edge_agent.commands.fleet_ask import survey
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
@@ -129,11 +131,92 @@ def test_one_that_cannot_forget_is_named_with_its_reason_and_the_exit_code_says_
     assert "press-2: rejected: E_TOO_FEW_WINDOWS 5 windows of hum are cached, at least 32 are needed" in run.stderr
     assert run.stdout.startswith("1 of 2 have forgotten")
     assert report_of(report)["gateways"]["press-1"]["succeeded"]
-    run = edge_agent(*asked, "--gateways", "press-3", "--timeout", 2)
-    assert "press-3: no answer: it is away; the broker keeps the command for it" in run.stderr
+    run = edge_agent(*asked, "--gateways", "press-1,  press-3", "--timeout", 60)
+    assert "press-3: no answer: the broker has never heard of it; it was not asked" in run.stderr
+    assert run.returncode == 1
     run = edge_agent(*asked, "--gateways", "press-1", "--no-wait")
     assert run.stdout.startswith("asked 1 gateways to forget hum, as fleet-")
     assert edge_agent(*asked).returncode == 2  # neither --all nor --gateways
+
+
+def test_what_a_gateway_answers_after_the_tool_has_gone_is_collected_later(
+    gateways: Gateways, operator: Path, tmp_path: Path
+) -> None:
+    agents = gateways("press-1")
+    assert agents["press-1"].stop() == 0
+    report = tmp_path / "report.json"
+    asked = ["fleet", "unlearn", HUM, "--broker", operator, "--report", report, "--gateways", "press-1"]
+    run = edge_agent(*asked, "--timeout", 2)
+    assert run.returncode == 1
+    assert "press-1: no answer: it is away; the broker keeps the command for it" in run.stderr
+    agents["press-1"].start()
+    run = edge_agent("fleet", "collect", report, "--broker", operator, "--timeout", 120)
+    assert run.returncode == 0, run.stderr
+    assert report_of(report)["gateways"]["press-1"]["certificate_verified"]
+    (tmp_path / "other.json").write_text("[]")
+    run = edge_agent("fleet", "collect", tmp_path / "other.json", "--broker", operator)
+    assert (run.returncode, "is no report" in run.stderr) == (78, True)
+
+
+def test_a_tool_that_is_interrupted_leaves_its_report(
+    gateways: Gateways, operator: Path, broker: LocalBroker, tmp_path: Path
+) -> None:
+    agents = gateways("press-1")
+    assert agents["press-1"].stop() == 0
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "edge_agent", "fleet", "unlearn", HUM, "--gateways", "press-1"]
+    with plant_at(broker.port, "edge/press-1") as plant:
+        plant.client.subscribe([f"edge/press-1/unlearn/{HUM}"])
+        tool = subprocess.Popen([*command, "--broker", operator, "--report", report], stderr=subprocess.DEVNULL)
+        try:
+            plant.expect(f"unlearn/{HUM}")
+            tool.send_signal(signal.SIGINT)
+            assert tool.wait(30) == 1
+        finally:
+            tool.kill()
+    assert report_of(report)["command"]["id"].startswith("fleet-")
+
+
+def test_a_gateway_whose_key_is_pinned_and_that_nobody_has_heard_of_has_not_succeeded(
+    gateways: Gateways, operator: Path, tmp_path: Path
+) -> None:
+    gateways("press-1")
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "press-9.pem").write_text(Signer.of_seed(bytes(32)).public.pem)
+    run = edge_agent(
+        "fleet", "unlearn", HUM, "--broker", operator, "--all", "--keys", keys, "--report", keys / "r.json"
+    )
+    assert run.returncode == 1
+    assert run.stdout.startswith("1 of 2 have forgotten")
+    assert "press-9: no answer: the broker has never heard of it" in run.stderr
+
+
+def test_a_birth_that_cannot_be_read_is_shown_and_ends_nothing(operator: Path, broker: LocalBroker) -> None:
+    with plant_at(broker.port, "edge/odd") as plant:
+        plant.raw("status", dump({"state": "online", "cached": ["a"], "counters": 7}), retain=True)
+        plant.expect("status")
+    run = edge_agent("fleet", "status", "--broker", operator)
+    assert (run.returncode, run.stderr) == (1, "")
+    assert "garbled" in run.stdout
+
+
+def test_a_tool_that_waits_hears_the_end_also_after_the_broker_was_restarted(
+    gateways: Gateways, broker: LocalBroker
+) -> None:
+    # It sat there until its timeout, and then said that the command had not finished.
+    agents = gateways("press-1")
+    command = [sys.executable, "-m", "edge_agent", "unlearn", HUM, "--config", str(agents["press-1"].config), "--wait"]
+    tool = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        wait_until(lambda: agents["press-1"].events("job.started"), 60)
+        broker.stop()
+        broker.start()
+        out, _ = tool.communicate(timeout=120)
+        assert tool.returncode == 0
+        assert out.startswith("successful")
+    finally:
+        tool.kill()
 
 
 def test_without_a_gateway_there_is_nothing_to_ask(operator: Path) -> None:
@@ -166,7 +249,7 @@ def member(document: bytes, key: Signer | None = None, tmp_path: Path | None = N
     seen = fleet.Fleet("edge", keys)
     seen.hear(heard("status", {"state": "online", "public_key": SIGNER.public.pem}))
     seen.command = "hum", "f1"
-    seen.hear(heard("unlearn/hum/status", {"id": "f1", "status": "successful"}))
+    seen.hear(heard("unlearn/hum/status", {"id": "f1", "classes": ["hum"], "status": "successful"}))
     seen.hear(heard("unlearn/hum/certificate", document))
     return seen.members["press-1"]
 

@@ -114,7 +114,7 @@ def test_an_agent_without_finished_turns_is_not_alive() -> None:
 
 def served(seen: Snapshot, cert_file: Path | None = None) -> dict[tuple[str, tuple[str, ...]], float]:
     port = free_port()
-    server = HttpServer("127.0.0.1", port, lambda: seen, cert_file)
+    server = HttpServer("127.0.0.1", port, lambda: seen, cert_file, ROOT)
     server.start()
     try:
         return samples(port)
@@ -152,7 +152,7 @@ def test_the_histogram_counts_every_window_below_each_edge(times_s: list[float])
 @PROMTOOL
 def test_promtool_finds_nothing_to_improve_in_the_metrics() -> None:
     port = free_port()
-    server = HttpServer("127.0.0.1", port, a_snapshot, None)
+    server = HttpServer("127.0.0.1", port, a_snapshot, None, ROOT)
     server.start()
     try:
         text = fetch(port, "/metrics")[1]
@@ -177,7 +177,12 @@ def known_metrics() -> set[str]:
     text = reference.README.read_text()
     names = set(re.findall(r"^\| `(edge_agent_[a-z_]+)` \|", text, re.MULTILINE))
     histogram = {f"edge_agent_latency_seconds{end}" for end in ("_bucket", "_count", "_sum")}
-    return names | histogram | {"process_resident_memory_bytes", "process_cpu_seconds_total", "up"}
+    return (
+        names
+        | histogram
+        | {"process_resident_memory_bytes", "process_cpu_seconds_total", "up"}
+        | {"process_start_time_seconds"}
+    )
 
 
 def used_metrics(text: str) -> set[str]:
@@ -203,6 +208,23 @@ def test_every_query_of_the_dashboard_can_be_asked(tmp_path: Path) -> None:
     done = promtool("check", "rules", "rules.json", folder=tmp_path)
     assert done.returncode == 0, done.stdout
     assert f"{len(queries)} rules found" in done.stdout
+
+
+@PROMTOOL
+def test_the_dashboard_shows_the_releases_of_several_models(tmp_path: Path) -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    query = next(panel for panel in panels if panel["title"].startswith("Live release"))["targets"][0]["expr"]
+    series, expected = [], []
+    for age, (model, digest) in enumerate([("gateway", "aa"), ("pumps", "bb")], 1):
+        about = f'instance="i",model="{model}"'
+        series.append({"series": f"edge_agent_release_age_seconds{{{about}}}", "values": f"{age}"})
+        series.append({"series": f'edge_agent_release_info{{{about},digest="{digest}"}}', "values": "1"})
+        expected.append({"labels": f'{{digest="{digest}", {about}}}', "value": age})
+    test = {"expr": query.replace("$gateway", ".*"), "eval_time": "0", "exp_samples": expected}
+    content = {"tests": [{"input_series": series, "promql_expr_test": [test]}]}
+    (tmp_path / "test.yml").write_text(json.dumps(content))
+    done = promtool("test", "rules", "test.yml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_alerts_and_dashboard_ask_only_for_metrics_that_there_are() -> None:

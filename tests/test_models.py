@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import toy
-from edge_agent.commands.fleet import survey
+from edge_agent.commands.fleet_ask import survey
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.core.errors import Misconfigured
 from edge_agent.mqtt_client import BrokerAddress

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from benchmarks import toy
 from edge_agent.commands.client import Heard
 from edge_agent.page.asking import FAILURES, Doorman
-from edge_agent.page.heard import LiveRelease
 from edge_agent.page.pictures import picture
 from edge_agent.page.plant import HISTORY_S, MOST_ASSETS, MOST_JOBS, MOST_REFUSED, Plant
+from edge_agent.schemas.heard import LiveRelease
 from edge_agent.schemas.topics import Topics
 from edge_agent.settings import OWN_MODEL
 from edge_agent.signing import Signer

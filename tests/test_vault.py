@@ -177,3 +177,22 @@ def test_shredding_overwrites_the_same_blocks_before_the_file_is_gone(tmp_path: 
     left = name.read_bytes()
     assert len(left) == len(CONTENT)
     assert CONTENT[:23] not in left
+
+
+def test_another_master_key_is_refused_before_it_can_do_harm(tmp_path: Path) -> None:
+    # A gateway that was started with a new master key took every key for damaged: its identity and its cache were made
+    # anew, and the right key, brought back, found nothing of before.
+    right, wrong = bytes(32), bytes([1] * 32)
+    vault = Vault(tmp_path, right)
+    secrets = {name: vault.make_secret(name) for name in ("identity", "cache-1", "release-ab")}
+    with pytest.raises(Misconfigured, match="opens none of the 3 keys"):
+        Vault(tmp_path, wrong)
+    assert {name: Vault(tmp_path, right).secret(name) for name in secrets} == secrets
+
+
+def test_one_damaged_key_does_not_pass_for_a_wrong_master_key(tmp_path: Path) -> None:
+    vault = Vault(tmp_path)
+    for name in "identity", "cache-1":
+        vault.make_secret(name)
+    (tmp_path / "keys" / "cache-1.key").write_bytes(b"damaged")
+    assert len(Vault(tmp_path).secret("identity")) == 32

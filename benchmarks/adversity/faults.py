@@ -34,7 +34,10 @@ IN_FLIGHT: Final = 64
 BACK_S: Final = 60.0  # after a fault the next window is answered within this
 QUIET_S: Final = (1.0, 4.0)  # between two faults
 PERSISTENT: Final = "persistence true\npersistence_location {folder}/\nautosave_interval 1"
-MQTT: Final = f'in_flight = {IN_FLIGHT}\nkeepalive_s = 5\nprotocol = "{{protocol}}"\n{{more}}'
+CLIENT_ID: Final = "agent-of-toy"  # which an intruder must know
+MQTT: Final = (
+    f'client_id = "{CLIENT_ID}"\nin_flight = {IN_FLIGHT}\nkeepalive_s = 5\nprotocol = "{{protocol}}"\n{{more}}'
+)
 
 
 @dataclass
@@ -154,7 +157,7 @@ class Episode:
 
     def _intrude(self) -> None:
         """A client with the agent's own name takes the session over, and leaves it."""
-        address = BrokerAddress("127.0.0.1", self._broker.port, "edge-agent-toy", in_flight=IN_FLIGHT)
+        address = BrokerAddress("127.0.0.1", self._broker.port, CLIENT_ID, in_flight=IN_FLIGHT)
         client = make_client(address, self._protocol)
         connect(client, address, self._protocol)
         client.loop_start()

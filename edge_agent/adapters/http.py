@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,14 +39,15 @@ class HttpServer:
     Args:
         look: gives the newest snapshot; None before the first.
         cert_file: the client certificate whose end is shown.
+        state_dir: on the disk whose room is shown.
 
     Raises:
         OSError: the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, look: Look, cert_file: Path | None) -> None:
+    def __init__(self, host: str, port: int, look: Look, cert_file: Path | None, state_dir: Path) -> None:
         registry = CollectorRegistry()
-        registry.register(Figures(look, cert_file))
+        registry.register(Figures(look, cert_file, state_dir))
         ProcessCollector(registry=registry)
         handler = type("Handler", (_Handler,), {"look": staticmethod(look), "registry": registry})
         self._server = ThreadingHTTPServer((host, port), handler)
@@ -113,8 +116,8 @@ def ready(seen: Snapshot | None, now_s: float) -> str | None:
 class Figures(Collector):
     """The snapshot in Prometheus's words. Names end in their unit; a counter's in ``_total``."""
 
-    def __init__(self, look: Look, cert_file: Path | None) -> None:
-        self._look, self._cert_file = look, cert_file
+    def __init__(self, look: Look, cert_file: Path | None, state_dir: Path) -> None:
+        self._look, self._cert_file, self._state_dir = look, cert_file, state_dir
 
     def collect(self) -> Iterator[Metric]:
         """All figures; none before the first snapshot."""
@@ -124,6 +127,9 @@ class Figures(Collector):
         yield from _windows(seen)
         yield from _state(seen)
         yield from _forgetting(seen)
+        with suppress(OSError):
+            free = shutil.disk_usage(self._state_dir).free
+            yield GaugeMetricFamily(PREFIX + "disk_free_bytes", "On the disk of the state directory.", free)
         if self._cert_file is not None and (ends := _end_of(self._cert_file)) is not None:
             yield from certificate_figures(ends)
 

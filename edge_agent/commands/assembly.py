@@ -72,11 +72,11 @@ def assemble(config: Config) -> Agent:
     given = given_master_file(config.gateway.master_key_file)
     master = read_master(given) if given else None
     session, inbox = _next_session(state_dir / "session"), Inbox(config.mqtt.in_flight)
-    broker = _broker(config, topics, session, inbox)
     budget = Budget(config.cache.bytes_per_day, time.monotonic)
     clock, latency = Clock(state_dir / "clock"), Latency()
-    discovery = Discovery(config.mqtt.discovery, config.gateway.name, topics, broker) if config.mqtt.discovery else None
     signer, models = _identity(Vault(state_dir, master)), list[ServedModel]()
+    broker = _broker(config, topics, session, inbox, signer)
+    discovery = Discovery(config.mqtt.discovery, config.gateway.name, topics, broker) if config.mqtt.discovery else None
     shared = _Shared(state_dir, master, signer, topics, session, broker, clock, budget, latency, discovery)
     own = config, session, topics, inbox, broker
     notifier = systemd.from_environment()
@@ -88,7 +88,15 @@ def assemble(config: Config) -> Agent:
     return Agent(*own, models, *others)
 
 
-def _broker(config: Config, topics: Topics, session: int, inbox: Inbox) -> Broker:
+def _client_id(name: str, signer: Signer) -> str:
+    """The name of the session at the broker. Nobody else can guess it, or he could take the session over.
+
+    From the signing key, so that it stays over restarts: signatures of Ed25519 are no others each time.
+    """
+    return f"edge-agent-{name}-{signer.sign({'session of': name})[:16]}"
+
+
+def _broker(config: Config, topics: Topics, session: int, inbox: Inbox, signer: Signer) -> Broker:
     will = {"state": "offline", "session": session, "gateway": config.gateway.name}
     leader = Topics(config.replica.of)
     subscriptions = topics.subscriptions(config.mqtt.share, models=bool(config.models))
@@ -96,7 +104,7 @@ def _broker(config: Config, topics: Topics, session: int, inbox: Inbox) -> Broke
         subscriptions = leader.release, leader.shared_windows(config.mqtt.share)
         will["replica_of"] = leader.base
     return Broker(
-        broker_address(config.mqtt, config.mqtt.client_id or f"edge-agent-{config.gateway.name}"),
+        broker_address(config.mqtt, config.mqtt.client_id or _client_id(config.gateway.name, signer)),
         subscriptions,
         inbox,
         first=lambda topic: topics.is_command(topic) or topic == leader.release,

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from cryptography.x509 import load_pem_x509_certificates
 
-from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.onnx_session import OnnxModel, providers
 from edge_agent.adapters.releases import read_release
+from edge_agent.clock import read as read_clock
 from edge_agent.commands.client import connected
 from edge_agent.commands.orphans import orphans
 from edge_agent.commands.releases import store_of, tombstones
+from edge_agent.commands.state import as_owner
 from edge_agent.config import broker_address, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
@@ -42,18 +44,23 @@ class Finding:
 
 
 def check(config_path: Path) -> Iterator[Finding]:
-    """Look at configuration, state directory, disk, access, TLS, clock, release and broker, in this order."""
+    """Look at configuration, access, state directory, disk, TLS, clock, release and broker, in this order."""
     try:
         config = read_config(config_path)
     except Misconfigured as error:
         yield Finding("config", False, error.reason, "compare the file with agent.example.toml")
         return
     yield Finding("config", True, f"{config_path} is valid")
-    yield from _state(config)
     yield from _permissions(config_path, config)
     address = _address(config)  # while root may still read what is meant for the agent
+    try:
+        as_owner(config.gateway)  # what root can read and write says nothing of the agent
+    except Misconfigured as error:
+        yield Finding("access", False, error.reason, "run this as root, or as the agent's user")
+        return
+    yield from _state(config)
     yield from _tls(config)
-    yield _clock()
+    yield _clock(config)
     for name in (OWN_MODEL, *config.models):
         yield _release(config.of_model(name))
         yield from _source(config.of_model(name))
@@ -87,7 +94,8 @@ def _state(config: Config) -> Iterator[Finding]:
 def _permissions(config_path: Path, config: Config) -> Iterator[Finding]:
     """What nobody else may write, and what nobody else may read."""
     gateway, mqtt = config.gateway, config.mqtt
-    private = [gateway.state_dir, gateway.master_key_file, mqtt.password_file, mqtt.key_file]
+    tokens = config.releases.token_file, config.page.token_file
+    private = [gateway.state_dir, gateway.master_key_file, mqtt.password_file, mqtt.key_file, *tokens]
     rules = [(config_path, OTHERS_WRITE), *((path, OTHERS) for path in private if path is not None)]
     open_ones = [(path, mask) for path, mask in rules if path.exists() and path.stat().st_mode & mask]
     for path, mask in open_ones:
@@ -116,10 +124,14 @@ def _tls(config: Config) -> Iterator[Finding]:
         yield Finding("tls", days > FEWEST_DAYS, words, remedy)
 
 
-def _clock() -> Finding:
+def _clock(config: Config) -> Finding:
+    """Unset it is wrong; unsynchronised only where signed commands hang on it: else certificates say so."""
     now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     remedy = "set the clock (timedatectl set-ntp true); commands with expires_at need it"
-    return Finding("clock", time.time() >= EARLIEST_S, f"the wall clock says {now}", remedy)
+    synchronised = read_clock().synchronised
+    passed = time.time() >= EARLIEST_S and not (config.commands.signed and synchronised is False)
+    words = {True: ", synchronised", False: ", not synchronised", None: ""}[synchronised]
+    return Finding("clock", passed, f"the wall clock says {now}{words}", remedy)
 
 
 def _release(config: Config) -> Finding:
@@ -139,7 +151,8 @@ def _release(config: Config) -> Finding:
             return Finding(
                 "release", False, f"{config.gateway.name} has no live release, and none is configured", remedy
             )
-        self_test(OnnxModel(release.read(MODEL), config.serving.threads), release)
+        serving = config.serving
+        self_test(OnnxModel(release.read(MODEL), serving.threads, providers(serving.provider, None)), release)
     except (BrokenRelease, Misconfigured) as error:
         return Finding("release", False, f"{error.code}: {error.reason}", remedy)
     forgotten = f", forgotten: {', '.join(release.card.forgotten)}" if release.card.forgotten else ""

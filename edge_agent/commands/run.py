@@ -48,7 +48,7 @@ def _shown(config: Config, agent: Agent) -> Iterator[None]:
         return
     host, port = config.http.host, config.http.port
     try:
-        server = HttpServer(host, port, lambda: agent.snapshot, config.mqtt.cert_file)
+        server = HttpServer(host, port, lambda: agent.snapshot, config.mqtt.cert_file, config.gateway.state_dir)
     except OSError as error:
         log.error("http.failed", code="E_CONFIG", reason=f"{host}:{port}: {error.strerror}")
         yield

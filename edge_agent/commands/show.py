@@ -40,6 +40,7 @@ def show_unlearn(
     reason: str,
     id_: str | None,
     signing: Signing | None,
+    valid_s: float,
     timeout_s: float | None,
 ) -> int:
     """Send a forget command, show its progress; returns the exit code."""
@@ -51,7 +52,7 @@ def show_unlearn(
             if status["status"] != "rejected":
                 show("forgetting", status["progress"], 1.0, f"{status['phase']} {_numbers(status['metrics'])}")
 
-        status = unlearn(address, base, classes, reason, id_, signing, timeout_s, on_status)
+        status = unlearn(address, base, classes, reason, id_, signing, valid_s, timeout_s, on_status)
     console = Console()
     if status["status"] in ("rejected", "failed"):
         console.print(f"[red]{status['status']}[/red]: {status['code']}: {status['reason']}", highlight=False)

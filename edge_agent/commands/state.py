@@ -18,9 +18,18 @@ def open_vault(gateway: Gateway) -> Vault:
     Raises:
         Misconfigured: ``E_KEY`` or ``E_STATE``.
     """
+    return Vault(gateway.state_dir, as_owner(gateway))
+
+
+def as_owner(gateway: Gateway) -> bytes | None:
+    """Read the master key, if it is kept elsewhere, and go on as the agent's user.
+
+    Raises:
+        Misconfigured: ``E_KEY`` or ``E_STATE``.
+    """
     master = _master(gateway.root_dir, gateway.master_key_file)
     become_owner(gateway.root_dir)
-    return Vault(gateway.state_dir, master)
+    return master
 
 
 @cache

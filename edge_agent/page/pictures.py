@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_agent.core.envelope import envelope_spectrum
 from edge_agent.core.types import Float32
-from edge_agent.page.heard import LiveRelease
+from edge_agent.schemas.heard import LiveRelease
 from edge_agent.schemas.windows import WindowSpec, decode
 
 HARMONICS: Final = 3  # of a fault frequency that are marked

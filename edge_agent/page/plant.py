@@ -17,8 +17,8 @@ from pydantic import BaseModel
 
 from edge_agent.commands.client import Heard
 from edge_agent.core.errors import Misconfigured, Refused, Untrusted
-from edge_agent.page.heard import Birth, Diagnosis, Job, LiveRelease, Refusal
 from edge_agent.page.pictures import Picture, picture
+from edge_agent.schemas.heard import Birth, Diagnosis, Job, LiveRelease, Refusal
 from edge_agent.schemas.topics import ASSET, Topics
 from edge_agent.signing import opened, parse_public_key
 

@@ -25,6 +25,7 @@ COUNTERS: Final[dict[str, str]] = {
     "publishes_refused": "publishes that the broker refused, by its ACL or quota",
     "messages_dropped": "QoS 0 messages that found no room; the broker does not send them again",
     "cache_failures": "windows that could not be written to the cache",
+    "storage_failures": "other writes to the disk that failed and are tried again",
     "cache_over_budget": "windows not cached because `cache.bytes_per_day` was used up",
     "bytes_written": "bytes that the agent and its ended jobs have sent to disks, as Linux counts them",
     "releases_refused": "releases that an operator asked for and that could not be used",

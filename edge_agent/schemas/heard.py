@@ -1,4 +1,4 @@
-"""What the page reads of messages: only the keys it shows, each checked, for who may publish may publish anything."""
+"""What tools and the page read of an agent's messages: the keys that they show, each checked."""
 
 from __future__ import annotations
 
