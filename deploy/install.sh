@@ -51,6 +51,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+WANTED=/etc/systemd/system/multi-user.target.wants/edge-agent.service
 tree=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 home=$destdir/opt/edge-agent
 units=$destdir/usr/lib/systemd/system
@@ -67,7 +68,7 @@ remove() {
     "$units/edge-agent-page.service" "$units/edge-agent.service.d" "$destdir/usr/lib/sysusers.d/edge-agent.conf" \
     "$destdir/usr/share/man/man1/edge-agent.1" "$destdir/usr/share/bash-completion/completions/edge-agent" \
     "$destdir/usr/share/zsh/vendor-completions/_edge-agent" \
-    "$destdir/usr/share/fish/vendor_completions.d/edge-agent.fish"
+    "$destdir/usr/share/fish/vendor_completions.d/edge-agent.fish" "$destdir$WANTED"
   if [ "$purge" = yes ]; then
     # The key first: without it, what may be left of the rest opens to nobody.
     for secret in edge-agent-master-key edge-agent-mqtt-password; do
@@ -186,8 +187,10 @@ if [ "$uninstall" = yes ]; then
 fi
 install_files
 if ! here; then
-  mkdir -p "$destdir/etc/systemd/system/multi-user.target.wants"
-  ln -sf /usr/lib/systemd/system/edge-agent.service "$destdir/etc/systemd/system/multi-user.target.wants/"
+  if [ -z "$before" ]; then
+    mkdir -p "$(dirname "$destdir$WANTED")"
+    ln -sf /usr/lib/systemd/system/edge-agent.service "$destdir$WANTED"
+  fi
 else
   start_service
   cat <<'EOF'

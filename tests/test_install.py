@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,44 @@ def current(root: Path) -> str:
 def kept(root: Path) -> dict[str, bytes]:
     """The operator's files as they are."""
     return {name: (root / name).read_bytes() for name in MINE if (root / name).exists()}
+
+
+def test_whoever_installs_the_service_can_read_it(image: Path) -> None:
+    # With root's umask at 077, as on hardened machines, the agent's user could not enter /opt/edge-agent.
+    installed = [path for path in image.rglob("*") if not path.is_symlink() and "var/lib" not in str(path)]
+    closed = [path for path in installed if path.stat().st_mode & 0o444 != 0o444]
+    assert [path for path in closed if str(path.relative_to(image)) not in MINE] == []
+    assert "umask 022" in (ROOT / "deploy" / "configure.sh").read_text()
+
+
+def test_the_wheel_is_built_without_a_network_from_what_the_help_says(tmp_path: Path) -> None:
+    # pip download of a tree brings what it runs with, but not what builds it.
+    told = subprocess.run([ROOT / "deploy/install.sh", "--help"], capture_output=True, text=True, check=True).stdout
+    needed = re.search(r"pip download -d DIR -c constraints.txt (\w+)\s+'\.\[oci,web\]'", told)
+    assert needed
+    tree, pip = tmp_path / "tree", [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    for name in ("deploy/page", "edge_agent"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tree)
+    wheels, out = tmp_path / "wheels", tmp_path / "out"
+    subprocess.run([*pip, "download", "-d", wheels, "-c", ROOT / "constraints.txt", needed[1]], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-index", "-f", wheels, "-w", out, tree], check=True)
+    with zipfile.ZipFile(next(out.glob("edge_agent-*.whl"))) as wheel:
+        assert "edge_agent/page/static/lib/uPlot.iife.min.js" in wheel.namelist()
+
+
+def test_a_new_image_starts_its_service_and_an_upgrade_leaves_it_as_it_is(image: Path, tmp_path: Path) -> None:
+    assert not (image / "etc/systemd").exists()  # in a package that is dpkg's to do
+    root = tmp_path / "root"
+    subprocess.run(["cp", "-al", image, root], check=True)
+    (root / "opt/edge-agent/current").unlink()
+    install(root)
+    wanted = root / "etc/systemd/system/multi-user.target.wants/edge-agent.service"
+    assert str(wanted.readlink()) == "/usr/lib/systemd/system/edge-agent.service"
+    wanted.unlink()
+    install(root)
+    assert not wanted.is_symlink()
 
 
 def test_an_image_names_no_place_of_the_machine_that_made_it(image: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from edge_agent import logs
+from edge_agent.adapters import heap
 from edge_agent.adapters.http import HttpServer
 from edge_agent.agent import Agent
 from edge_agent.commands.assembly import assemble
@@ -30,6 +31,7 @@ def run(config_path: Path) -> None:
     """
     config = read_config(config_path)
     logs.configure(config.logs.level, config.logs.format)
+    heap.share()  # before there are threads
     with _only_agent(config.gateway.state_dir):
         agent = assemble(config)
 
