@@ -232,6 +232,17 @@ def test_every_answer_carries_the_security_headers(
     assert "server" not in lower
 
 
+@pytest.mark.parametrize("asset", ["%23", "%2B", "a/b", "x" * 65])
+def test_no_more_than_one_asset_can_be_watched_by_a_stream(
+    pages: Callable[..., tuple[LocalAgent, LocalPage]], asset: str
+) -> None:
+    # As a topic filter, "#" would have brought every window of the gateway to the page.
+    _, page = pages()
+    status, _, content = call(page, f"/events?asset={asset}")
+    assert status == 400
+    assert b"is not 1 to 64 of" in content
+
+
 def test_a_name_that_is_not_the_pages_own_is_refused(pages: Callable[..., tuple[LocalAgent, LocalPage]]) -> None:
     # A name of somebody else's that is made to lead to the loopback address (DNS rebinding) must read nothing.
     _, page = pages(page='hosts = ["press-7.plant"]\n')

@@ -27,6 +27,7 @@ from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.page.asking import Doorman, ask_to_forget
 from edge_agent.page.plant import HISTORY_S, Model, Plant
 from edge_agent.page.records import Records
+from edge_agent.schemas.topics import ASSET
 
 LIVE_EVERY_S: Final = 0.5
 STATE_EVERY_S: Final = 5.0
@@ -66,9 +67,12 @@ class Page:
 
     async def events(self, request: Request) -> Response:
         """The event stream: ``state`` when it changes, ``live`` twice a second, ``window`` when one was caught."""
+        asset = request.query_params.get("asset", "")
+        if asset and not ASSET.fullmatch(asset):
+            raise HTTPException(400, f"asset {asset[:64]!r} is not 1 to 64 of A-Z a-z 0-9 . _ -")
         if self.plant.watched.total() >= MOST_STREAMS:
             raise HTTPException(503, f"{MOST_STREAMS} pages are open, more are not served")
-        return EventSourceResponse(self._stream(request.query_params.get("asset", "")), ping=15)
+        return EventSourceResponse(self._stream(asset), ping=15)
 
     async def _stream(self, asset: str) -> AsyncIterator[ServerSentEvent]:
         """What one browser is told; made when it is sent, so that a slow browser only skips."""

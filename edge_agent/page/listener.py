@@ -74,11 +74,14 @@ class Listener:
         while not (client.lost or self._stopping.is_set()):
             self._catch(client)
             come = list(client.listen(TURN_S))
-            for topic in self._open & {heard.topic for heard in come}:
+            caught = {heard.topic: heard for heard in come if heard.topic in self._open}
+            for topic in caught:
                 self._open.discard(topic)
                 client.client.unsubscribe(topic)
-            if come:
-                self._hand_over(come)
+            # More windows come until the broker has heard that one was enough.
+            come = [heard for heard in come if not heard.topic.startswith(self._windows(""))]
+            if come or caught:
+                self._hand_over([*come, *caught.values()])
 
     def _catch(self, client: ToolClient) -> None:
         now_s = time.monotonic()

@@ -83,7 +83,7 @@ async def _listening(page: Page, topics: Topics, config: Config) -> AsyncIterato
         page.address,
         plant.subscriptions(),
         topics.windows,
-        lambda: list(plant.watched),
+        lambda: [asset for asset in plant.watched if asset],
         lambda come: loop.call_soon_threadsafe(plant.hear, come, time.monotonic()),
         lambda connected, reason: tell(connected=connected, reason=reason),
     )

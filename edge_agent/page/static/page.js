@@ -62,7 +62,8 @@
 
   function choose(name) {
     asset = name; history = []; shown = null;
-    find('window-about').textContent = 'waiting for a window …';
+    find('window-about').textContent = 'A window is caught each second, once one comes.';
+    find('spectrum').hidden = true;
     find('channels').replaceChildren();
     connect();
   }
@@ -83,7 +84,10 @@
       return;
     }
     empty.textContent = '';
-    if (!live.assets.some((one) => one.name === asset)) { choose(live.assets[0].name); return; }
+    if (!live.assets.some((one) => one.name === asset)) {
+      choose(live.assets.reduce((best, one) => (one.age_s < best.age_s ? one : best)).name);
+      return;
+    }
     if (live.asset !== asset) return;
     assets(live.assets);
     answer(live.assets.find((one) => one.name === asset));
@@ -148,6 +152,7 @@
     const ms = picture.samples[0].map((_, index) => (1000 * index) / picture.rate_hz);
     find('window-about').textContent = `${picture.channels.length} channels in ${picture.unit}, ${ms.length} samples at ${picture.rate_hz} Hz${picture.rpm ? `, shaft at ${picture.rpm.toFixed(0)} rpm` : ''}`
       + (about ? `; answered ${about.class}, ${percent(about.confidence)} sure` : '');
+    find('spectrum').hidden = false;
     if (fresh) channels(picture);
     picture.samples.forEach((samples, index) => {
       const rms = Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length);

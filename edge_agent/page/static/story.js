@@ -35,7 +35,7 @@
 
   function facts(job) {
     const metrics = job.metrics, rows = [
-      ['windows', metrics.windows], ['probing', seconds(metrics.probing_s)], ['flip rate', percent(metrics.flip_rate)],
+      ['windows', metrics.windows], ['flip rate', percent(metrics.flip_rate)],
       ['steps', metrics.steps && `${metrics.steps}, the best was ${metrics.chosen_step}`],
       ['time of the edit', seconds(metrics.edit_s)], ['time of the job', seconds(metrics.job_s ?? metrics.child_s)],
       ['memory of the job', metrics.child_peak_mib && `${metrics.child_peak_mib.toFixed(0)} MiB at most`],

@@ -166,7 +166,7 @@
       verdict.textContent = log.verified
         ? `✓ ${log.count} rows: each follows the one before, none was changed${log.published ? ', and none is missing at the end' : ''}. Checked just now.`
         : `✗ ${log.problem}`;
-      const rows = log.rows.map((row) => el('tr', {}, el('td', {}, String(row.n)), el('td', {}, row.time.utc ?? '', row.time.synchronised === false ? ' (clock not synchronised)' : ''),
+      const rows = log.rows.map((row) => el('tr', {}, el('td', {}, String(row.n)), el('td', {}, row.time.utc ?? '', row.time.synchronised === false && el('br'), row.time.synchronised === false && el('span', { class: 'small' }, 'clock not synchronised')),
         el('td', {}, row.event), el('td', {}, el('code', {}, JSON.stringify(row.content)))));
       if (!before) body.replaceChildren(...rows); else body.append(...rows);
       const last = log.rows.at(-1);
