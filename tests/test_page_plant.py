@@ -154,7 +154,7 @@ def test_fault_frequencies_are_marked_where_somebody_says_how_fast_the_shaft_tur
     bearing = {"elements": 9, "element_mm": 7.94, "pitch_mm": 39.04}
     release = LiveRelease.model_validate({**CARD, "bearing": bearing, "shaft_rpm": of_card})
     samples = toy.windows(0, 1, np.random.default_rng(0))[0]
-    content = picture("m1", toy.message(1, None, samples, rpm=rpm), release).content
+    content = json.loads(picture("m1", toy.message(1, None, samples, rpm=rpm), release).content)
     shaft_hz = content["faults"]["FTF"] / 0.39831 if content["faults"] else None
     assert shaft_hz == (pytest.approx(expected, rel=1e-3) if expected else None)
     assert np.allclose(content["samples"], samples, atol=1e-3)

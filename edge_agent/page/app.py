@@ -88,8 +88,9 @@ class Page:
                 since_s = int(now_s) - 1
                 if (picture := plant.picture(asset)) is not None and picture is not shown:
                     shown, answer = picture, plant.diagnosis_of(picture)
-                    about = answer.model_dump(mode="json", by_alias=True) if answer is not None else None
-                    yield _event("window", {**picture.content, "diagnosis": about})
+                    about = answer.model_dump_json(by_alias=True) if answer is not None else "null"
+                    content = f'{picture.content[:-1]},"diagnosis":{about}}}'
+                    yield ServerSentEvent(event="window", data=content)
                 await asyncio.sleep(LIVE_EVERY_S)
         finally:
             plant.watched[asset] -= 1

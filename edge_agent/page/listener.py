@@ -73,15 +73,19 @@ class Listener:
     def _listen(self, client: ToolClient) -> None:
         while not (client.lost or self._stopping.is_set()):
             self._catch(client)
-            come = list(client.listen(TURN_S))
-            caught = {heard.topic: heard for heard in come if heard.topic in self._open}
-            for topic in caught:
-                self._open.discard(topic)
-                client.client.unsubscribe(topic)
-            # More windows come until the broker has heard that one was enough.
-            come = [heard for heard in come if not heard.topic.startswith(self._windows(""))]
-            if come or caught:
-                self._hand_over([*come, *caught.values()])
+            come = [heard for heard in client.listen(TURN_S) if self._wanted(client, heard)]
+            if come:
+                self._hand_over(come)
+
+    def _wanted(self, client: ToolClient, heard: Heard) -> bool:
+        """Whether a message is handed over: of windows one of each topic, though more come until the broker knows."""
+        if not heard.topic.startswith(self._windows("")):
+            return True
+        if heard.topic not in self._open:
+            return False
+        self._open.discard(heard.topic)
+        client.client.unsubscribe(heard.topic)
+        return True
 
     def _catch(self, client: ToolClient) -> None:
         now_s = time.monotonic()

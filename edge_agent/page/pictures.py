@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,11 +24,12 @@ class Picture:
 
     Attributes:
         number: boot and sequence number; the page's own where the sender gives none.
+        content: JSON, made once for all browsers.
     """
 
     asset: str
     number: tuple[str, int]
-    content: dict[str, Any] = field(repr=False)  # for the browser
+    content: str = field(repr=False)
 
 
 def picture(asset: str, payload: bytes, release: LiveRelease) -> Picture:
@@ -54,7 +56,7 @@ def picture(asset: str, payload: bytes, release: LiveRelease) -> Picture:
         "hz": _rounded(hz[shown]),
         "envelope": _rounded(amplitude[:, shown]),
     }
-    return Picture(asset, (window.boot, window.seq), content)
+    return Picture(asset, (window.boot, window.seq), json.dumps(content, separators=(",", ":"), allow_nan=False))
 
 
 def _rounded(values: Any) -> Any:

@@ -24,6 +24,7 @@ from edge_agent.signing import opened, parse_public_key
 
 HISTORY_S: Final = 300
 RATES_S: Final = 10
+SAME_S: Final = 0.3
 MOST_ASSETS: Final = 64
 MOST_JOBS: Final = 256
 MOST_REFUSED: Final = 20
@@ -86,6 +87,8 @@ class Plant:
         self.revision = 0
         self.watched: Counter[str] = Counter()
         self._latencies: deque[tuple[float, float]] = deque()
+        self._said: dict[str, Any] = {}  # to the last browser that asked, and when
+        self._said_s = float("-inf")
 
     def subscriptions(self) -> list[str]:
         """Everything but windows."""
@@ -199,17 +202,23 @@ class Plant:
 
     def live(self, name: str, since_s: float, now_s: float) -> dict[str, Any]:
         """Each asset's last answer, and one asset's history since a time."""
-        recent = [ms for at_s, ms in self._latencies if at_s >= now_s - RATES_S]
-        p50, p99 = np.percentile(recent, (50, 99)).round(2).tolist() if recent else (None, None)
         asset = self.assets.get(name)
         return {
-            "per_s": round(len(recent) / RATES_S, 1),
-            "p50_ms": p50,
-            "p99_ms": p99,
-            "assets": [_answer(name, one, now_s) for name, one in sorted(self.assets.items())],
+            **self._overview(now_s),
             "asset": name,
             "history": [one.row(now_s) for one in asset.seconds if one.at_s >= since_s] if asset else [],
         }
+
+    def _overview(self, now_s: float) -> dict[str, Any]:
+        """What all browsers are told alike; worked out once for those that ask within a moment."""
+        if not self._said_s <= now_s < self._said_s + SAME_S:
+            recent = [ms for at_s, ms in self._latencies if at_s >= now_s - RATES_S]
+            p50, p99 = np.percentile(recent, (50, 99)).round(2).tolist() if recent else (None, None)
+            assets = [_answer(name, one, now_s) for name, one in sorted(self.assets.items())]
+            rate = round(len(recent) / RATES_S, 1)
+            self._said = {"per_s": rate, "p50_ms": p50, "p99_ms": p99, "assets": assets}
+            self._said_s = now_s
+        return self._said
 
     def picture(self, name: str) -> Picture | None:
         """The last window that was caught of an asset."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from edge_agent.settings import OWN_MODEL, Config
 
 log = structlog.get_logger(__name__)
 
+NICE = 15  # serving and forgetting go first, whoever has started this
 STOP_S = 2  # open event streams are cut after it
 
 
@@ -39,6 +41,7 @@ def serve(config_path: Path) -> None:
     """
     config = read_config(config_path)
     logs.configure(config.logs.level, config.logs.format)
+    os.nice(NICE)
     names = [OWN_MODEL, *config.models]
     models = {name: Topics(config.of_model(name).base) for name in names}
     plant = Plant(config.gateway.name, Topics(config.base), models)
