@@ -164,7 +164,10 @@ def test_a_tool_that_is_interrupted_leaves_its_report(
     agents = gateways("press-1")
     assert agents["press-1"].stop() == 0
     report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "edge_agent", "fleet", "unlearn", HUM, "--gateways", "press-1"]
+    # Where the tests run in the background of a shell, an interrupt is ignored unless somebody asks for it.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeding}; from edge_agent.cli import main; main()"
+    command = [sys.executable, "-c", program, "fleet", "unlearn", HUM, "--gateways", "press-1"]
     with plant_at(broker.port, "edge/press-1") as plant:
         plant.client.subscribe([f"edge/press-1/unlearn/{HUM}"])
         tool = subprocess.Popen([*command, "--broker", operator, "--report", report], stderr=subprocess.DEVNULL)
@@ -174,6 +177,7 @@ def test_a_tool_that_is_interrupted_leaves_its_report(
             assert tool.wait(30) == 1
         finally:
             tool.kill()
+            tool.wait()
     assert report_of(report)["command"]["id"].startswith("fleet-")
 
 

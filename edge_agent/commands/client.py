@@ -68,7 +68,7 @@ class ToolClient:
         properties = None
         if expires_s is not None and self._protocol == "5":
             properties = Properties(PacketTypes.PUBLISH)
-            properties.MessageExpiryInterval = min(int(expires_s), LONGEST_EXPIRY_S)
+            properties.MessageExpiryInterval = max(1, min(int(expires_s), LONGEST_EXPIRY_S))
         sent = self.client.publish(topic, payload, qos=1, properties=properties)
         deadline_s = time.monotonic() + CONNECT_S
         try:
