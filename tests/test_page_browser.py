@@ -79,6 +79,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with packaged_release() as release:
         agent = LocalAgent(folder / "agent", "demo", broker.port, release, LocalPage.settings(port, folder / "token"))
         agent.ready()
+        # It has the release now, and goes on without the folder that it came from.
+        agent.stop()
+        lines = agent.config.read_text().splitlines()
+        agent.config.write_text("\n".join(line for line in lines if not line.startswith("release =")))
+        agent.start()
+        agent.ready(2)
         one = Site(broker, agent, LocalPage(agent, port))
         feeding = threading.Thread(target=one.feed)
         try:
@@ -210,6 +216,7 @@ def test_a_class_is_forgotten_by_keyboard_up_to_its_certificate(screen: Screen, 
     screen.tab.keyboard.press("Enter")
     screen.tab.wait_for_selector(f".job:has-text('{FORGET}'):has-text('being forgotten')")
     screen.tab.wait_for_selector(".job .phases [aria-current]:text-is('editing')", timeout=FORGET_MS)
+    assert screen.tab.evaluate("document.activeElement.dataset.key ?? null") is None  # on no other class's button
     screen.keep("forget-running", whole=False)
     story = f".job:has-text('{FORGET}'):has(summary .good)"
     screen.tab.wait_for_selector(story, timeout=FORGET_MS)

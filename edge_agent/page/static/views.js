@@ -38,18 +38,17 @@
     const rows = release.classes.map((name) => {
       const gone = release.forgotten.includes(name), masked = of.masked.includes(name);
       const words = gone ? 'forgotten' : busy.has(name) ? 'being forgotten' : masked ? 'masked' : 'known';
-      const button = !gone && !busy.has(name) && may && el('button', { type: 'button', onclick: () => openDialog(model, name, of.cached[name] ?? 0) }, 'Forget ', el('span', { class: 'hidden' }, name), '…');
+      const button = !gone && !busy.has(name) && may && el('button', { type: 'button', 'data-key': name, onclick: () => openDialog(model, name, of.cached[name] ?? 0) }, 'Forget ', el('span', { class: 'hidden' }, name), '…');
       return el('tr', {}, el('th', { scope: 'row' }, name), el('td', {}, String(of.cached[name] ?? 0)), el('td', { class: gone ? 'good' : busy.has(name) ? 'warn' : '' }, words), el('td', {}, button || ''));
     });
     keepFocus(table, () => table.tBodies[0].replaceChildren(...rows));
   }
 
-  /** Replace content without losing the keyboard's place. */
+  /** Replace content without losing the keyboard's place; never does it move on to another class. */
   function keepFocus(root, replace) {
-    const buttons = () => [...root.querySelectorAll('button, summary')];
-    const at = buttons().indexOf(document.activeElement);
+    const held = root.contains(document.activeElement), key = document.activeElement.dataset.key;
     replace();
-    if (at >= 0) buttons()[at]?.focus();
+    if (held) ([...root.querySelectorAll('[data-key]')].find((one) => one.dataset.key === key) ?? find('main')).focus();
   }
 
   function openDialog(model, name, cached) {
@@ -99,7 +98,7 @@
   function card(model, job, of) {
     const [words, kind] = headline(job), name = job.classes.join(','), certified = of.certificates.includes(name) && job.status === 'successful';
     const details = el('details', { class: 'card job', open: open.has(job.id) || ['accepted', 'executing'].includes(job.status) },
-      el('summary', {}, el('b', {}, job.classes.join(' + ')), el('span', { class: kind }, words), el('span', { class: 'small' }, job.status === 'executing' ? `${job.phase}, ${percent(job.progress)}` : '')));
+      el('summary', { 'data-key': job.id }, el('b', {}, job.classes.join(' + ')), el('span', { class: kind }, words), el('span', { class: 'small' }, job.status === 'executing' ? `${job.phase}, ${percent(job.progress)}` : '')));
     const fill = async () => {
       if (details.dataset.filled) return;
       details.dataset.filled = 'yes';
