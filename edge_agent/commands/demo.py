@@ -289,6 +289,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"{result['windows']} windows, {result['lost']} lost; forgetting took {result['forget_s']} s in "
         f"{result['steps']} steps; the whole demo {result['seconds']} s",
         highlight=False,
+        soft_wrap=True,
     )
     if not result["worked"]:
         console.print(f"[red]it did not work:[/red] {result['reason'] or 'see the table'}")
