@@ -12,7 +12,7 @@ import numpy as np
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.core.errors import BrokenRelease, Refused, StorageFailed
-from edge_agent.core.types import Window
+from edge_agent.core.types import Float32, Window
 from edge_agent.discovery import Discovery
 from edge_agent.live import LiveModel
 from edge_agent.mqtt_link import Message
@@ -21,7 +21,7 @@ from edge_agent.schemas import messages
 from edge_agent.schemas.commands import parse_label
 from edge_agent.schemas.snapshot import Latency
 from edge_agent.schemas.topics import Topics
-from edge_agent.schemas.windows import decode
+from edge_agent.schemas.windows import examine, read
 from edge_agent.settings import Cache
 from edge_agent.tally import Tally, acknowledge
 
@@ -75,50 +75,76 @@ class Serving:
                     batch = []
                     self._label(asset, message)
                 else:
-                    batch.append((message, self._window(asset, message.payload)))
+                    batch.append((message, self._read(asset, message.payload)))
             except Refused as error:
                 self._tally.refuse(message, error)
         self._answer(batch)
 
-    def _window(self, asset: str, payload: bytes) -> Window:
+    def _read(self, asset: str, payload: bytes) -> Window:
         self._raw_seq += 1
-        window = decode(asset, payload, self._live.spec, self._raw_boot, self._raw_seq)
+        return read(asset, payload, self._live.spec, self._raw_boot, self._raw_seq)
+
+    def _numbered(self, window: Window, found: tuple[str, ...]) -> Window:
+        """The window with all its flags: what was found in it, and what its number says."""
+        flags = (*found, *self._flag(window))
+        return replace(window, flags=flags) if flags else window
+
+    def _flag(self, window: Window) -> tuple[str, ...]:
+        """Whether windows are missing before it, or it came before."""
         if window.boot == self._raw_boot or not self._alone:
-            return window  # its number is ours, one count for all assets: it says nothing of gaps and repeats
-        boot, seq = self._last_seen.pop(asset, ("", -1))
-        self._last_seen[asset] = window.boot, max(window.seq, seq) if window.boot == boot else window.seq
+            return ()  # its number is ours, one count for all assets: it says nothing of gaps and repeats
+        boot, seq = self._last_seen.pop(window.asset, ("", -1))
+        self._last_seen[window.asset] = window.boot, max(window.seq, seq) if window.boot == boot else window.seq
         if len(self._last_seen) > MOST_ASSETS:
             self._last_seen.popitem(last=False)
-        flag = None
-        if window.boot == boot and window.seq != seq + 1:
-            flag = "repeat" if window.seq <= seq else "gap"
-            self._counters[f"windows_{flag}"] += 1
-        return replace(window, flags=(*window.flags, flag)) if flag else window
+        if window.boot != boot or window.seq == seq + 1:
+            return ()
+        flag = "repeat" if window.seq <= seq else "gap"
+        self._counters[f"windows_{flag}"] += 1
+        return (flag,)
+
+    def _examined(self, batch: list[tuple[Message, Window]]) -> tuple[list[tuple[Message, Window]], Float32]:
+        """Those whose samples are sound, and these samples, float32 (n, channels, length); the others are refused."""
+        samples = np.stack([window.samples for _, window in batch])
+        sound, kept = [], []
+        for index, ((message, window), found) in enumerate(zip(batch, examine(samples, self._live.spec), strict=True)):
+            if isinstance(found, Refused):
+                self._tally.refuse(message, found)
+            else:
+                sound.append((message, self._numbered(window, found)))
+                kept.append(index)
+        return sound, samples if len(kept) == len(batch) else samples[kept]
 
     def _answer(self, batch: list[tuple[Message, Window]]) -> None:
         if not batch:
             return
+        batch, samples = self._examined(batch)
+        if not batch:
+            return
         try:
-            answers = self._live.answer(np.stack([window.samples for _, window in batch]))
+            answers = self._live.answer(samples)
         except BrokenRelease as error:
             for message, _ in batch:
                 self._tally.refuse(message, error)
             return
-        release, masked = self._live.release.digest, self._live.masked
         for (message, window), answer in zip(batch, answers, strict=True):
             if answer is None:
                 self._tally.refuse(message, Refused("E_MODEL", "the model's output for this window is not finite"))
                 continue
-            latency_s = time.monotonic() - message.received_s
-            self._latency.observe(latency_s)
-            content = messages.diagnosis(window, answer, release, masked, latency_s * 1000)
-            if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):
-                self._counters["windows_answered"] += 1
-                if self._discovery is not None:
-                    self._discovery.tell(window.asset)
-            else:
-                self._counters["windows_unanswered"] += 1  # not acknowledged, so the broker sends it again
+            self._publish(message, window, answer)
             self._keep(message, window, answer)
+
+    def _publish(self, message: Message, window: Window, answer: messages.Answer) -> None:
+        latency_s = time.monotonic() - message.received_s
+        self._latency.observe(latency_s)
+        release, masked = self._live.release.digest, self._live.masked
+        content = messages.diagnosis(window, answer, release, masked, latency_s * 1000)
+        if self._broker.answer(message.receipt, self._topics.diagnosis(window.asset), messages.dump(content)):
+            self._counters["windows_answered"] += 1
+            if self._discovery is not None:
+                self._discovery.tell(window.asset)
+        else:
+            self._counters["windows_unanswered"] += 1  # not acknowledged, so the broker sends it again
 
     def _keep(self, message: Message, window: Window, answer: messages.Answer) -> None:
         """Cache a window whose class is known; remember one whose label may come."""

@@ -62,7 +62,20 @@ def encode(window: Window, rate_hz: float, unit: str) -> bytes:
 
 
 def decode(asset: str, payload: bytes, spec: WindowSpec, raw_boot: str, raw_seq: int) -> Window:
-    """Read and check one window, cheapest check first.
+    """Read and check one window: ``read`` and ``examine``.
+
+    Raises:
+        Refused: as both say.
+    """
+    window = read(asset, payload, spec, raw_boot, raw_seq)
+    found = examine(window.samples[np.newaxis], spec)[0]
+    if isinstance(found, Refused):
+        raise found
+    return replace(window, flags=found)
+
+
+def read(asset: str, payload: bytes, spec: WindowSpec, raw_boot: str, raw_seq: int) -> Window:
+    """Read one window whose samples nobody has looked at yet, cheapest check first.
 
     Args:
         raw_boot: with ``raw_seq``, what stands in for the identity that a raw window does not carry.
@@ -72,14 +85,37 @@ def decode(asset: str, payload: bytes, spec: WindowSpec, raw_boot: str, raw_seq:
     """
     if len(payload) == spec.raw_bytes:
         samples = np.frombuffer(payload, "<f4").reshape(spec.channels, spec.length)
-        window = Window(asset, raw_boot, raw_seq, 0, None, samples)
-    elif len(payload) > spec.raw_bytes + ENVELOPE_BYTES:
+        return Window(asset, raw_boot, raw_seq, 0, None, samples)
+    if len(payload) > spec.raw_bytes + ENVELOPE_BYTES:
         raise Refused("E_SIZE", f"payload has {len(payload)} bytes, at most {spec.raw_bytes + ENVELOPE_BYTES} are read")
-    elif payload and payload[0] >> 5 == 5:  # CBOR major type 5: a map
-        window = _from_cbor(asset, payload, spec)
-    else:
-        raise Refused("E_SIZE", f"payload has {len(payload)} bytes, a raw window has {spec.raw_bytes}")
-    return _checked(window, spec)
+    if payload and payload[0] >> 5 == 5:  # CBOR major type 5: a map
+        return _from_cbor(asset, payload, spec)
+    raise Refused("E_SIZE", f"payload has {len(payload)} bytes, a raw window has {spec.raw_bytes}")
+
+
+def examine(samples: Float32, spec: WindowSpec) -> list[tuple[str, ...] | Refused]:
+    """Look at the samples of windows, float32 (n, channels, length): the flags of each, or why it is refused.
+
+    All at once: each call into numpy lets another thread have the interpreter, and waits to get it back.
+    """
+    low, high = samples.min(axis=2), samples.max(axis=2)  # NaN and infinity come through
+    largest = np.maximum(-low.min(axis=1), high.max(axis=1))
+    flat = low == high
+    extremes = sum((samples == edge[:, :, np.newaxis]).sum(axis=2, dtype=np.uint32) for edge in (low, high))
+    clipped = ((extremes >= CLIPPED_SAMPLES) & ~flat).any(axis=1)
+    flags = [("flat",) * a + ("clipped",) * b for a, b in zip(flat.any(axis=1).tolist(), clipped.tolist(), strict=True)]
+    return [
+        found if value <= spec.max_abs else _refusal(samples[index], value, spec)  # NaN is not
+        for index, (value, found) in enumerate(zip(largest.tolist(), flags, strict=True))
+    ]
+
+
+def _refusal(samples: Float32, largest: float, spec: WindowSpec) -> Refused:
+    """Why a window with such a sample is refused."""
+    if math.isfinite(largest):
+        return Refused("E_RANGE", f"largest sample is {largest:g}, the limit is {spec.max_abs:g}")
+    bad = np.argwhere(~np.isfinite(samples))[0]
+    return Refused("E_NOT_FINITE", f"sample {bad[1]} of channel {bad[0]} is {samples[tuple(bad)]}")
 
 
 def _from_cbor(asset: str, payload: bytes, spec: WindowSpec) -> Window:
@@ -139,23 +175,3 @@ def _samples(value: object, spec: WindowSpec) -> Float32:
     if len(data) != spec.raw_bytes:
         raise Refused("E_SHAPE", f"x holds {len(data)} bytes, its shape needs {spec.raw_bytes}")
     return np.frombuffer(data, "<f4").reshape(spec.channels, spec.length)
-
-
-def _checked(window: Window, spec: WindowSpec) -> Window:
-    samples = window.samples
-    low, high = samples.min(axis=1), samples.max(axis=1)  # NaN and infinity come through
-    largest = max(-float(low.min()), float(high.max()))
-    if not math.isfinite(largest):
-        bad = np.argwhere(~np.isfinite(samples))[0]
-        raise Refused("E_NOT_FINITE", f"sample {bad[1]} of channel {bad[0]} is {samples[tuple(bad)]}")
-    if largest > spec.max_abs:
-        raise Refused("E_RANGE", f"largest sample is {largest:g}, the limit is {spec.max_abs:g}")
-    flags = []
-    if (low == high).any():
-        flags.append("flat")
-    clipped = (samples == high[:, None]).sum(axis=1) + (samples == low[:, None]).sum(axis=1)
-    if (clipped[low != high] >= CLIPPED_SAMPLES).any():
-        flags.append("clipped")
-    if not flags:
-        return window
-    return replace(window, flags=tuple(flags))
