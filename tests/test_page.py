@@ -143,10 +143,14 @@ def test_a_command_from_the_page_goes_the_way_of_any_other_and_its_story_can_be_
     assert verified.returncode == 0, verified.stderr
 
     line = wait_until(
-        lambda: [row for row in told(page, "/api/releases") if row.get("forgot")] and told(page, "/api/releases")
+        lambda: (
+            [row for row in told(page, "/api/releases")["line"] if row.get("forgot")]
+            and told(page, "/api/releases")["line"]
+        )
     )
     assert [(row["live"], row["stored"]) for row in line] == [(True, True), (False, False)]
-    assert line[0]["forgot"] == ["whine"]
+    assert line[0]["forgot"] == line[1]["knew"] == ["whine"]
+    assert line[0]["edit"]["windows"] == final["metrics"]["windows"]
     assert line[1]["digest"] == final["release_before"]
     log = told(page, "/api/audit")
     assert (log["verified"], log["published"], log["rows"][0]["event"]) == (True, True, "class.erased")
@@ -156,6 +160,7 @@ def test_a_command_from_the_page_goes_the_way_of_any_other_and_its_story_can_be_
     assert written.returncode == 0, written.stderr
     html = (tmp_path / "story.html").read_text()
     assert "not a byte was changed" in html
+    assert "<dd>test</dd>" in html  # the reason, from the audit log
     assert "src=" not in html.replace("img-src", "")
 
 
@@ -230,6 +235,53 @@ def test_every_answer_carries_the_security_headers(
     lower = {name.lower(): value for name, value in headers.items()}
     assert {name: lower.get(name.lower()) for name in HEADERS} == HEADERS
     assert "server" not in lower
+
+
+def test_headers_go_with_errors_too_and_a_number_without_end_is_refused(
+    pages: Callable[..., tuple[LocalAgent, LocalPage]],
+) -> None:
+    """Found in a review: 5,000 nines made an answer of status 500 that the security headers were missing from."""
+    _, page = pages()
+    status, headers, content = call(page, f"/api/audit?before={'9' * 5000}")
+    assert (status, b"at most 18 digits" in content) == (400, True)
+    assert {name.lower(): value for name, value in HEADERS.items()}.items() <= headers.items()
+
+
+def test_a_damaged_card_or_certificate_hides_no_other_release(
+    pages: Callable[..., tuple[LocalAgent, LocalPage]],
+) -> None:
+    """Found in a review: one garbled file, and the line of releases was a bare status 500."""
+    agent, page = pages()
+    live = wait_until(lambda: told(page, "/api/releases")["line"])[0]["digest"]
+    folder = agent.state_dir / "certificates"
+    folder.mkdir(exist_ok=True)
+    for name, content in (("a", b"\xff"), ("b", b"[]"), ("c", b'{"content":{}}')):
+        (folder / f"{name}.json").write_bytes(content)
+    (agent.state_dir / "releases" / ("d" * 64)).mkdir()
+    (agent.state_dir / "releases" / ("d" * 64) / "card.json").write_text("[[[")
+    told_now = told(page, "/api/releases")
+    assert [row["digest"] for row in told_now["line"]] == [live]
+    assert len(told_now["problems"]) == 4
+
+
+def test_the_page_hears_on_after_a_message_that_no_parser_ends(
+    pages: Callable[..., tuple[LocalAgent, LocalPage]], plant: Plant
+) -> None:
+    """Found in a review: brackets without end ended paho's thread, and the page showed for ever what had been."""
+    _, page = pages()
+    plant.answers(plant.feed(0, 3))
+    plant.client.publish("edge/toy/diagnosis/other", b"[" * 200_000)
+    plant.answers(plant.feed(1, 3))
+    with events(page, "m1") as stream:
+        first(stream, "live", partial(_names, 1))
+
+
+def test_names_of_the_page_are_matched_as_browsers_write_them(
+    pages: Callable[..., tuple[LocalAgent, LocalPage]],
+) -> None:
+    _, page = pages(page='hosts = ["Press-7.plant", "fd00::5"]\n')
+    for host, expected in (("press-7.plant", 200), ("PRESS-7.plant:9465", 200), ("[fd00::5]:9465", 200), ("fd00", 421)):
+        assert call(page, "/", Host=host)[0] == expected, host
 
 
 @pytest.mark.parametrize("asset", ["%23", "%2B", "a/b", "x" * 65])
@@ -342,7 +394,8 @@ def test_nothing_hostile_in_a_story_becomes_markup_of_the_report() -> None:
         "reason": evil,
         "metrics": {},
     }
-    html = render(evil, job, None, evil, evil.encode())
+    story = {"job": job, "content": None, "accepted": {"reason": evil}}
+    html = render(evil, story, evil, evil.encode())
     assert evil not in html
     assert "<img" not in html
     assert html.count("<script") == 5  # data, three libraries, the call

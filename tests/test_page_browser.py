@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -297,22 +298,86 @@ def test_hostile_names_and_reasons_are_text_and_break_no_layout(chromium: Any, s
     diagnosis = {**base, "asset": "evil", "class": EVIL, "top": [[EVIL, 0.5]], "flags": [EVIL]}
     job = {"id": EVIL, "classes": [EVIL], "status": "failed", "phase": EVIL, "code": EVIL, "reason": EVIL}
     metrics = {"flipped_to": {EVIL: 3}, "gate": [{"passed": False, "words": EVIL}], "curve": [[1, 1.0, 1.0]]}
+    odd = {**job, "id": "odd", "classes": ["odd"], "metrics": {"gate": "abc", "child_peak_mib": "x"}}
+    release = {**_card(site), "classes": [EVIL, "b"], "forgotten": ["b"], "name": EVIL}
+    birth = {"state": "online", "cached": {EVIL: 9}, "counters": {}, "masked": [EVIL + "x"], "version": EVIL}
+    messages = {
+        "unlearn/evil/status": {**job, "metrics": metrics},
+        "unlearn/odd/status": odd,
+        "diagnosis/evil": diagnosis,
+        f"diagnosis/{'W' * 64}": {**diagnosis, "asset": EVIL},
+        "refused": {"topic": EVIL, "code": EVIL, "reason": EVIL},
+    }
     with connected(BrokerAddress("127.0.0.1", site.broker.port, "")) as client:
-        client.publish(f"{BASE}/unlearn/evil/status", json.dumps({**job, "metrics": metrics}).encode())
-        client.publish(f"{BASE}/diagnosis/evil", json.dumps(diagnosis).encode())
-    for size in (WIDE, PHONE):
-        screen = Screen(chromium, site.page.url, size, "light")
-        try:
-            screen.tab.click("label:has-text('evil')")
-            screen.until("document.querySelector('#answer-class').textContent.startsWith('<img')")
-            assert screen.overflow_px() <= 0
-            screen.show("forget")
-            screen.tab.click(".job summary:has-text('onerror')")
-            screen.tab.wait_for_selector(".job[open] .reasons:has-text('onerror')")
-            assert screen.overflow_px() <= 0
-            assert screen.tab.evaluate("window.hacked") is None
-        finally:
-            screen.close()
+        for topic, content in messages.items():
+            client.publish(f"{BASE}/{topic}", json.dumps(content).encode())
+        for size in (WIDE, PHONE):
+            screen = Screen(chromium, site.page.url, size, "light")
+            try:
+                client.publish(f"{BASE}/release", json.dumps(release).encode())
+                client.publish(f"{BASE}/status", json.dumps(birth).encode())
+                screen.tab.click("label:has-text('evil')")
+                screen.until("document.querySelector('#answer-class').textContent.startsWith('<img')")
+                screen.tab.click("#refusals summary")
+                assert screen.overflow_px() <= 0
+                screen.show("forget")
+                screen.tab.click(".job summary:has-text('onerror')")
+                screen.tab.wait_for_selector(".job[open] .reasons:has-text('onerror')")
+                screen.tab.click(".job summary:has-text('odd')")
+                screen.tab.wait_for_selector("text=they cannot be shown")
+                client.publish(f"{BASE}/release", json.dumps(release).encode())
+                client.publish(f"{BASE}/status", json.dumps(birth).encode())
+                screen.tab.click("#forget-classes button")
+                dialog = "document.querySelector('#ask')"
+                assert screen.tab.evaluate(f"{dialog}.scrollWidth - {dialog}.clientWidth") <= 0
+                assert screen.overflow_px() <= 0
+                screen.tab.click("#ask-cancel")
+                for view in ("releases", "audit"):
+                    screen.show(view)
+                    assert screen.overflow_px() <= 0
+                assert screen.tab.evaluate("window.hacked") is None
+            finally:
+                screen.close()
+        for topic in ("release", "status"):  # what the agent says of itself, once more
+            client.publish(f"{BASE}/{topic}", b"")
+    site.agent.stop()
+    site.agent.start()
+    site.agent.ready(3)
+
+
+def _card(site: Site) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((site.agent.live_release().folder / "card.json").read_text())
+    return {**card, "digest": "f" * 64}
+
+
+def test_many_tabs_leave_each_other_connections_and_a_hidden_one_holds_none(chromium: Any, site: Site) -> None:
+    """Found in a review: browsers open six connections to a host, and six tabs with a stream each held all."""
+    context = chromium.new_context()
+    try:
+        tabs = [context.new_page() for _ in range(8)]
+        for tab in tabs:
+            tab.goto(site.page.url)
+            tab.wait_for_selector("#pill-agent.good")
+            tab.evaluate(
+                "Object.defineProperty(document, 'hidden', { value: true });"
+                "document.dispatchEvent(new Event('visibilitychange'))"
+            )
+        tabs[0].goto(f"{site.page.url}#audit")
+        tabs[0].wait_for_selector("#audit-verdict.good")
+    finally:
+        context.close()
+
+
+def test_a_page_that_is_turned_away_says_why(chromium: Any, site: Site) -> None:
+    """Found in a review: when all places were taken it said that the service did not answer."""
+    screen = Screen(chromium, site.page.url, WIDE, "light")
+    screen.tab.route("**/events*", lambda route: route.fulfill(status=503, json={"reason": "64 pages are open"}))
+    try:
+        screen.tab.reload()
+        screen.tab.wait_for_selector("#banner:has-text('64 pages are open')")
+    finally:
+        screen.tab.close()
+        screen.context.close()
 
 
 def test_the_report_is_one_file_that_draws_the_story_without_a_network(
@@ -332,4 +397,24 @@ def test_the_report_is_one_file_that_draws_the_story_without_a_network(
         screen.keep("report")
         assert screen.findings() == []
     finally:
+        screen.close()
+
+
+def test_a_command_that_nobody_answers_is_shown_as_sent_until_it_is_void(chromium: Any, site: Site) -> None:
+    """Found in a review: asked while the agent was just gone, nothing appeared at all."""
+    screen = Screen(chromium, site.page.url, WIDE, "light")
+    try:
+        screen.show("forget")
+        screen.tab.click("#forget-classes button >> nth=0")
+        name = screen.tab.text_content("#ask-title").removeprefix("Forget ").removesuffix("?")
+        os.kill(site.agent.process.pid, signal.SIGSTOP)
+        screen.tab.fill("#ask-typed", name)
+        screen.tab.fill("#ask-token", TOKEN)
+        screen.tab.click("#ask-send")
+        screen.tab.wait_for_selector("#jobs:has-text('the agent has not answered yet')")
+        os.kill(site.agent.process.pid, signal.SIGKILL)
+        screen.tab.wait_for_selector("#forget-acting:has-text('The agent is offline')", timeout=60_000)
+        assert screen.tab.query_selector("#forget-classes button") is None
+    finally:
+        site.agent.kill()
         screen.close()

@@ -111,23 +111,56 @@ def test_whatever_is_published_is_taken_or_counted(topic: str, content: Any) -> 
     json.dumps([plant.state(), plant.live("m1", float("-inf"), 1.0)], allow_nan=False)
 
 
+def certificate(signer: Signer, classes: list[str], id_: str = "c-1") -> Heard:
+    document = signer.document({"kind": "x", "command": {"id": id_, "classes": classes}})
+    return Heard(f"{BASE}/unlearn/hum/certificate", json.loads(document), True, document)
+
+
 def test_a_certificate_is_verified_with_the_key_of_the_birth() -> None:
     plant, signer = page_plant(), Signer.of_seed(bytes(32))
-    document = signer.document({"kind": "x"})
     model = plant.models[OWN_MODEL]
     assert plant.verified(model, "hum") == {"verified": False, "problem": "there is no certificate"}
-    plant.hear([Heard(f"{BASE}/unlearn/hum/certificate", json.loads(document), True, document)], 0.0)
+    plant.hear([certificate(signer, ["hum"])], 0.0)
     assert not plant.verified(model, "hum")["verified"]
     plant.hear([heard("status", {"state": "online", "public_key": signer.public.pem})], 0.0)
     assert plant.verified(model, "hum") == {
         "verified": True,
         "key": signer.public.fingerprint,
-        "content": {"kind": "x"},
+        "content": {"kind": "x", "command": {"id": "c-1", "classes": ["hum"]}},
     }
-    model.certificates["hum"] = document.replace(b'"x"', b'"y"')
+    model.certificates["hum"] = model.certificates["hum"].replace(b'"x"', b'"y"')
     assert not plant.verified(model, "hum")["verified"]
     plant.hear([Heard(f"{BASE}/unlearn/hum/certificate", None, True, b"")], 0.0)
     assert plant.state()["models"][OWN_MODEL]["certificates"] == []
+
+
+@pytest.mark.parametrize(("classes", "id_"), [(["chirp"], "c-1"), (["hum"], "c-2"), (["hum", "chirp"], "c-1")])
+def test_a_certificate_of_another_command_proves_nothing_of_this_one(classes: list[str], id_: str) -> None:
+    """Found in a review: whatever the gateway had signed was shown as verified, for whichever class."""
+    plant, signer = page_plant(), Signer.of_seed(bytes(32))
+    birth = heard("status", {"state": "online", "public_key": signer.public.pem})
+    plant.hear([birth, status(status="successful"), certificate(signer, classes, id_)], 0.0)
+    verdict = plant.verified(plant.models[OWN_MODEL], "hum")
+    assert not verdict["verified"]
+    assert "it is that of command" in verdict["problem"]
+
+
+def test_a_will_leaves_what_the_agent_said_of_itself() -> None:
+    """Found in a review: a killed agent's page showed no cached windows, as if they had been destroyed."""
+    plant = page_plant()
+    plant.hear([heard("status", {"state": "online", "cached": {"hum": 5}, "public_key": "k"})], 0.0)
+    plant.hear([heard("status", {"state": "offline", "session": 1, "gateway": "toy"})], 1.0)
+    assert plant.state()["agent"] == "offline"
+    assert plant.state()["models"][OWN_MODEL]["cached"] == {"hum": 5}
+
+
+def test_sums_of_what_is_published_stay_numbers() -> None:
+    """Found in a review: latencies near the largest float summed up to infinity, and ended every browser's stream."""
+    plant = page_plant()
+    plant.hear([diagnosis(latency_ms=1.5e308)] * 40, 0.0)
+    assert plant.unreadable == 40
+    plant.hear([diagnosis(latency_ms=1e9)] * 40, 0.0)
+    json.dumps(plant.live("m1", float("-inf"), 1.0), allow_nan=False)
 
 
 def test_a_window_is_kept_only_of_an_asset_that_somebody_looks_at() -> None:

@@ -99,7 +99,7 @@ class ToolClient:
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
         try:
             content = json.loads(message.payload)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for brackets without end
             content = None
         self.heard.put(Heard(message.topic, content, message.retain, bytes(message.payload)))
         if message.qos:

@@ -7,14 +7,12 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, Final
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -24,7 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_agent.adapters.audit import Head
 from edge_agent.core.errors import EdgeAgentError, Refused, Unreachable
 from edge_agent.mqtt_client import BrokerAddress
-from edge_agent.page.asking import Doorman, ask_to_forget
+from edge_agent.page.asking import VALID_S, Doorman, ask_to_forget
+from edge_agent.page.pictures import STATIC
 from edge_agent.page.plant import HISTORY_S, Model, Plant
 from edge_agent.page.records import Records
 from edge_agent.schemas.topics import ASSET
@@ -33,6 +32,8 @@ LIVE_EVERY_S: Final = 0.5
 STATE_EVERY_S: Final = 5.0
 MOST_BODY_BYTES: Final = 10_000
 MOST_STREAMS: Final = 64
+DEAF_S: Final = 30.0  # a browser that takes nothing for so long has hung up
+MOST_DIGITS: Final = 18
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -72,7 +73,7 @@ class Page:
             raise HTTPException(400, f"asset {asset[:64]!r} is not 1 to 64 of A-Z a-z 0-9 . _ -")
         if self.plant.watched.total() >= MOST_STREAMS:
             raise HTTPException(503, f"{MOST_STREAMS} pages are open, more are not served")
-        return EventSourceResponse(self._stream(asset), ping=15)
+        return EventSourceResponse(self._stream(asset), ping=15, send_timeout=DEAF_S)
 
     async def _stream(self, asset: str) -> AsyncIterator[ServerSentEvent]:
         """What one browser is told; made when it is sent, so that a slow browser only skips."""
@@ -119,8 +120,8 @@ class Page:
         """Rows of the audit log, and whether its chain holds."""
         name, model = self.model(request)
         before = request.query_params.get("before", "")
-        if before and not before.isdecimal():
-            raise HTTPException(400, f"before is {before[:20]!r}, expected a number")
+        if before and not (before.isascii() and before.isdecimal() and len(before) <= MOST_DIGITS):
+            raise HTTPException(400, f"before is {before[:20]!r}, expected a number of at most {MOST_DIGITS} digits")
         said = model.birth.audit if model.birth is not None else None
         head = Head(said.n, said.hash) if said is not None else None
         return JSONResponse(await run_in_threadpool(self.records[name].audit, int(before) if before else None, head))
@@ -128,7 +129,7 @@ class Page:
     async def forget(self, request: Request) -> Response:
         """Ask the agent to forget. The body: model, classes, typed (the name once more), reason."""
         # No form can send this type, and no page of another origin may: a proxy's user is not asked by strangers.
-        if request.headers.get("content-type") != "application/json":
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "the body must be application/json")
         header = self.doorman.user_header
         user = request.headers.get(header, "") if header else ""
@@ -144,7 +145,7 @@ class Page:
             raise HTTPException(400, f"typed was {typed[:64]!r}, expected {name[:64]!r}")
         reason = f"{reason} (asked by {user})".strip() if user else reason
         id_ = await run_in_threadpool(ask_to_forget, self.address, model.topics, name, reason)
-        return JSONResponse({"id": id_}, 202)
+        return JSONResponse({"id": id_, "valid_s": VALID_S}, 202)
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -173,7 +174,8 @@ class Hardened:
     """
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
-        self._app, self._hosts = app, {*BROWSERS_HOSTS, *hosts}
+        self._app = app
+        self._hosts = {*BROWSERS_HOSTS, *map(_as_in_header, hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -196,6 +198,11 @@ class Hardened:
             await refusal(scope, receive, hardened)
 
 
+def _as_in_header(host: str) -> str:
+    """How browsers write a name, or an address, of ours."""
+    return f"[{host}]".lower() if ":" in host and not host.startswith("[") else host.lower()
+
+
 def _problem(status: int, reason: str, code: str | None = None) -> Response:
     return JSONResponse({"code": code, "reason": reason}, status)
 
@@ -211,10 +218,9 @@ def _failed(_: Request, error: Exception) -> Response:
     return _problem(status, error.reason, error.code)
 
 
-def application(page: Page, hosts: tuple[str, ...], lifespan: Callable[[Starlette], Any]) -> Starlette:
+def application(page: Page, hosts: tuple[str, ...], lifespan: Callable[[Starlette], Any]) -> Hardened:
     """The application; ``hosts`` are names that it goes by beside localhost."""
-    static = files("edge_agent.page") / "static"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/events", page.events),
             Route("/api/certificate", page.certificate),
@@ -222,9 +228,9 @@ def application(page: Page, hosts: tuple[str, ...], lifespan: Callable[[Starlett
             Route("/api/releases", page.releases),
             Route("/api/audit", page.audit),
             Route("/api/forget", page.forget, methods=["POST"]),
-            Mount("/", StaticFiles(directory=str(static), html=True)),
+            Mount("/", StaticFiles(directory=str(STATIC), html=True)),
         ],
-        middleware=[Middleware(Hardened, hosts=hosts)],
         exception_handlers={HTTPException: _refused, EdgeAgentError: _failed},
         lifespan=lifespan,
     )
+    return Hardened(app, hosts)  # outside of everything, also of what starlette answers to an error of ours

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from edge_agent.commands.client import Heard
 from edge_agent.core.errors import Misconfigured, Refused, Untrusted
 from edge_agent.page.pictures import Picture, picture
-from edge_agent.schemas.heard import Birth, Diagnosis, Job, LiveRelease, Refusal
+from edge_agent.schemas.heard import Birth, CertificateHead, Diagnosis, Job, LiveRelease, Refusal
 from edge_agent.schemas.topics import ASSET, Topics
 from edge_agent.signing import opened, parse_public_key
 
@@ -28,8 +29,15 @@ SAME_S: Final = 0.3
 MOST_ASSETS: Final = 64
 MOST_JOBS: Final = 256
 MOST_REFUSED: Final = 20
+MOST_CLASSES: Final = 256  # of a second
+MOST_LATENCIES: Final = 100_000
 MOST_BYTES: Final = 1 << 20  # of a message that is no window
 LAST_DIAGNOSES: Final = 64  # in which the answer to a window that was caught is looked for
+
+
+def utc_now() -> str:
+    """ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass
@@ -65,7 +73,7 @@ class Model:
     birth: Birth | None = None
     release: LiveRelease | None = None
     jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
-    refused: dict[str, Job] = field(default_factory=dict)  # the newest rejection of each set of classes
+    refused: dict[str, tuple[str, Job]] = field(default_factory=dict)  # the newest of each set of classes, and when
     certificates: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -77,8 +85,10 @@ class Plant:
         watched: how many browsers look at an asset's windows.
     """
 
-    def __init__(self, gateway: str, topics: Topics, models: Mapping[str, Topics]) -> None:
-        self.gateway, self._topics = gateway, topics
+    def __init__(
+        self, gateway: str, topics: Topics, models: Mapping[str, Topics], utc: Callable[[], str] = utc_now
+    ) -> None:
+        self.gateway, self._topics, self._utc = gateway, topics, utc
         self.models = {name: Model(topics) for name, topics in models.items()}
         self.assets: OrderedDict[str, Asset] = OrderedDict()
         self.connected, self.reason = False, "connecting"
@@ -86,7 +96,7 @@ class Plant:
         self.unreadable = 0
         self.revision = 0
         self.watched: Counter[str] = Counter()
-        self._latencies: deque[tuple[float, float]] = deque()
+        self._latencies: deque[tuple[float, float]] = deque(maxlen=MOST_LATENCIES)
         self._said: dict[str, Any] = {}  # to the last browser that asked, and when
         self._said_s = float("-inf")
 
@@ -107,7 +117,7 @@ class Plant:
         for heard in come:
             try:
                 self._hear(heard, now_s)
-            except (ValueError, Refused):  # pydantic's errors are ValueErrors
+            except (ValueError, RecursionError, Refused):  # pydantic's errors are ValueErrors
                 self.unreadable += 1
 
     def _hear(self, heard: Heard, now_s: float) -> None:
@@ -127,7 +137,7 @@ class Plant:
             return
         for model in self.models.values():
             if heard.topic == model.topics.status:
-                model.birth = Birth.model_validate(heard.content)
+                model.birth = _after(model.birth, Birth.model_validate(heard.content))
             elif heard.topic == model.topics.release:
                 model.release = LiveRelease.model_validate(heard.content)
             elif head.startswith(f"{model.topics.unlearn_head}/"):
@@ -141,7 +151,8 @@ class Plant:
             return
         job = Job.model_validate(heard.content)
         if job.status == "rejected":
-            model.refused[name] = job
+            model.refused.pop(name, None)
+            model.refused[name] = self._utc(), job
             if len(model.refused) > MOST_REFUSED:
                 model.refused.pop(next(iter(model.refused)))
             return
@@ -161,9 +172,10 @@ class Plant:
         if not asset.seconds or asset.seconds[-1].at_s != int(now_s):
             asset.seconds.append(Second(int(now_s)))
         second = asset.seconds[-1]
-        second.classes[diagnosis.class_] += 1
-        second.confidence += diagnosis.confidence
-        second.unusual += "unusual" in diagnosis.flags
+        if len(second.classes) < MOST_CLASSES or diagnosis.class_ in second.classes:
+            second.classes[diagnosis.class_] += 1
+            second.confidence += diagnosis.confidence
+            second.unusual += "unusual" in diagnosis.flags
         self._latencies.append((now_s, diagnosis.latency_ms))
         while self._latencies[0][0] < now_s - RATES_S:
             self._latencies.popleft()
@@ -232,16 +244,28 @@ class Plant:
         return next(mine, None)
 
     def verified(self, model: Model, name: str) -> dict[str, Any]:
-        """Whether a certificate is signed with the key of the gateway's birth, worked out anew."""
+        """Whether a certificate is the command's, signed with the key of the gateway's birth; worked out anew."""
         document = model.certificates.get(name)
         if document is None:
             return {"verified": False, "problem": "there is no certificate"}
         try:
             key = parse_public_key(model.birth.public_key if model.birth is not None else "", "the birth message")
             content = opened(document, key)
+            about = CertificateHead.model_validate(content).command
         except (Untrusted, Misconfigured) as error:
             return {"verified": False, "problem": error.reason}
+        except ValidationError:
+            return {"verified": False, "problem": "it is no certificate of a command to forget"}
+        job = model.jobs.get(name)
+        if about.classes != name.split(",") or (job is not None and about.id != job.id):
+            words = f"it is that of command {about.id!r} for {', '.join(about.classes)}"
+            return {"verified": False, "problem": words[:1000]}
         return {"verified": True, "key": key.fingerprint, "content": content}
+
+
+def _after(before: Birth | None, now: Birth) -> Birth:
+    """A will says only that the agent has gone; what it said of itself before is still the newest that is known."""
+    return now if before is None or now.cached is not None else before.model_copy(update={"state": now.state})
 
 
 def _answer(name: str, asset: Asset, now_s: float) -> dict[str, Any]:
@@ -262,9 +286,9 @@ def _model(model: Model) -> dict[str, Any]:
         "base": model.topics.base,
         "release": _shown(model.release),
         "masked": model.birth.masked if model.birth is not None else [],
-        "cached": model.birth.cached if model.birth is not None else {},
+        "cached": model.birth.cached if model.birth is not None else None,
         "jobs": [_shown(job) for job in reversed(model.jobs.values())],
-        "rejected": [_shown(job) for job in reversed(model.refused.values())],
+        "rejected": [{**_shown(job), "heard": heard} for heard, job in reversed(model.refused.values())],
         "certificates": sorted(model.certificates),
     }
 

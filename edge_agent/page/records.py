@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edge_agent.adapters.audit import Head, check, read_rows
 from edge_agent.adapters.journal import read_states
-from edge_agent.core.errors import Misconfigured, Untrusted
-from edge_agent.schemas.card import CARD
+from edge_agent.core.errors import BrokenRelease, Misconfigured, Untrusted
+from edge_agent.schemas.card import CARD, parse_card
+from edge_agent.schemas.heard import CertificateHead
 from edge_agent.schemas.messages import job_status
 
 PAGE_ROWS = 50
-SHOWN_OF_CARD = ("name", "classes", "forgotten", "parent", "architecture", "width", "metrics", "versions")
+SHOWN_OF_CARD: Final = {"name", "classes", "forgotten", "parent", "architecture", "width", "metrics", "versions"}
 
 
 @dataclass(frozen=True)
@@ -47,48 +47,66 @@ class Records:
             "published": published is not None,
         }
 
-    def lineage(self, live: str) -> list[dict[str, Any]]:
-        """The live release and those it comes from, newest first, as far as cards and certificates tell."""
-        cards, edits = self._cards(), {one["releases"]["after"]: one for one in self._certificates()}
+    def lineage(self, live: str) -> dict[str, Any]:
+        """The live release and those it comes from, newest first, as far as cards and certificates tell.
+
+        Returns:
+            ``line``, and ``problems``: what could not be read.
+        """
+        problems: list[str] = []
+        cards = self._cards(problems)
+        edits = {head.releases.after: head for _, head in self._certificates(problems)}
         line: list[dict[str, Any]] = []
-        digest: str | None = live
+        digest, knew = (live, list[str]()) if live else (None, [])
         while digest is not None and len(line) < len(cards) + len(edits) + 1:
             card, edit = cards.get(digest, {}), edits.get(digest)
-            row = {"digest": digest, "live": digest == live, "stored": digest in cards, "card": card}
+            row = {"digest": digest, "live": digest == live, "stored": digest in cards, "card": card, "knew": knew}
             if edit is not None:
                 row |= {
-                    "forgot": edit["command"]["classes"],
-                    "issued": edit["issued"],
-                    "command": edit["command"]["id"],
+                    "forgot": edit.command.classes,
+                    "issued": edit.issued,
+                    "command": edit.command.id,
+                    "edit": edit.edit.model_dump(exclude_none=True),
                 }
+                knew = edit.command.classes
             line.append(row)
-            digest = edit["releases"]["before"] if edit is not None else card.get("parent")
-        return line
+            digest = edit.releases.before if edit is not None else card.get("parent")
+        return {"line": line, "problems": problems}
 
-    def job(self, id_: str) -> tuple[dict[str, Any], bytes | None]:
-        """The state of a command, and its certificate if it has one."""
+    def job(self, id_: str) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
+        """The state of a command, its certificate if it has one, and the row of the audit log in which it came."""
         try:
             states = {state.id: state for state in read_states(self.state_dir / "journal.jsonl")}
         except OSError as error:
             raise _unreadable(self.state_dir, error) from error
         if id_ not in states:
             raise Misconfigured("E_STATE", f"no command {id_!r}; there are: {', '.join(states) or 'none'}")
-        documents = (document for document in self._documents() if _content(document)["command"]["id"] == id_)
-        return job_status(states[id_]), next(documents, None)
+        documents = (document for document, head in self._certificates([]) if head.command.id == id_)
+        rows = read_rows(self.state_dir / "audit.jsonl")
+        accepted = (row for row in rows if row["event"] == "command.accepted" and row["content"].get("id") == id_)
+        return job_status(states[id_]), next(documents, None), next(accepted, {})
 
-    def _cards(self) -> dict[str, dict[str, Any]]:
+    def _cards(self, problems: list[str]) -> dict[str, dict[str, Any]]:
         found = {}
         for path in sorted((self.state_dir / "releases").glob(f"*/{CARD}")):
-            card = json.loads(self._content(path))
-            found[path.parent.name] = {name: card.get(name) for name in SHOWN_OF_CARD}
+            try:
+                card = parse_card(self._content(path)).model_dump(mode="json", include=SHOWN_OF_CARD)
+            except BrokenRelease:
+                problems.append(f"the card of release {path.parent.name[:12]} cannot be read")
+                continue
+            found[path.parent.name] = card
         return found
 
-    def _certificates(self) -> list[dict[str, Any]]:
-        return [_content(document) for document in self._documents()]
-
-    def _documents(self) -> Iterator[bytes]:
+    def _certificates(self, problems: list[str]) -> list[tuple[bytes, CertificateHead]]:
+        """Whether they are to be believed is for others to say."""
+        found = []
         for path in sorted((self.state_dir / "certificates").glob("*.json")):
-            yield self._content(path)
+            document = self._content(path)
+            try:
+                found.append((document, CertificateHead.model_validate(json.loads(document)["content"])))
+            except (ValueError, LookupError, TypeError, RecursionError):  # pydantic's errors are ValueErrors
+                problems.append(f"certificate {path.name} cannot be read")
+        return found
 
     def _content(self, path: Path) -> bytes:
         try:
@@ -99,8 +117,3 @@ class Records:
 
 def _unreadable(path: Path, error: OSError) -> Misconfigured:
     return Misconfigured("E_STATE", f"{path} cannot be read: {error.strerror}")
-
-
-def _content(document: bytes) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(document)["content"]
-    return content

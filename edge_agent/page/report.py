@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +11,9 @@ from markupsafe import Markup
 from edge_agent import __version__
 from edge_agent.commands.state import open_vault
 from edge_agent.config import read_config
-from edge_agent.core.errors import Misconfigured, Untrusted
+from edge_agent.core.errors import Untrusted
 from edge_agent.files import storage, write_atomically
+from edge_agent.page.pictures import STATIC, built_whole
 from edge_agent.page.records import Records
 from edge_agent.settings import OWN_MODEL
 from edge_agent.signing import Signer, opened
@@ -27,15 +27,16 @@ def write_report(config_path: Path, model: str | None, id_: str, out: Path | Non
     """Write the report; returns its path.
 
     Raises:
-        Misconfigured: there is no such command, or the state directory cannot be read.
+        Misconfigured: there is no such command, the state directory cannot be read, or this package has no charts.
         StorageFailed: the file cannot be written.
     """
+    built_whole()
     config = read_config(config_path)
     name = f"{config.gateway.name}/{model}" if model else config.gateway.name
     of_model = config.of_model(model or OWN_MODEL)
     path = out or Path(f"{id_.replace('/', '-')}.html")
     path = path.resolve()
-    job, document = Records(of_model.gateway.state_dir).job(id_)
+    job, document, accepted = Records(of_model.gateway.state_dir).job(id_)
     content, verdict = None, "there is no certificate: the class was not forgotten"
     if document is not None:
         key = Signer.of_seed(open_vault(config.gateway).secret(IDENTITY)).public
@@ -44,24 +45,33 @@ def write_report(config_path: Path, model: str | None, id_: str, out: Path | Non
             verdict = f"the certificate is signed with this gateway's key {key.fingerprint}, not a byte was changed"
         except Untrusted as error:
             verdict = f"the certificate is not to be believed: {error.reason}"
-    page = render(name, job, content, verdict, document)
+    page = render(name, {"job": job, "content": content, "accepted": asked(accepted)}, verdict, document)
     with storage(f"{path} cannot be written"):
         write_atomically(path, page.encode())
     return path
 
 
-def render(
-    gateway: str, job: dict[str, Any], content: dict[str, Any] | None, verdict: str, document: bytes | None
-) -> str:
-    """The whole file. What comes from outside goes in as JSON or escaped text, never as markup or script."""
+def asked(row: dict[str, Any]) -> dict[str, str]:
+    """When, by whose key and why it was asked for, as the audit log's row of the acceptance has it."""
+    content, time = row.get("content", {}), row.get("time", {})
+    facts = {"accepted": time.get("utc"), "signed with key": content.get("key"), "reason": content.get("reason")}
+    return {name: str(value) for name, value in facts.items() if value}
+
+
+def render(gateway: str, story: dict[str, Any], verdict: str, document: bytes | None) -> str:
+    """The whole file. What comes from outside goes in as JSON or escaped text, never as markup or script.
+
+    Args:
+        story: ``job``, its state; ``content`` of its certificate, or None; ``accepted``, see ``asked``.
+    """
     environment = Environment(
         loader=PackageLoader("edge_agent.page", "templates"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("report.html").render(
         gateway=gateway,
-        story={"job": job, "content": content},
+        story=story,
         verdict=verdict,
-        believed=content is not None,
+        believed=story["content"] is not None,
         document=document.decode() if document is not None else None,
         version=__version__,
         scripts=[_static(name) for name in SCRIPTS],
@@ -71,10 +81,7 @@ def render(
 
 def _static(name: str) -> Markup:
     """One of our own files, for inside a script or style element."""
-    path = files("edge_agent.page") / "static" / name
-    if not path.is_file():
-        raise Misconfigured("E_CONFIG", f"{path} is missing: this package was not built whole")
-    text = path.read_text()
+    text = (STATIC / name).read_text()
     assert "</script" not in text
     assert "</style" not in text
     return Markup(text)  # noqa: S704 ours, not the world's

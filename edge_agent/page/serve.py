@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +24,7 @@ from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.page.app import Page, application
 from edge_agent.page.asking import Doorman
 from edge_agent.page.listener import Listener
+from edge_agent.page.pictures import built_whole
 from edge_agent.page.plant import Plant
 from edge_agent.page.records import Records
 from edge_agent.schemas.topics import Topics
@@ -31,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 NICE = 15  # serving and forgetting go first, whoever has started this
 STOP_S = 2  # open event streams are cut after it
+KEEPALIVE_S = 5
+DIED = 70  # EX_SOFTWARE
 
 
 def serve(config_path: Path) -> None:
@@ -42,6 +47,8 @@ def serve(config_path: Path) -> None:
     config = read_config(config_path)
     logs.configure(config.logs.level, config.logs.format)
     os.nice(NICE)
+    built_whole()
+    threading.excepthook = _thread_died
     names = [OWN_MODEL, *config.models]
     models = {name: Topics(config.of_model(name).base) for name in names}
     plant = Plant(config.gateway.name, Topics(config.base), models)
@@ -53,7 +60,7 @@ def serve(config_path: Path) -> None:
         Doorman(token, config.page.user_header, config.commands.signed),
     )
     hosts = (*config.page.hosts, config.page.host)
-    app = application(page, hosts, lambda _: _listening(page, Topics(config.base), config))
+    app = application(page, hosts, lambda _: _listening(page, Topics(config.base)))
     settings = uvicorn.Config(
         app, config.page.host, config.page.port, log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=STOP_S,
@@ -61,19 +68,39 @@ def serve(config_path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends on them, then raises them once more
         signal.signal(number, lambda *_: None)
     try:
-        uvicorn.Server(settings).run()
+        _Server(settings).run()
     except SystemExit as error:  # uvicorn's way to say that the address is taken
         words = f"{config.page.host}:{config.page.port} cannot be listened at"
         raise Misconfigured("E_CONFIG", f"page.host, page.port: {words}") from error
 
 
+class _Server(uvicorn.Server):
+    """Says that it is ready once it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Bind the port."""
+        await super().startup(sockets)
+        if self.started:
+            systemd.from_environment().send("READY=1")
+            log.info("page.started", address=f"http://{self.config.host}:{self.config.port}/")
+
+
+def _thread_died(about: threading.ExceptHookArgs) -> None:
+    """End the process: without its ear the page would go on showing what was. systemd starts it again."""
+    name = about.thread.name if about.thread is not None else ""
+    info = about.exc_type, about.exc_value, about.exc_traceback
+    log.critical("thread.died", thread=name, exc_info=info)
+    os._exit(DIED)
+
+
 def _address(config: Config) -> BrokerAddress:
     mqtt = config.mqtt if config.page.broker_file is None else read_broker(config.page.broker_file)
-    return replace(broker_address(mqtt, ""), session_expiry_s=0)  # without a name, the broker gives each client one
+    # Without a name, the broker gives each client one; and people shall soon see that it is gone.
+    return replace(broker_address(mqtt, ""), session_expiry_s=0, keepalive_s=KEEPALIVE_S)
 
 
 @asynccontextmanager
-async def _listening(page: Page, topics: Topics, config: Config) -> AsyncIterator[None]:
+async def _listening(page: Page, topics: Topics) -> AsyncIterator[None]:
     """Listen while the application runs; what is heard is taken in by the event loop's thread."""
     loop, plant = asyncio.get_running_loop(), page.plant
 
@@ -86,17 +113,14 @@ async def _listening(page: Page, topics: Topics, config: Config) -> AsyncIterato
         page.address,
         plant.subscriptions(),
         topics.windows,
-        lambda: [asset for asset in plant.watched if asset],
+        lambda: [asset for asset in tuple(plant.watched) if asset],  # a copy: this thread is not its owner
         lambda come: loop.call_soon_threadsafe(plant.hear, come, time.monotonic()),
         lambda connected, reason: tell(connected=connected, reason=reason),
     )
     listener.start()
-    notifier = systemd.from_environment()
-    notifier.send("READY=1")
-    log.info("page.started", address=f"http://{config.page.host}:{config.page.port}/")
     try:
         yield
     finally:
-        notifier.send("STOPPING=1")
+        systemd.from_environment().send("STOPPING=1")
         await loop.run_in_executor(None, listener.stop)
         log.info("page.stopped")

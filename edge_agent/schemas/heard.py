@@ -25,11 +25,11 @@ class Diagnosis(_Heard):
     class_: Name = Field(alias="class")
     confidence: Share
     top: list[tuple[Name, Share]] = Field(max_length=64)
-    energy: float
+    energy: float = Field(ge=-1e30, le=1e30)
     flags: list[Name] = Field(max_length=16)
     masked: list[Name] = Field(max_length=1024)
     release: Name
-    latency_ms: float
+    latency_ms: float = Field(ge=0, le=1e9)
 
 
 class Refusal(_Heard):
@@ -55,7 +55,7 @@ class Birth(_Heard):
     session: int = 0
     version: Name = ""
     masked: list[Name] = []
-    cached: dict[Name, int] = {}
+    cached: dict[Name, int] | None = None  # a will has none
     counters: dict[Name, int] = {}
     public_key: str = Field("", max_length=4096)
     audit: AuditHead | None = None
@@ -97,3 +97,43 @@ class Job(_Heard):
     release_after: Name | None = None
     kept_s: float | None = None
     metrics: dict[str, Any] = {}
+
+
+class CommandHead(_Heard):
+    """Which command."""
+
+    id: Name
+    classes: list[Name] = Field(min_length=1, max_length=1024)
+
+
+class ReleasesHead(_Heard):
+    """From which release to which."""
+
+    before: Name | None = None
+    after: Name | None = None
+
+
+class Loss(_Heard):
+    """Of a class that stays: the share of its windows that the dreams say is lost."""
+
+    predicted_loss: Share = 0.0
+
+
+class EditHead(_Heard):
+    """What the edit measured."""
+
+    windows: int | None = None
+    flip_rate: Share | None = None
+    steps: int | None = None
+    edit_s: float | None = None
+    job_s: float | None = None
+    gate_classes: dict[Name, Loss] = {}
+
+
+class CertificateHead(_Heard):
+    """Whose certificate it is, and what it tells in short."""
+
+    command: CommandHead
+    releases: ReleasesHead = ReleasesHead()
+    issued: dict[str, Any] = {}
+    edit: EditHead = EditHead()

@@ -31,7 +31,7 @@ window.edge = (() => {
     remove() { this.observer.disconnect(); this.plot.destroy(); all.delete(this); }
   }
 
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => all.forEach((chart) => chart.build()));
+  ['(prefers-color-scheme: dark)', 'print'].forEach((media) => matchMedia(media).addEventListener('change', () => all.forEach((chart) => chart.build())));
 
   const axis = (more = {}) => ({
     stroke: css('--faint'), grid: { stroke: css('--line'), width: 1 }, ticks: { stroke: css('--line'), width: 1 },
@@ -78,7 +78,7 @@ window.edge = (() => {
     const options = () => ({
       height: 110, cursor: { show: false },
       scales: { x: { time: false } },
-      axes: [axis({ size: 24 }), axis({ size: 46 })],
+      axes: [axis({ size: 24, values: (_, times) => times.map((ms, index) => (index === times.length - 1 ? `${ms} ms` : ms)) }), axis({ size: 46 })],
       series: [{}, { stroke: css('--fill'), width: 1, points: { show: false } }],
     });
     return new Chart(root, label, options, [[], []]);

@@ -4,7 +4,7 @@
 (() => {
   const { el, bar, find, percent, views } = edge;
   const VIEWS = ['live', 'forget', 'releases', 'audit'];
-  let source = null, asset = new URLSearchParams(location.search).get('asset') ?? '', model = null, lastMessage = performance.now();
+  let source = null, asset = new URLSearchParams(location.search).get('asset')?.match(/^[\w.-]{1,64}$/)?.[0] ?? '', model = null, lastMessage = performance.now();
   let charts = {}, history = [], classes = [], shown = null, revision = '';
 
   const pill = (id, words, kind) => { const node = find(id); if (node.textContent !== words) node.textContent = words; node.className = `pill ${kind}`; };
@@ -46,19 +46,39 @@
 
   function onState(state) {
     edge.state = state;
-    const clock = state.clock.synchronised;
+    // Without the broker nothing is known of the agent.
+    const known = state.broker.connected, agent = known ? state.agent : 'unknown', clock = known ? state.clock.synchronised : null;
     find('gateway').textContent = state.gateway;
     document.title = `${state.gateway} – edge-agent`;
-    pill('pill-agent', `agent ${state.agent}${state.version ? ` ${state.version}` : ''}`, state.agent === 'online' ? 'good' : 'bad');
+    pill('pill-agent', `agent ${agent}${known && state.version ? ` ${state.version}` : ''}`, agent === 'online' ? 'good' : 'bad');
     pill('pill-broker', state.broker.connected ? 'broker connected' : 'no broker', state.broker.connected ? 'good' : 'bad');
     pill('pill-clock', clock === true ? 'clock synchronised' : clock === false ? 'clock not synchronised' : 'clock unknown', clock === true ? 'good' : 'warn');
-    banner(!state.broker.connected ? `No connection to the broker: ${state.broker.reason}. What is shown is from before; the broker keeps the windows meanwhile.`
+    banner(!state.broker.connected ? `No connection to the broker: ${state.broker.reason}. It is tried again; what is shown is from before.`
       : state.agent === 'offline' ? 'The agent is offline. The broker keeps the windows until it is back.' : '');
     models(Object.keys(state.models));
+    knows(state);
+    refusals(state.refused);
     refresh(false);
   }
 
   // Live
+
+  /** What the gateway diagnoses, and what it has forgotten. */
+  function knows(state) {
+    const rows = Object.entries(state.models).filter(([, of]) => of.release).map(([name, of]) => {
+      const gone = of.release.forgotten, hidden = of.masked.filter((one) => !gone.includes(one)), can = of.release.classes.filter((one) => !of.masked.includes(one) && !gone.includes(one));
+      return el('span', {}, Object.keys(state.models).length > 1 && el('b', {}, `${name}: `), `Diagnoses ${can.join(', ')}. `,
+        hidden.length > 0 && el('b', { class: 'warn' }, `Is forgetting, and names no more: ${hidden.join(', ')}. `),
+        gone.length > 0 ? el('b', {}, 'Has forgotten ', el('del', {}, gone.join(', ')), '.') : 'Has forgotten nothing.', ' ');
+    });
+    if (find('knows').textContent !== rows.map((row) => row.textContent).join('')) find('knows').replaceChildren(...rows);
+  }
+
+  function refusals(list) {
+    find('refusals').hidden = !list.length;
+    const lines = list.slice(-10).reverse().map((one) => `${one.code}: ${one.reason} (${one.topic})`), root = find('refusals').querySelector('ul');
+    if ([...root.children].map((item) => item.textContent).join('\n') !== lines.join('\n')) root.replaceChildren(...lines.map((line) => el('li', {}, line)));
+  }
 
   function choose(name) {
     asset = name; history = []; shown = null;
@@ -72,7 +92,8 @@
     const names = new Set(Object.values(edge.state?.models ?? {}).flatMap((one) => one.release?.classes ?? []));
     const seen = new Set(history.map((row) => row[1])), own = [...names];
     const of = Object.values(edge.state?.models ?? {}).find((one) => [...seen].every((name) => one.release?.classes.includes(name)));
-    return [...(of?.release?.classes ?? own), ...[...seen].filter((name) => !names.has(name))];
+    const known = (of?.release?.classes ?? own).filter((name) => seen.has(name) || !of?.release?.forgotten.includes(name));
+    return [...known, ...[...seen].filter((name) => !names.has(name))];
   }
 
   function onLive(live) {
@@ -93,7 +114,7 @@
     answer(live.assets.find((one) => one.name === asset));
     const rates = [['windows', `${live.per_s.toFixed(1)} per second, all assets`],
       ['latency', live.p50_ms == null ? '–' : `${live.p50_ms.toFixed(1)} ms median, ${live.p99_ms.toFixed(1)} ms for the slowest of a hundred`],
-      ['refused', `${Object.entries(edge.state?.counters ?? {}).filter(([name]) => name.startsWith('refused_')).reduce((sum, [, count]) => sum + count, 0)} messages since the start`],
+      ['refused', `${Object.entries(edge.state?.counters ?? {}).filter(([name]) => name.startsWith('refused_')).reduce((sum, [, count]) => sum + count, 0)} since the start`],
       ['release', edge.state && Object.values(edge.state.models)[0].release?.digest?.slice(0, 12)]];
     find('rates').replaceChildren(...rates.flatMap(([name, value]) => [el('dt', {}, name), el('dd', {}, value ?? '–')]));
     timeline(live);
@@ -114,7 +135,10 @@
   function answer(one) {
     find('asset-name').textContent = `Diagnosis of ${one.name}`;
     find('answer-class').textContent = one.class;
-    find('answer-sure').textContent = one.age_s > 10 ? `${Math.round(one.age_s)} s ago; no window since` : `${percent(one.confidence)} sure`;
+    const lost = !edge.state?.broker.connected || edge.state.agent !== 'online', old = one.age_s > 10 || lost;
+    find('answer').classList.toggle('stale', old);
+    find('answer-sure').textContent = !old ? `${percent(one.confidence)} sure` : `${Math.round(one.age_s)} s ago; ${lost ? 'no connection since' : 'no window since'}`;
+    find('answer-most').textContent = `The ${one.top.length} most probable classes`;
     const words = { unusual: 'unlike all training windows', flat: 'a channel is constant', clipped: 'a channel is clipped', gap: 'windows are missing', repeat: 'sent before' };
     find('answer-flags').replaceChildren(...one.flags.map((flag) => el('li', { class: 'pill warn' }, words[flag] ?? flag)));
     find('answer-top').tBodies[0].replaceChildren(...one.top.map(([name, share]) => el('tr', {}, el('th', { scope: 'row' }, name), el('td', { class: 'number' }, percent(share)), el('td', {}, bar(share)))));
@@ -138,7 +162,10 @@
     const ages = history.map((row) => Math.min(0, row[5] - now));
     charts.lanes.set([ages, ...classes.map((name, index) => history.map((row) => (row[1] === name ? index : null)))]);
     charts.confidence.set([ages, history.map((row) => row[2]), history.map((row) => (row[4] ? row[2] : null))]);
-    const last = history.at(-1), unusual = history.filter((row) => row[4]).length;
+    const last = history.at(-1), unusual = history.filter((row) => row[4]).length, lately = history.filter((row) => row[5] >= now - 60);
+    const odd = lately.reduce((sum, row) => sum + row[4], 0), all = lately.reduce((sum, row) => sum + row[3], 0);
+    find('unusual').textContent = `Of the ${all} windows of the last minute ${odd} were unlike all training windows (marked red): what is diagnosed of those may be anything.`;
+    find('unusual').className = `small ${odd > all / 2 ? 'warn' : ''}`;
     if (last) {
       charts.lanes.describe(`diagnosis second by second; now ${last[1]}; in the last minutes ${[...new Set(history.map((row) => row[1]))].join(', ')}`);
       charts.confidence.describe(`confidence, now ${percent(last[2])}; ${unusual} seconds with unusual windows`);
@@ -184,7 +211,7 @@
     charts.spectrum.set([hz, amplitude]);
     const list = Object.entries(faults).map(([name, base]) => `${name} ${base.toFixed(1)} Hz`).join(', ');
     const top = amplitude.reduce((best, value, bin) => (value > amplitude[best] ? bin : best), 1);
-    find('spectrum-about').textContent = list ? `Fault frequencies at ${shown.rpm.toFixed(0)} rpm: ${list}` : 'The release’s card names no bearing, or nobody says how fast the shaft turns: no fault frequencies are marked.';
+    find('spectrum-about').textContent = list ? `Fault frequencies at ${shown.rpm.toFixed(0)} rpm: ${list}; the spectrum has a line every ${(hz[1] - hz[0]).toFixed(1)} Hz` : 'The release’s card names no bearing, or nobody says how fast the shaft turns: no fault frequencies are marked.';
     charts.spectrum.describe(`envelope spectrum, largest line at ${hz[top].toFixed(0)} Hz. ${list}`);
   }
 
@@ -197,16 +224,30 @@
     on('state', onState);
     on('live', onLive);
     on('window', onWindow);
+    source.onerror = () => { if (source.readyState === EventSource.CLOSED) explain(source.url); };
   }
 
+  /** An event source does not tell why it was turned away. */
+  async function explain(url) {
+    const stop = new AbortController(), answer = await fetch(url, { signal: stop.signal }).catch(() => null);
+    if (answer && !answer.ok) banner(`This page is not served: ${(await answer.json().catch(() => ({}))).reason ?? `status ${answer.status}`}. It is tried again.`);
+    stop.abort();
+  }
+
+  // A browser opens six connections to a host, and each stream holds one: only the tab that is seen has one.
+  document.addEventListener('visibilitychange', () => {
+    if (document.hidden) source?.close();
+    else { lastMessage = performance.now(); connect(); }
+  });
+
   setInterval(() => {
-    if (performance.now() - lastMessage < 5000) return;
-    banner('The page’s own service does not answer. It is tried again.');
+    if (document.hidden || performance.now() - lastMessage < 5000) return;
+    if (source?.readyState !== EventSource.CLOSED) banner('The page’s own service does not answer. It is tried again.');
     pill('pill-agent', 'agent unknown', 'bad'); pill('pill-broker', 'broker unknown', 'bad'); pill('pill-clock', 'clock unknown', 'bad');
-    if (source.readyState === EventSource.CLOSED) connect();
+    if (source?.readyState === EventSource.CLOSED) connect();
   }, 1000);
 
   addEventListener('hashchange', navigate);
   navigate();
-  connect();
+  if (!document.hidden) connect();
 })();
