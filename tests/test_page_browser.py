@@ -225,7 +225,7 @@ def test_a_class_is_forgotten_by_keyboard_up_to_its_certificate(screen: Screen, 
     for words in ("Where the probed windows flipped to", "The gate", "The classes that stay", "What was destroyed"):
         assert screen.tab.is_visible(f"{story} >> text={words}")
     screen.tab.click(f"{story} >> text=Verify the certificate")
-    screen.tab.wait_for_selector(f"{story} >> text=signed by this gateway")
+    screen.tab.wait_for_selector(f"{story} >> text=not a byte was changed")
     screen.tab.wait_for_selector(f"tr:has(th:text-is('{FORGET}')) td:text-is('0')", timeout=8000)
     screen.keep("forget-done")
     assert screen.findings() == []
