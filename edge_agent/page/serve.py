@@ -89,7 +89,7 @@ def _thread_died(about: threading.ExceptHookArgs) -> None:
     """End the process: without its ear the page would go on showing what was. systemd starts it again."""
     name = about.thread.name if about.thread is not None else ""
     info = about.exc_type, about.exc_value, about.exc_traceback
-    log.critical("thread.died", thread=name, exc_info=info)
+    log.error("thread.died", thread=name, exc_info=info)
     os._exit(DIED)
 
 

@@ -88,6 +88,7 @@ window.edge = (() => {
   function spectrum(root, faults) {
     const mark = (plot) => {
       const { ctx, bbox } = plot, names = [...new Set(faults.at.map((one) => one.name.split(' ').pop()))];
+      const ends = {}; // of each kind's last label
       ctx.save();
       ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
       ctx.textAlign = 'center';
@@ -98,6 +99,8 @@ window.edge = (() => {
         ctx.lineWidth = devicePixelRatio;
         ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
         ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
+        if (x - (ends[kind] ?? -Infinity) < ctx.measureText(name).width / 2) return; // no room beside the one before
+        ends[kind] = x + ctx.measureText(name).width / 2;
         ctx.fillText(name, x, bbox.top - (4 + 13 * kind) * devicePixelRatio);
       });
       ctx.restore();
