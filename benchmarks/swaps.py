@@ -1,14 +1,16 @@
-"""Memory of the serving process over hot swaps: two releases take turns, while windows of the rig are answered.
+"""Hot swaps: memory of the serving process, and how late answers come; two releases take turns under load.
 
     python -m benchmarks.swaps --count 300 --json
 
 Keys of the JSON object: swaps, rss_before_mib (served for some seconds, not swapped yet), rss_after_mib,
-growth_percent, rss_max_mib, windows, lost.
+growth_percent, rss_max_mib, windows, lost, usual_longest_ms (the longest time from publish to diagnosis in some seconds
+without a swap), swap_longest_ms (the median over the swaps of the longest around each), swaps_longest_ms (of all).
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
@@ -28,7 +30,7 @@ from edge_agent.commands.local import LocalAgent, local_gateway
 from edge_agent.vault import Vault
 
 BASE = "edge/bench"
-RATE_HZ = 20.0  # windows per second
+RATE_HZ = 200.0  # windows per second
 WARM_UP_S = 15.0
 SETTLED_S = 0.3  # after ``current`` has moved, the model before is still there for a moment
 SWAP_S = 20.0  # a swap that takes longer has failed
@@ -45,6 +47,7 @@ def swap(count: int) -> dict[str, Any]:
             with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
                 sizes = _swapped(count, agent, store, digests, link, [take.samples for take in takes])
                 link.settle(60)
+                usual, *around = (_longest_ms(link, part) for part in ("usual", *map(str, range(count))))
     return {
         "swaps": count,
         "rss_before_mib": round(sizes[0], 1),
@@ -53,7 +56,14 @@ def swap(count: int) -> dict[str, Any]:
         "rss_max_mib": round(max(sizes), 1),
         "windows": len(link.record.sent),
         "lost": link.record.lost(),
+        "usual_longest_ms": round(usual, 1),
+        "swap_longest_ms": round(statistics.median(around), 1),
+        "swaps_longest_ms": round(max(around), 1),
     }
+
+
+def _longest_ms(link: Stream, part: str) -> float:
+    return 1000 * max(answer.heard_s - sent.sent_s for sent, answer in link.record.of(part))
 
 
 def _swapped(
@@ -61,20 +71,21 @@ def _swapped(
 ) -> list[float]:
     """Memory in MiB before the first swap and after each."""
 
-    def feed(seconds: float, until: str | None = None) -> None:
+    def feed(seconds: float, part: str, until: str | None = None) -> None:
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s and (until is None or store.current() != until):
-            link.send(0, windows[len(link.record.sent) % len(windows)], "swap")
+            link.send(0, windows[len(link.record.sent) % len(windows)], part)
             time.sleep(1 / RATE_HZ)
 
-    feed(WARM_UP_S)
+    feed(WARM_UP_S, "warm-up")
+    feed(WARM_UP_S, "usual")
     sizes = [agent.rss_mib()]
     for number in range(count):
         wanted = digests[number % 2]
         store.want(wanted)
-        feed(SWAP_S, until=wanted)
+        feed(SWAP_S, str(number), until=wanted)
         assert store.current() == wanted, f"swap {number + 1} did not happen"
-        feed(SETTLED_S)
+        feed(SETTLED_S, str(number))
         sizes.append(agent.rss_mib())
         if number % 20 == 19:
             print(f"  {number + 1:4d} swaps  {sizes[-1]:.1f} MiB", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from edge_agent.adapters.workplace import bare_folder
 from edge_agent.clock import Clock
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Unreachable
 from edge_agent.files import storage, write_atomically
-from edge_agent.live import LiveModel
+from edge_agent.live import LiveModel, Loaded
 from edge_agent.mqtt_link import Message
 from edge_agent.schemas import messages
 from edge_agent.schemas.commands import first_problem
@@ -55,30 +55,23 @@ class Announcement(BaseModel):
 
 
 class _Errand(threading.Thread):
-    """Fetches one release and hands it to the main thread; touches nothing else."""
+    """Fetches one release, seals it into the store and loads it, for the main thread to swap in."""
 
-    def __init__(self, wanted: str, fetch: Fetch) -> None:
+    def __init__(self, wanted: str, fetch: Fetch, install: Callable[[Release], Loaded]) -> None:
         super().__init__(name="fetch", daemon=True)
         self.wanted = wanted
-        self.outcome: Release | EdgeAgentError = Unreachable("E_SOURCE", "the fetching ended without a result")
-        self.done, self._taken, self._fetch = threading.Event(), threading.Event(), fetch
+        self.outcome: Loaded | EdgeAgentError = Unreachable("E_SOURCE", "the fetching ended without a result")
+        self.done, self._fetch, self._install = threading.Event(), fetch, install
 
     def run(self) -> None:
-        """Fetch it, and keep it until it was taken."""
+        """Do it."""
         try:
             with bare_folder() as folder:
-                self.outcome = self._fetch(self.wanted, folder)
-                self.done.set()
-                self._taken.wait()
+                self.outcome = self._install(self._fetch(self.wanted, folder))
         except EdgeAgentError as error:
             self.outcome = error
         finally:
             self.done.set()
-
-    def end(self) -> None:
-        """It was taken: away with the folder."""
-        self._taken.set()
-        self.join()
 
 
 class FollowedModel:
@@ -168,29 +161,29 @@ class FollowedModel:
         """Fetch what is wanted, and adopt what has come."""
         now_s, errand, wanted = time.monotonic(), self._errand, self._wanted
         if errand is None and wanted is not None and may_start and now_s >= self._again_s:
-            self._errand = _Errand(wanted, self._fetch)
+            self._errand = _Errand(wanted, self._fetch, self._install)
             self._errand.start()
         elif errand is not None and errand.done.is_set():
             self._errand, self._again_s = None, now_s + RETRY_S
-            try:
-                self._take(errand)
-            finally:
-                errand.end()
+            self._take(errand)
+
+    def _install(self, release: Release) -> Loaded:
+        return self.live.load(self._store.add(release.folder))
 
     def _take(self, errand: _Errand) -> None:
         try:
             if isinstance(errand.outcome, EdgeAgentError):
                 raise errand.outcome
-            if errand.wanted != self._wanted:
-                return  # another was announced meanwhile
-            release = self._store.add(errand.outcome.folder)
-            self.live.adopt(release)
+            if errand.wanted != self._wanted:  # another was announced meanwhile
+                self._keep_only()
+                return
+            self.live.swap(errand.outcome)
         except EdgeAgentError as error:
             self.tally.counters["releases_refused"] += 1
             about = {"code": error.code, "reason": error.reason, "next_try_s": RETRY_S}
             log.error("release.refused", release=errand.wanted[:12], **about)
             return
-        log.info("release.adopted", release=release.digest[:12], reason="followed")
+        log.info("release.adopted", release=self.live.release.digest[:12], reason="followed")
         self._keep_only()
         self._publish_status("online")
 

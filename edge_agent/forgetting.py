@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Final, get_args
 
 import structlog
@@ -23,11 +24,13 @@ import structlog
 from edge_agent import acceptance
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import Release
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.erasure import Erasure, Parts, Publisher
+from edge_agent.installer import Installer
 from edge_agent.intake import Intake
 from edge_agent.jobs import Ended, News
-from edge_agent.live import LiveModel
+from edge_agent.live import LiveModel, Loaded
 from edge_agent.masks import Masks
 from edge_agent.probation import Probation
 from edge_agent.schemas.card import MODEL
@@ -58,6 +61,8 @@ class Forgetting:
         self._erasure = Erasure(config.gateway, parts)
         self._masks = masks
         self._probation = Probation(journal, live, self._masks, parts, self._erasure, publish)
+        self._sealing, self._loading = Installer[Release](), Installer[Loaded]()
+        self._result: Path | None = None  # what the job that has ended made, while it is being sealed
         self._wait_until_s = float("-inf")
 
     def accept(self, command: UnlearnCommand) -> JobState:
@@ -184,6 +189,8 @@ class Forgetting:
     def _go_on(self, state: JobState, *, may_start: bool = True) -> None:
         if state.phase in ("committing", "erasing"):
             self._commit(state)
+        elif self._result is not None:
+            self._verify(state, self._result)
         elif set(state.classes) <= set(self._live.card.forgotten):
             # Committed, but the rows that say so were damaged: what is left is to erase.
             after, before = self._live.release.digest, self._live.card.parent
@@ -228,12 +235,19 @@ class Forgetting:
         if ended.failure is not None:
             self._fail(state, ended.failure)
             return
+        self._publish.state(self._journal.note(replace(state, phase="verifying", progress=0.97)))
+        self._verify(state, ended.result)
+
+    def _verify(self, state: JobState, result: Path) -> None:
+        """Seal the edited release into the store; ``poll`` comes back until it is there."""
         try:
-            self._publish.state(self._journal.note(replace(state, phase="verifying", progress=0.97)))
-            after = self._store.add(ended.result).digest
+            sealed = self._sealing.made(state.id, lambda: self._store.add(result))
+            self._result = None if sealed is not None else result
+            if sealed is None:
+                return
             phase: Phase = "shadowing" if self.settings.shadow_windows else "committing"
             state = replace(state, phase=phase, progress=0.98, release_before=self._live.release.digest)
-            state = replace(state, release_after=after)
+            state = replace(state, release_after=sealed.digest)
             state = self._journal.write(state)
         except (BrokenRelease, StorageFailed) as error:
             self._drop(state, error)
@@ -270,7 +284,7 @@ class Forgetting:
 
     def _drop(self, state: JobState, error: EdgeAgentError) -> None:
         """Give up a command and its candidate, if it has one already."""
-        self._live.shadow = None
+        self._live.shadow = self._result = None
         if state.release_after is not None:
             self._store.remove(state.release_after)
         self._fail(state, error)
@@ -281,9 +295,13 @@ class Forgetting:
         assert before is not None
         assert after is not None
         if self._live.release.digest != after:
-            state = replace(state, usual_s=self._live.health.usual_s)
+            unwelcome = self.unwelcome(after)
             try:
-                self._live.adopt(self._store.get(after), self.unwelcome(after))
+                loaded = self._loading.made(after, lambda: self._live.load(self._store.get(after), unwelcome))
+                if loaded is None:
+                    return  # ``poll`` comes back
+                state = replace(state, usual_s=self._live.health.usual_s)
+                self._live.swap(loaded)
             except BrokenRelease as error:
                 self._drop(state, error)
                 return

@@ -1,8 +1,9 @@
-"""The owner of the live model. Boot, deploy, hot swap and rollback are one path: ``adopt``."""
+"""The owner of the live model. Boot, deploy, hot swap and rollback are one path: ``load``, then ``swap``."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ from edge_agent.schemas.windows import WindowSpec
 from edge_agent.shadow import Shadow
 
 SELF_TEST_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A release that has been loaded and tested, and does not serve yet."""
+
+    release: Release
+    model: OnnxModel
 
 
 class LiveModel:
@@ -91,12 +100,20 @@ class LiveModel:
         return ModelSnapshot(self.release.digest, self.card.name, self.provider, self.adopted_s, self.masked)
 
     def adopt(self, release: Release, unwelcome: frozenset[str] = frozenset()) -> None:
-        """Make a verified release the live one: load it, test it, move ``current``, then replace the session.
+        """Make a verified release the live one, at once.
+
+        Raises:
+            BrokenRelease: as ``load`` says; the old one stays live.
+            StorageFailed: as ``swap`` says; the old one stays live.
+        """
+        self.swap(self.load(release, unwelcome))
+
+    def load(self, release: Release, unwelcome: frozenset[str] = frozenset()) -> Loaded:
+        """Load a verified release and test it. Any thread may: nothing of this object is changed.
 
         Raises:
             BrokenRelease: it knows a class of ``unwelcome``, or none that may be named, it cannot run or fails its
-                self-test; the old one stays live.
-            StorageFailed: ``current`` could not be moved; the old one stays live.
+                self-test.
         """
         refuse_erased(release.card, unwelcome)
         if not set(release.card.living) - self._hidden:
@@ -106,9 +123,17 @@ class LiveModel:
         self_test(model, release)
         windows = self_test_windows(release.card.channel_mean, release.card.channel_std, release.card.length)
         model.logits(np.resize(windows, (self._max_batch, *windows.shape[1:])))
-        if self._store.current() != release.digest:
-            self._store.set_current(release.digest)
-        self._release, self._model, self.adopted_s = release, model, time.monotonic()
+        return Loaded(release, model)
+
+    def swap(self, loaded: Loaded) -> None:
+        """Move ``current``, then answer with what was loaded.
+
+        Raises:
+            StorageFailed: ``current`` could not be moved; the old one stays live.
+        """
+        if self._store.current() != loaded.release.digest:
+            self._store.set_current(loaded.release.digest)
+        self._release, self._model, self.adopted_s = loaded.release, loaded.model, time.monotonic()
         self.forget_health()
         self.hide(self._hidden)
         self._drop_engines()

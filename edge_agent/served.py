@@ -19,7 +19,8 @@ from edge_agent.adapters.windows import WindowCache
 from edge_agent.budget import bytes_written
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Refused, StorageFailed
 from edge_agent.forgetting import Forgetting
-from edge_agent.live import LiveModel
+from edge_agent.installer import Installer
+from edge_agent.live import LiveModel, Loaded, refuse_erased
 from edge_agent.masks import Masks
 from edge_agent.mqtt_link import Message
 from edge_agent.schemas import messages
@@ -68,6 +69,8 @@ class ServedModel:
         self._status_s = float("-inf")
         self._announced: tuple[str, tuple[str, ...]] | None = None  # release and what is hidden, as replicas know it
         self._announcements = 0
+        self._installer = Installer[Loaded]()
+        self._wanted: str | None = None  # the release that an operator asked for, while it is being loaded
 
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer."""
@@ -201,7 +204,7 @@ class ServedModel:
             self.publish_release()
         elif now_s >= self._status_s + STATUS_EVERY_S:
             self.publish_status()
-        if (wanted := self._store.wanted()) is not None:
+        if (wanted := self._wanted or self._store.wanted()) is not None:
             self._adopt_wanted(wanted)
 
     def look(self) -> ModelSnapshot:
@@ -223,9 +226,17 @@ class ServedModel:
         if self.forgetting.at_work:
             return
         try:
-            self._store.forget_wish()  # first: a release that ended the process would do so at every start
-            self.live.adopt(self._store.get(wanted), self.forgetting.unwelcome(wanted))
+            if self._wanted is None:
+                self._store.forget_wish()  # first: a release that ended the process would do so at every start
+                self._wanted = wanted
+            loaded = self._installer.made(wanted, lambda: self.live.load(self._store.get(wanted)))
+            if loaded is None:
+                return
+            self._wanted = None
+            refuse_erased(loaded.release.card, self.forgetting.unwelcome(wanted))  # by what is erased now
+            self.live.swap(loaded)
         except (BrokenRelease, StorageFailed) as error:
+            self._wanted = None
             self.tally.counters["releases_refused"] += 1
             log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
             with tolerant():
