@@ -121,8 +121,7 @@ def opened(turn: str, pages: int, agent: LocalAgent, port: int) -> Iterator[Abou
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     try:
         yield about
-        status = Path(f"/proc/{page.process.pid}/status").read_text()
-        about.rss_mib = int(status.split("VmRSS:")[1].split()[0]) / 1024
+        about.rss_mib = page.rss_mib()
     finally:
         out, _ = process.communicate()  # the end of its input ends it
         about.events = int(out)

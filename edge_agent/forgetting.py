@@ -62,7 +62,7 @@ class Forgetting:
         self._masks = masks
         self._probation = Probation(journal, live, self._masks, parts, self._erasure, publish)
         self._sealing, self._loading = Installer[Release](), Installer[Loaded]()
-        self._result: Path | None = None  # what the job that has ended made, while it is being sealed
+        self._result: Path | None = None  # what the job that ended last has made
         self._wait_until_s = float("-inf")
 
     def accept(self, command: UnlearnCommand) -> JobState:
@@ -189,7 +189,7 @@ class Forgetting:
     def _go_on(self, state: JobState, *, may_start: bool = True) -> None:
         if state.phase in ("committing", "erasing"):
             self._commit(state)
-        elif self._result is not None:
+        elif state.phase == "verifying" and self._result is not None:  # None: that was before a restart
             self._verify(state, self._result)
         elif set(state.classes) <= set(self._live.card.forgotten):
             # Committed, but the rows that say so were damaged: what is left is to erase.
@@ -235,6 +235,7 @@ class Forgetting:
         if ended.failure is not None:
             self._fail(state, ended.failure)
             return
+        self._result = ended.result
         self._publish.state(self._journal.note(replace(state, phase="verifying", progress=0.97)))
         self._verify(state, ended.result)
 
@@ -242,7 +243,6 @@ class Forgetting:
         """Seal the edited release into the store; ``poll`` comes back until it is there."""
         try:
             sealed = self._sealing.made(state.id, lambda: self._store.add(result))
-            self._result = None if sealed is not None else result
             if sealed is None:
                 return
             phase: Phase = "shadowing" if self.settings.shadow_windows else "committing"
@@ -284,7 +284,7 @@ class Forgetting:
 
     def _drop(self, state: JobState, error: EdgeAgentError) -> None:
         """Give up a command and its candidate, if it has one already."""
-        self._live.shadow = self._result = None
+        self._live.shadow = None
         if state.release_after is not None:
             self._store.remove(state.release_after)
         self._fail(state, error)

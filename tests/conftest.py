@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import toy
 from edge_agent.adapters.workplace import Workplace
-from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.commands.local import LocalAgent, LocalBroker, LocalPage, free_port
+from tests.page_kit import TOKEN, Pages
 from tests.plant import Plant, plant_at, toy_agent
 from tests.scripts import ROOT
 
@@ -58,3 +59,20 @@ def start_agent(tmp_path: Path, toy_release: Path, broker: LocalBroker) -> Itera
 def plant(broker: LocalBroker) -> Iterator[Plant]:
     with plant_at(broker.port) as client:
         yield client
+
+
+@pytest.fixture
+def pages(tmp_path: Path, start_agent: Callable[..., LocalAgent]) -> Iterator[Pages]:
+    """Starts an agent and its page; all are stopped at the end."""
+    started: list[LocalPage] = []
+
+    def start(extra: str = "", page: str = "") -> tuple[LocalAgent, LocalPage]:
+        port, token_file = free_port(), tmp_path / "token"
+        token_file.write_text(f"{TOKEN}\n")
+        agent = start_agent(f"{LocalPage.settings(port, token_file)}{page}{extra}")
+        started.append(LocalPage(agent, port))
+        return agent, started[-1]
+
+    yield start
+    for one in started:
+        assert one.stop() == 0, one.log_path.read_text()

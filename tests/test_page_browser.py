@@ -11,64 +11,29 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from edge_agent import rig
 from edge_agent.commands.client import connected
-from edge_agent.commands.demo import packaged_release, plant, publish
+from edge_agent.commands.demo import packaged_release
 from edge_agent.commands.local import LocalAgent, LocalBroker, LocalPage, free_port
 from edge_agent.mqtt_client import BrokerAddress
-from tests.scripts import ROOT
+from tests.browser_kit import BASE, Screen, Site
+from tests.page_kit import TOKEN
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
-AXE = ROOT / "deploy" / "page" / "node_modules" / "axe-core" / "axe.min.js"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: chromium)")
 
-TOKEN, BASE, FORGET = "open-sesame", "edge/demo", "IF-1"
+FORGET = "IF-1"
 WIDE, PHONE = {"width": 1920, "height": 1080}, {"width": 390, "height": 844}
 VIEWS = "live", "forget", "releases", "audit"
 FORGET_MS = 240_000
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>' + "W" * 300
-
-
-@dataclass
-class Site:
-    """A gateway with its page, fed with windows of three machines."""
-
-    broker: LocalBroker
-    agent: LocalAgent
-    page: LocalPage
-    stopping: threading.Event = field(default_factory=threading.Event)
-
-    def feed(self) -> None:
-        """Publish until told to stop; through the broker's restart too."""
-        while not self.stopping.is_set():
-            try:
-                with connected(BrokerAddress("127.0.0.1", self.broker.port, "")) as client:
-                    for seq, (asset, take) in enumerate(plant(np.random.default_rng(5))):
-                        publish(client, asset, seq // 3, take, labelled=False)
-                        if client.lost or self.stopping.wait(0.02):
-                            break
-            except Exception:  # noqa: BLE001 the broker is away; whatever it is, try again
-                self.stopping.wait(0.5)
-
-    def teach(self, name: str, count: int) -> None:
-        """Publish labelled windows of one class, which the agent caches."""
-        rng = np.random.default_rng(1)
-        run = rig.Run.draw(rng, 1100)
-        with connected(BrokerAddress("127.0.0.1", self.broker.port, "")) as client:
-            client.subscribe([f"{BASE}/diagnosis/bench"])
-            for seq, samples in enumerate(rig.windows(run, name, count, rng)):
-                publish(client, "bench", seq, rig.Take(name, samples, run.speed_rpm), labelled=True)
-            assert sum(1 for _, _ in zip(range(count), client.listen(30), strict=False)) == count
 
 
 @pytest.fixture(scope="module")
@@ -105,49 +70,6 @@ def chromium() -> Iterator[Any]:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-class Screen:
-    """One browser window; what goes wrong in it fails the test."""
-
-    def __init__(self, browser: Any, url: str, size: dict[str, int], scheme: str) -> None:
-        self.context = browser.new_context(viewport=size, color_scheme=scheme)
-        self.tab = self.context.new_page()
-        self.problems: list[str] = []
-        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.tab.on("console", lambda line: self.problems.append(line.text) if line.type == "error" else None)
-        self.tab.on("dialog", lambda dialog: self.problems.append(f"dialog: {dialog.message}"))
-        self.tab.goto(url)
-
-    def show(self, view: str) -> None:
-        self.tab.click(f'nav a[href="#{view}"]')
-        self.tab.wait_for_selector(f"#view-{view}:not([hidden])")
-
-    def until(self, condition: str, arg: Any = None, timeout_s: float = 60.0) -> None:
-        """Wait for JavaScript to be true; Playwright's own way needs eval, which the page's policy forbids."""
-        deadline_s = time.monotonic() + timeout_s
-        while not self.tab.evaluate(condition, arg):
-            assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {condition}"
-            self.tab.wait_for_timeout(50)
-
-    def keep(self, name: str, *, whole: bool = True) -> None:
-        """A picture of this state, if they are wanted."""
-        if folder := os.environ.get("EDGE_AGENT_IMAGES"):
-            self.tab.screenshot(path=Path(folder) / f"{name}.png", full_page=whole)
-
-    def close(self) -> None:
-        self.context.close()
-        assert not self.problems
-
-    def overflow_px(self) -> int:
-        return int(self.tab.evaluate("document.scrollingElement.scrollWidth - innerWidth"))
-
-    def findings(self) -> list[str]:
-        """What axe-core finds serious or critical."""
-        self.tab.evaluate(AXE.read_text())
-        found = self.tab.evaluate("axe.run().then((result) => result.violations)")
-        serious = [one for one in found if one["impact"] in ("serious", "critical")]
-        return [f"{one['id']}: {[node['html'][:200] for node in one['nodes']][:3]}" for one in serious]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from edge_agent.settings import OWN_MODEL
 from edge_agent.signing import Signer
 
 BASE = "edge/toy"
+NOON = "2026-11-26T12:00:00+00:00"
 CARD = {
     "digest": "a" * 64,
     "name": "toy",
@@ -39,7 +40,7 @@ TOPICS = ["diagnosis/m1", "status", "release", "unlearn/hum/status", "unlearn/hu
 
 
 def page_plant() -> Plant:
-    return Plant("toy", Topics(BASE), {OWN_MODEL: Topics(BASE)})
+    return Plant("toy", Topics(BASE), {OWN_MODEL: Topics(BASE)}, utc=lambda: NOON)
 
 
 def heard(topic: str, content: Any, *, retained: bool = False) -> Heard:
@@ -90,7 +91,7 @@ def test_a_refused_command_does_not_take_the_place_of_the_one_before() -> None:
     plant.hear([status(status="successful", phase="done"), status(id="c-2", status="rejected", code="E_GONE")], 0.0)
     shown = plant.state()["models"][OWN_MODEL]
     assert [job["id"] for job in shown["jobs"]] == ["c-1"]
-    assert [job["id"] for job in shown["rejected"]] == ["c-2"]
+    assert [(job["id"], job["heard"]) for job in shown["rejected"]] == [("c-2", NOON)]
 
 
 @pytest.mark.parametrize("topic", ["refused", "unlearn/hum/status", "status"])

@@ -162,10 +162,7 @@ class LocalAgent:
 
     def rss_mib(self) -> float:
         """Resident memory of the serving process."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-        raise AssertionError("the kernel shows no VmRSS")
+        return _rss_mib(self.process)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -205,10 +202,21 @@ class LocalPage:
         if self.process.poll() is not None:
             raise Misconfigured("E_CONFIG", f"the page ended: {self.log_path.read_text()[-2000:].strip()}")
 
+    def rss_mib(self) -> float:
+        """Resident memory."""
+        return _rss_mib(self.process)
+
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         self.process.terminate()
         return self.process.wait(10)
+
+
+def _rss_mib(process: subprocess.Popen[bytes]) -> float:
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("the kernel shows no VmRSS")
 
 
 def _listens(port: int) -> bool:

@@ -23,7 +23,7 @@ from edge_agent.adapters.audit import Head
 from edge_agent.core.errors import EdgeAgentError, Refused, Unreachable
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.page.asking import VALID_S, Doorman, ask_to_forget
-from edge_agent.page.pictures import STATIC
+from edge_agent.page.assets import STATIC
 from edge_agent.page.plant import HISTORY_S, Model, Plant
 from edge_agent.page.records import Records
 from edge_agent.schemas.topics import ASSET

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, Final
 
 import numpy as np
 
 from edge_agent.core.envelope import envelope_spectrum
-from edge_agent.core.errors import Misconfigured
 from edge_agent.core.types import Float32
 from edge_agent.schemas.heard import LiveRelease
 from edge_agent.schemas.windows import WindowSpec, decode
 
-STATIC: Final = files("edge_agent.page") / "static"
-CHARTS: Final = "lib/uPlot.iife.min.js"  # comes from npm when the package is built
 HARMONICS: Final = 3  # of a fault frequency that are marked
 LARGEST: Final = float(np.finfo(np.float32).max)
 DIGITS: Final = 4
@@ -61,17 +57,6 @@ def picture(asset: str, payload: bytes, release: LiveRelease) -> Picture:
         "envelope": _rounded(amplitude[:, shown]),
     }
     return Picture(asset, (window.boot, window.seq), json.dumps(content, separators=(",", ":"), allow_nan=False))
-
-
-def built_whole() -> None:
-    """See that the charts' library is there.
-
-    Raises:
-        Misconfigured: ``E_CONFIG``, it is not.
-    """
-    path = STATIC / CHARTS
-    if not path.is_file():
-        raise Misconfigured("E_CONFIG", f"{path} is missing: this package was not built whole (pip install builds it)")
 
 
 def _rounded(values: Any) -> Any:

@@ -13,13 +13,13 @@ from edge_agent.commands.state import open_vault
 from edge_agent.config import read_config
 from edge_agent.core.errors import Untrusted
 from edge_agent.files import storage, write_atomically
-from edge_agent.page.pictures import STATIC, built_whole
+from edge_agent.page.assets import CHARTS, STATIC, built_whole
 from edge_agent.page.records import Records
 from edge_agent.settings import OWN_MODEL
 from edge_agent.signing import Signer, opened
 from edge_agent.vault import IDENTITY
 
-SCRIPTS: Final = ("lib/uPlot.iife.min.js", "charts.js", "story.js")
+SCRIPTS: Final = (CHARTS, "charts.js", "story.js")
 STYLES: Final = ("lib/uPlot.min.css", "page.css")
 
 

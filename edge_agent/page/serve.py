@@ -23,8 +23,8 @@ from edge_agent.core.errors import Misconfigured
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.page.app import Page, application
 from edge_agent.page.asking import Doorman
+from edge_agent.page.assets import built_whole
 from edge_agent.page.listener import Listener
-from edge_agent.page.pictures import built_whole
 from edge_agent.page.plant import Plant
 from edge_agent.page.records import Records
 from edge_agent.schemas.topics import Topics
