@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 MOST_ATTEMPTS: Final = 3
 STORAGE_WAIT_S: Final = 5.0
+COMMITTED: Final = frozenset({"committing", "erasing"})  # the command will end well
 ADOPTED_AGAIN: Final = "the release before it was adopted again during the probation"
 
 
@@ -115,8 +116,15 @@ class Forgetting:
 
     @property
     def has_job(self) -> bool:
-        """Whether a child is at work."""
-        return self._jobs.running is not None
+        """Whether a child is at work, or what it has made is on its way to the live model."""
+        if self._jobs.running is not None:
+            return True
+        state = self.at_work
+        return state is not None and (state.phase in COMMITTED or self._being_sealed(state))
+
+    def _being_sealed(self, state: JobState) -> bool:
+        """Whether its edited release is on its way into the store; after a restart the job begins anew."""
+        return state.phase == "verifying" and self._result is not None
 
     def poll(self, *, may_start: bool = True) -> None:
         """One turn: start or go on with a command, report on the running job, destroy what is due.
@@ -173,7 +181,7 @@ class Forgetting:
         """
         self._probation.undo(ADOPTED_AGAIN)  # where the disk failed in the middle of going back
         unhealthy, at_work = self._probation.unhealthy(), self.at_work
-        if unhealthy is None or (at_work is not None and at_work.phase in ("committing", "erasing")):
+        if unhealthy is None or (at_work is not None and at_work.phase in COMMITTED):
             return
         state, complaint = unhealthy
         parent = self._probation.parent(state, self.unwelcome(state.release_before or ""))
@@ -187,10 +195,10 @@ class Forgetting:
     # Life of a command
 
     def _go_on(self, state: JobState, *, may_start: bool = True) -> None:
-        if state.phase in ("committing", "erasing"):
+        if state.phase in COMMITTED:
             self._commit(state)
-        elif state.phase == "verifying" and self._result is not None:  # None: that was before a restart
-            self._verify(state, self._result)
+        elif self._being_sealed(state):
+            self._verify(state)
         elif set(state.classes) <= set(self._live.card.forgotten):
             # Committed, but the rows that say so were damaged: what is left is to erase.
             after, before = self._live.release.digest, self._live.card.parent
@@ -237,10 +245,12 @@ class Forgetting:
             return
         self._result = ended.result
         self._publish.state(self._journal.note(replace(state, phase="verifying", progress=0.97)))
-        self._verify(state, ended.result)
+        self._verify(state)
 
-    def _verify(self, state: JobState, result: Path) -> None:
+    def _verify(self, state: JobState) -> None:
         """Seal the edited release into the store; ``poll`` comes back until it is there."""
+        result = self._result
+        assert result is not None
         try:
             sealed = self._sealing.made(state.id, lambda: self._store.add(result))
             if sealed is None:

@@ -111,6 +111,21 @@ def forget(plant: Plant, name: str) -> dict[str, Any]:
     return rows
 
 
+def test_a_job_whose_result_was_being_sealed_when_the_agent_stopped_is_done_again(
+    start_agent: Start, plant: Plant
+) -> None:
+    """Its phase may stand in the journal; nothing is left of its result, and it must not wait for itself."""
+    agent = start_agent()
+    stock(plant, WHINE)
+    agent.stop()
+    journal = Journal(agent.state_dir / "journal.jsonl")
+    journal.write(JobState("c-1", ("whine",), "d", "executing", "verifying", attempts=1))
+    journal.close()
+    agent.start()
+    agent.ready(2)
+    assert wait_until(lambda: plant.final("whine", id="c-1"), FORGET_S)["status"] == "successful"
+
+
 def test_a_rollback_over_two_probations_undoes_both(start_agent: Start, plant: Plant, toy_release: Path) -> None:
     """Going back two releases left the second class unmasked in the model and forgotten in the journal."""
     agent = start_agent("[forget]\nprobation_s = 600")
