@@ -1,7 +1,7 @@
 """One run: a method, its settings, and a case; its row goes into a CSV and is never computed twice.
 
 A run's id is the hash of everything that decides its result besides the code; the row names the commit. Rows are
-appended under a lock, so that two processes may share a plan.
+appended under a lock, and a process claims a case while it works on it, so that several may share a plan.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -177,15 +179,58 @@ def missing(wanted: Iterable[Run], path: Path = RUNS) -> list[Run]:
 def carry_on(wanted: Iterable[Run], path: Path = RUNS, case_of: Callable[[Run], Case] = case_of) -> None:
     """Do what is missing, with a line for each run on standard error.
 
-    A run that another process took meanwhile is left to it; whoever ends later finds the row there.
+    Whoever works on a case has claimed it, for its runs share the networks that take the time. What another process
+    has claimed is left to it, and looked at again at the end, in case it was stopped.
     """
     todo = missing(wanted, path)
+    progress = _progress(len(todo))
+    cases = [list(group) for _, group in groupby(todo, key=_about)]
+    left = [group for group in cases if not _work_on(group, path, case_of, progress, wait=False)]
+    for group in left:
+        _work_on(group, path, case_of, progress, wait=True)
+
+
+def _about(run: Run) -> str:
+    return f"{run.setting} {'+'.join(run.forget)} {run.model_seed} {run.architecture}"
+
+
+def _work_on(
+    group: list[Run], path: Path, case_of: Callable[[Run], Case], progress: Callable[[Run, Row], None], *, wait: bool
+) -> bool:
+    """Do what is missing of one case; False if another process has claimed it and we do not wait."""
+    with claimed(_about(group[0]), path, wait=wait) as ours:
+        for run in missing(group, path) if ours else ():
+            row = perform(run, case_of)
+            add(row, path)
+            progress(run, row)
+    return ours
+
+
+@contextmanager
+def claimed(name: str, path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a name among the processes that work on one CSV: yields whether it is ours. A claim ends with its process.
+
+    Each name is one byte of a file that stays empty: a lock of a range needs no file of its own to be cleared away.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:5])
+    with path.with_suffix(".claims").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _progress(total: int) -> Callable[[Run, Row], None]:
     started_s = time.monotonic()
-    for number, run in enumerate(todo, 1):
-        if not missing([run], path):
-            continue
-        row = perform(run, case_of)
-        add(row, path)
+    numbers = count(1)
+
+    def say(run: Run, row: Row) -> None:
         words = f"acc_ft {row['acc_ft']:.2f}, retained {row['retained_change']:+.2f}, {row['seconds']:.1f} s"
         title = f"{run.setting} {'+'.join(run.forget)} {run.method} {run.model_seed}/{run.seed}"
-        print(f"{time.monotonic() - started_s:6.0f} s  {number}/{len(todo)}  {title}: {words}", file=sys.stderr)
+        spent_s = time.monotonic() - started_s
+        print(f"{spent_s:6.0f} s  {next(numbers)}/{total}  {title}: {words}", file=sys.stderr, flush=True)
+
+    return say

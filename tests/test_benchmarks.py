@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks import models, plans, quick, runs, tuning
 from benchmarks.case import Case
+from benchmarks.machine import ROOT
 from benchmarks.methods import ABLATIONS, ALL, METHODS
 from benchmarks.runs import Run
 from benchmarks.settings import SETTINGS
@@ -132,6 +133,33 @@ def test_an_interrupted_plan_goes_on_where_it_stopped(tmp_path: Path) -> None:
     runs.carry_on(wanted, path, quick.case_of)
     assert path.read_bytes().startswith(written)
     assert [row["run"] for row in rows_of(path)] == [run.id for run in wanted]
+
+
+CLAIMING = """
+import sys
+from pathlib import Path
+from benchmarks import runs
+
+with runs.claimed(sys.argv[1], Path(sys.argv[2]), wait=False) as ours:
+    print(ours, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_case_is_worked_on_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """Two processes that shared a plan once trained the same networks side by side, and gained nothing."""
+    path = tmp_path / "runs.csv"
+    command = [sys.executable, "-c", CLAIMING, "cwru IR007 0", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        with runs.claimed("cwru IR007 0", path, wait=False) as ours:
+            assert not ours
+        with runs.claimed("cwru IR014 0", path, wait=False) as ours:
+            assert ours
+        other.kill()
+    with runs.claimed("cwru IR007 0", path, wait=True) as ours:
+        assert ours
 
 
 def test_a_run_is_done_again_only_if_its_depth_is_asked_for_and_missing(tmp_path: Path) -> None:
