@@ -1,0 +1,124 @@
+"""Measure how fast the agent is, as ratios in one run.
+
+    python -m benchmarks.speed --json           everything, under twenty minutes; writes results/speed.csv
+    python -m benchmarks.speed --quick --json   the smallest width, short; writes nothing
+    python -m benchmarks.speed --only serving
+
+The machine should have nothing else to do. Releases of the simulated rig at widths 32 and 64 are trained the first
+time, which is not counted; the quick run takes the packaged one, of width 16. Node-RED comes from npm the first time;
+without npm it is left out.
+
+Keys of the JSON object: agent_over_bare_loop (the least of the widths, in windows per second), cpu_over_bare_loop (the
+greatest), agent_over_node_red (the least), rss_over_node_red; p50_ms and p99_ms at 100 windows/s (width 32),
+p99_forget_over_idle (the greatest), throughput_forget_over_idle, forget_over_retrain and forget_over_delete (the
+greatest), child_over_idle_torch (peak memory, the greatest), rss_serving_mib, ready_s, first_diagnosis_s.
+``--quick`` has them all from width 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from benchmarks import trained
+from benchmarks.machine import DATA, facts, show
+from benchmarks.speed import breakdown, figures, forgetting, growth, node_red, retraining, serving, starting
+from benchmarks.speed.figures import Figure, Figures
+from benchmarks.speed.load import rig_windows
+from benchmarks.speed.plan import Plan, say
+from edge_agent.commands.data import load_dataset
+from edge_agent.commands.demo import packaged_release
+
+PARTS: Final[dict[str, Callable[[Plan, Path], Iterator[Figure]]]] = {
+    "serving": serving.measure,
+    "starting": starting.measure,
+    "forgetting": forgetting.measure,
+    "retraining": retraining.measure,
+    "breakdown": breakdown.measure,
+    "growth": growth.measure,
+}
+WIDTHS: Final = (16, 32, 64)
+
+
+def run(names: Iterable[str], plan: Plan) -> list[Figure]:
+    """The figures of some parts."""
+    measured = []
+    for name in names:
+        say(f"{name} ...")
+        with tempfile.TemporaryDirectory(prefix="edge-agent-speed-") as folder:
+            measured += list(PARTS[name](plan, Path(folder)))
+    return measured
+
+
+def summary(measured: Iterable[Figure]) -> dict[str, float | None]:
+    """The ratios that the targets are about; None where something was not measured."""
+    known = Figures(measured)
+    widths = [f"width {width}" for width in WIDTHS]
+    sparse = "width 32" if known.get("starting", "agent", "width 32", "ready_s") else "width 16"
+    usual = known.get("forgetting", "agent", widths[0], "windows_per_s_alone")
+
+    def extreme(
+        choose: Callable[[list[float]], float], part: str, pair: tuple[str, str], quantity: str
+    ) -> float | None:
+        values = [known.ratio(part, pair, at, quantity) for at in widths]
+        return choose([value for value in values if value is not None]) if any(values) else None
+
+    def own(above: str, below: str) -> float | None:
+        pairs = [[known.get("forgetting", "agent", at, name) for name in (above, below)] for at in widths]
+        values = [one / other for one, other in pairs if one is not None and other]
+        return max(values) if values else None
+
+    peaks = [known.get("forgetting", "agent", at, "child_peak_mib") for at in widths]
+    idle = known.get("forgetting", "idle_torch", "", "rss_mib")
+    meanwhile = known.get("forgetting", "agent", widths[0], "windows_per_s_meanwhile")
+    values = {
+        "agent_over_bare_loop": extreme(min, "serving", ("agent", "bare_loop"), "windows_per_s"),
+        "cpu_over_bare_loop": extreme(max, "serving", ("agent", "bare_loop"), "cpu_us_per_window"),
+        "agent_over_node_red": extreme(min, "serving", ("agent", "node_red"), "windows_per_s"),
+        "rss_over_node_red": extreme(max, "serving", ("agent", "node_red"), "rss_mib"),
+        "p50_ms": known.get("serving", "agent", sparse, "p50_ms"),
+        "p99_ms": known.get("serving", "agent", sparse, "p99_ms"),
+        "p99_forget_over_idle": own("p99_ms_meanwhile", "p99_ms_before"),
+        "throughput_forget_over_idle": meanwhile / usual if meanwhile and usual else None,
+        "forget_over_retrain": extreme(max, "forgetting", ("agent", "retrain"), "seconds"),
+        "forget_over_delete": extreme(max, "forgetting", ("agent", "delete"), "seconds"),
+        "child_over_idle_torch": max(peak for peak in peaks if peak) / idle if any(peaks) and idle else None,
+        "rss_serving_mib": known.get("starting", "agent", sparse, "rss_mib"),
+        "ready_s": known.get("starting", "agent", sparse, "ready_s"),
+        "first_diagnosis_s": known.get("starting", "agent", sparse, "first_diagnosis_s"),
+    }
+    return {name: value and float(f"{value:.3g}") for name, value in values.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the smallest width, short, and keep nothing")
+    parser.add_argument("--only", nargs="+", metavar="PART", choices=PARTS, help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    options = parser.parse_args()
+    if (reason := node_red.why_not()) is not None:
+        say(f"Node-RED is left out: {reason}")
+    with ExitStack() as stack:
+        if options.quick:
+            releases = {16: stack.enter_context(packaged_release())}
+        else:
+            data = load_dataset("rig", DATA, 0)
+            releases = {width: trained.release(data, width, 0).folder for width in WIDTHS}
+        sizes = (2, 3.0, 1) if options.quick else (5, 15.0, 5)
+        plan = Plan(releases, rig_windows(), *sizes, quick=options.quick)
+        measured = run(options.only or PARTS, plan)
+    if not options.quick and not options.only:
+        figures.save(measured)
+        say(f"wrote {figures.SPEED}")
+    show({**summary(measured), **facts()}, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

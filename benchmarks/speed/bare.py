@@ -1,0 +1,69 @@
+"""The limits: the shortest honest scripts that a user might write instead of running the agent.
+
+    python -m benchmarks.speed.bare PORT BASE            acknowledge windows, and nothing else
+    python -m benchmarks.speed.bare PORT BASE RELEASE    subscribe, run the model, publish the answer
+
+No checks, no cache, no masks, no counters, no journal. The first kind says after each hundredth window that it came.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+SAYS_EVERY: Final = 100
+Handler = Callable[[Client, Any, MQTTMessage], None]
+
+
+def acknowledging(base: str) -> Handler:
+    """Windows come, and paho acknowledges them."""
+    numbers = count(1)
+
+    def on_message(client: Client, _: Any, __: MQTTMessage) -> None:
+        if next(numbers) % SAYS_EVERY == 0:
+            client.publish(f"{base}/diagnosis/none", b"{}", qos=0)
+
+    return on_message
+
+
+def diagnosing(base: str, release: Path) -> Handler:
+    """Windows come, answers go."""
+    card = json.loads((release / "card.json").read_text())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(release / "model.onnx", options)
+    shape = 1, len(card["channels"]), card["length"]
+
+    def on_message(client: Client, _: Any, message: MQTTMessage) -> None:
+        window = np.frombuffer(message.payload, "<f4").reshape(shape)
+        logits = session.run(None, {"windows": window})[0][0]
+        odds = np.exp(logits - logits.max())
+        best = int(odds.argmax())
+        answer = {"class": card["classes"][best], "confidence": float(odds[best] / odds.sum())}
+        asset = message.topic.rpartition("/")[2]
+        client.publish(f"{base}/diagnosis/{asset}", json.dumps(answer), qos=1)
+
+    return on_message
+
+
+def main(port: str, base: str, *release: str) -> None:
+    """Run until killed."""
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_message = diagnosing(base, Path(release[0])) if release else acknowledging(base)
+    client.on_connect = lambda client, *_: client.subscribe(f"{base}/windows/+", qos=1)
+    client.on_subscribe = lambda *_: print("ready", flush=True)
+    client.connect("127.0.0.1", int(port))
+    client.loop_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

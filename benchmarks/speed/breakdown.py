@@ -1,0 +1,82 @@
+"""Where the time of one window goes: each stage alone, in batches as large as the agent takes them.
+
+What the agent burns beyond the sum of its stages is MQTT both ways, and handing over between threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchmarks.speed import consumers
+from benchmarks.speed.figures import Figure
+from benchmarks.speed.load import load
+from benchmarks.speed.plan import Plan, say
+from edge_agent.adapters.releases import ReleaseStore
+from edge_agent.live import LiveModel
+from edge_agent.schemas import messages
+from edge_agent.schemas.windows import examine, read
+from edge_agent.settings import Serving
+from edge_agent.vault import Vault
+
+PART: Final = "breakdown"
+STAGE_S: Final = 0.5
+DRAINED: Final = 2000
+
+
+def measure(plan: Plan, folder: Path) -> Iterator[Figure]:
+    """Of each width: the stages in this process, then the CPU that the agent takes for all of it."""
+    for width, release in plan.releases.items():
+        at = f"width {width}"
+        stages = _stages(plan.payloads, release, folder / f"store-{width}")
+        whole_us = _whole_us(plan, release, folder / f"agent-{width}", max(200, DRAINED * 16 // width // 2))
+        stages["mqtt"] = whole_us - sum(stages.values())
+        for name, value in stages.items():
+            say(f"{at}: {name} {value:.0f} us of {whole_us:.0f}")
+            yield Figure(PART, name, at, "us_per_window", value)
+
+
+def _stages(payloads: list[bytes], release: Path, folder: Path) -> dict[str, float]:
+    """CPU microseconds per window of each stage."""
+    settings = Serving()
+    batch = settings.max_batch
+    store = ReleaseStore(folder, Vault(folder))
+    live = LiveModel(store, settings.threads, settings.max_abs, batch)
+    loaded = live.load(store.get(store.add(release).digest))
+    live.swap(loaded)
+    some = payloads[:batch]
+    windows = [read("machine", payload, live.spec, "raw", number) for number, payload in enumerate(some)]
+    samples = np.stack([window.samples for window in windows])
+    answers = [answer for answer in live.answer(samples) if answer is not None]
+    pairs = list(zip(windows, answers, strict=True))
+    model_us = _us(lambda: loaded.model.logits(samples), batch)
+    return {
+        "read": _us(lambda: [read("machine", payload, live.spec, "raw", 0) for payload in some], batch),
+        "examine": _us(lambda: examine(np.stack([window.samples for window in windows]), live.spec), batch),
+        "model": model_us,
+        "answer": _us(lambda: live.answer(samples), batch) - model_us,
+        "json": _us(lambda: [messages.dump(messages.diagnosis(*pair, "d" * 64, (), 1.0)) for pair in pairs], batch),
+    }
+
+
+def _us(stage: Callable[[], object], windows: int) -> float:
+    """CPU microseconds per window."""
+    stage()
+    used_s, started_s, count = time.process_time(), time.monotonic(), 0
+    while time.monotonic() < started_s + STAGE_S:
+        stage()
+        count += windows
+    return 1e6 * (time.process_time() - used_s) / count
+
+
+def _whole_us(plan: Plan, release: Path, folder: Path, count: int) -> float:
+    with (
+        load(folder / "broker", plan.payloads) as (port, offered),
+        consumers.agent(folder / "agent", port, release) as one,
+    ):
+        offered.drain(one, count)
+        return min(offered.drain(one, count).cpu_us for _ in range(plan.rounds))

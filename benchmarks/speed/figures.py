@@ -1,0 +1,65 @@
+"""One measured number, and the CSV of all of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import runs
+from benchmarks.machine import facts
+
+SPEED: Final = runs.RESULTS / "speed.csv"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number.
+
+    Attributes:
+        part: of the run, for example ``serving``.
+        subject: who was measured, for example ``agent``.
+        at: the setting, for example ``width 32``; empty if there is only one.
+        quantity: what was measured, with its unit, for example ``windows_per_s``.
+    """
+
+    part: str
+    subject: str
+    at: str
+    quantity: str
+    value: float
+
+
+def save(figures: Iterable[Figure], path: Path = SPEED) -> None:
+    """Write the CSV anew."""
+    known = facts()
+    columns = [field.name for field in fields(Figure)]
+    rows: list[dict[str, Any]] = [asdict(figure) | {"value": f"{figure.value:.5g}"} | known for figure in figures]
+    runs.write(path, [*columns, *known], rows)
+
+
+def load(path: Path = SPEED) -> list[Figure]:
+    """Read it; empty where there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        return [Figure(row["part"], row["subject"], row["at"], row["quantity"], float(row["value"])) for row in rows]
+
+
+class Figures:
+    """Figures by what they say, for ratios between them."""
+
+    def __init__(self, figures: Iterable[Figure]) -> None:
+        self._values = {(one.part, one.subject, one.at, one.quantity): one.value for one in figures}
+
+    def get(self, part: str, subject: str, at: str, quantity: str) -> float | None:
+        """One number; None if it was not measured."""
+        return self._values.get((part, subject, at, quantity))
+
+    def ratio(self, part: str, subjects: tuple[str, str], at: str, quantity: str) -> float | None:
+        """The first subject's number by the second's; None if one was not measured."""
+        above, below = (self.get(part, subject, at, quantity) for subject in subjects)
+        return above / below if above is not None and below else None
