@@ -127,6 +127,29 @@ def train(
 
 
 @main.command()
+@click.argument("release", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("out", type=click.Path(path_type=Path))
+def quantise(release: Path, out: Path) -> None:
+    """Write RELEASE into the new folder OUT, with a model in int8 beside the one in float32.
+
+    Its ranges come from the release's dreams, so no data is needed. serving.precision = "int8" chooses it; after a
+    class has been forgotten the gateway makes it anew.
+
+    \b
+    Example: edge-agent quantise rig-release rig-release-int8
+    """
+    from edge_agent.commands.quantise import quantise as write
+    from edge_agent.schemas.card import INT8, MODEL
+
+    made, verdict = write(release, out)
+    sizes = [len(made.read(name)) for name in (INT8, MODEL)]
+    click.echo(
+        f"release {made.digest[:12]} in {out}: model of {sizes[0] / 1024:.0f} KiB beside {sizes[1] / 1024:.0f} KiB"
+    )
+    click.echo(f"answers lost, as its margins tell: {verdict.predicted_loss:.2%}; dreams kept: {verdict.agreement:.1%}")
+
+
+@main.command()
 @click.argument("classes", nargs=-1, required=True)
 @_broker_options
 @click.option("--model", help="Which of the gateway's further models is asked. Default: its own.")

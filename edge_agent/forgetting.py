@@ -23,7 +23,6 @@ import structlog
 
 from edge_agent import acceptance
 from edge_agent.adapters.journal import Journal
-from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.erasure import Erasure, Parts, Publisher
@@ -33,7 +32,6 @@ from edge_agent.jobs import Ended, News
 from edge_agent.live import LiveModel, Loaded
 from edge_agent.masks import Masks
 from edge_agent.probation import Probation
-from edge_agent.schemas.card import MODEL
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState, Phase, Status
 from edge_agent.settings import Config, Forget
@@ -275,7 +273,7 @@ class Forgetting:
             return
         if shadow is None:
             try:
-                candidate = OnnxModel(self._store.get(state.release_after).read(MODEL), threads=1)
+                candidate = self._live.candidate(self._store.get(state.release_after))
             except BrokenRelease as error:
                 self._drop(state, error)
                 return

@@ -5,24 +5,31 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from edge_agent.adapters import heap
-from edge_agent.adapters.onnx_session import OnnxModel, Provider, providers
+from edge_agent.adapters.onnx_session import CPU, OnnxModel, Provider, Providers, providers
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
 from edge_agent.files import remove
 from edge_agent.health import Health
-from edge_agent.schemas.card import MODEL, Card, self_test_windows
+from edge_agent.schemas.card import INT8, MODEL, Card, self_test_windows
 from edge_agent.schemas.messages import Answer
 from edge_agent.schemas.snapshot import ModelSnapshot
 from edge_agent.schemas.windows import WindowSpec
 from edge_agent.shadow import Shadow
 
-SELF_TEST_TOLERANCE = 1e-3
+log = structlog.get_logger(__name__)
+
+Precision = Literal["float32", "int8"]
+SELF_TEST_TOLERANCE: Final = 1e-3
+# Of the largest logit: another processor rounds a few codes otherwise, one that saturates answers something else.
+INT8_TOLERANCE: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Loaded:
 
     release: Release
     model: OnnxModel
+    precision: Precision = "float32"
 
 
 class LiveModel:
@@ -40,6 +48,7 @@ class LiveModel:
         max_batch: most windows of one run; a model meets as many before it goes live, so that its memory is what it
             stays.
         provider: what runs it.
+        precision: which of a release's models serves, where it has both and both run here.
         engines: where TensorRT keeps what it compiles, in memory: an engine knows what its release knows.
 
     Attributes:
@@ -57,12 +66,12 @@ class LiveModel:
         top: int = 3,
         provider: Provider = "cpu",
         engines: Path | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self._store, self._threads, self._max_batch, self._top = store, threads, max_batch, top
-        self._provider, self._engines = provider, engines
+        self._provider, self._engines, self._precision = provider, engines, precision
         self.max_abs = max_abs
-        self._release: Release | None = None
-        self._model: OnnxModel | None = None
+        self._loaded: Loaded | None = None
         self._hidden: frozenset[str] = frozenset()
         self._columns: list[int] = []
         self.health = Health()
@@ -71,8 +80,7 @@ class LiveModel:
     @property
     def release(self) -> Release:
         """The live release; ``adopt`` comes first."""
-        assert self._release is not None
-        return self._release
+        return self._live.release
 
     @property
     def card(self) -> Card:
@@ -82,8 +90,12 @@ class LiveModel:
     @property
     def provider(self) -> str:
         """The execution provider that runs the model."""
-        assert self._model is not None
-        return self._model.provider
+        return self._live.model.provider
+
+    @property
+    def _live(self) -> Loaded:
+        assert self._loaded is not None
+        return self._loaded
 
     @property
     def spec(self) -> WindowSpec:
@@ -97,7 +109,8 @@ class LiveModel:
 
     def look(self) -> ModelSnapshot:
         """What it shows of itself."""
-        return ModelSnapshot(self.release.digest, self.card.name, self.provider, self.adopted_s, self.masked)
+        names = self.release.digest, self.card.name, self.provider, self._live.precision
+        return ModelSnapshot(*names, self.adopted_s, self.masked)
 
     def adopt(self, release: Release, unwelcome: frozenset[str] = frozenset()) -> None:
         """Make a verified release the live one, at once.
@@ -119,11 +132,18 @@ class LiveModel:
         if not set(release.card.living) - self._hidden:
             raise BrokenRelease("E_ERASED", f"every class that release {release.digest[:12]} knows is hidden here")
         engines = self._engines / release.digest if self._engines else None
-        model = OnnxModel(release.read(MODEL), self._threads, providers(self._provider, engines))
-        self_test(model, release)
+        loaded = opened(release, self._threads, providers(self._provider, engines), self._precision)
         windows = self_test_windows(release.card.channel_mean, release.card.channel_std, release.card.length)
-        model.logits(np.resize(windows, (self._max_batch, *windows.shape[1:])))
-        return Loaded(release, model)
+        loaded.model.logits(np.resize(windows, (self._max_batch, *windows.shape[1:])))
+        return loaded
+
+    def candidate(self, release: Release) -> OnnxModel:
+        """The model of a release that is to answer beside the live one, in the same precision.
+
+        Raises:
+            BrokenRelease: it cannot run or fails its self-test.
+        """
+        return opened(release, 1, CPU, self._precision).model
 
     def swap(self, loaded: Loaded) -> None:
         """Move ``current``, then answer with what was loaded.
@@ -133,7 +153,7 @@ class LiveModel:
         """
         if self._store.current() != loaded.release.digest:
             self._store.set_current(loaded.release.digest)
-        self._release, self._model, self.adopted_s = loaded.release, loaded.model, time.monotonic()
+        self._loaded, self.adopted_s = loaded, time.monotonic()
         self.forget_health()
         self.hide(self._hidden)
         self._drop_engines()
@@ -153,7 +173,7 @@ class LiveModel:
     def hide(self, names: frozenset[str]) -> None:
         """Mask these classes, besides the forgotten ones, from the next answer on."""
         self._hidden = names
-        if self._release is None:  # adopting comes back here
+        if self._loaded is None:  # adopting comes back here
             return
         gone = names | set(self.card.forgotten)
         self._columns = [column for column, name in enumerate(self.card.classes) if name in gone]
@@ -186,10 +206,9 @@ class LiveModel:
 
     def _run(self, windows: Float32) -> tuple[Float32, NDArray[np.bool_]]:
         """Logits float32 (n, classes), and which rows are finite; the run is noted in ``health``."""
-        assert self._model is not None
         started_s, sound = time.monotonic(), np.zeros(len(windows), np.bool_)
         try:
-            logits = self._model.logits(windows)
+            logits = self._live.model.logits(windows)
             sound = np.logical_and.reduce(np.isfinite(logits), axis=1)
         finally:
             fine = int(sound.sum())
@@ -207,19 +226,44 @@ def refuse_erased(card: Card, erased: frozenset[str]) -> None:
         raise BrokenRelease("E_ERASED", f"release {card.name!r} knows {', '.join(back)}, erased here")
 
 
-def self_test(model: OnnxModel, release: Release) -> None:
-    """Hold the session's logits on fixed inputs against torch's, which stand in the card.
+def opened(release: Release, threads: int, wanted: Providers = CPU, precision: Precision = "float32") -> Loaded:
+    """Load and test a model of a release: that of float32 where the one of int8 is wanted and not to be had.
+
+    Raises:
+        BrokenRelease: that of float32 cannot run or fails its self-test.
+    """
+    if precision == "int8":
+        try:
+            return _opened(release, threads, wanted, "int8")
+        except BrokenRelease as error:
+            log.warning("precision.missed", release=release.digest, precision=precision, reason=error.reason)
+    return _opened(release, threads, wanted, "float32")
+
+
+def _opened(release: Release, threads: int, wanted: Providers, precision: Precision) -> Loaded:
+    name = INT8 if precision == "int8" else MODEL
+    if name not in release.card.files:
+        raise BrokenRelease("E_MODEL", f"release {release.digest[:12]} has no {name}; edge-agent quantise makes one")
+    model = OnnxModel(release.read(name), threads, wanted)
+    self_test(model, release, precision)
+    return Loaded(release, model, precision)
+
+
+def self_test(model: OnnxModel, release: Release, precision: Precision = "float32") -> None:
+    """Hold the session's logits on fixed inputs against those that stand in the card: torch's, or of the int8 model.
 
     Raises:
         BrokenRelease: ``E_MODEL``.
     """
-    card = release.card
-    expected = np.array(card.self_test, np.float32)
+    card, limit = release.card, SELF_TEST_TOLERANCE
+    expected = np.array(card.self_test if precision == "float32" else card.self_test_int8, np.float32)
+    if precision == "int8":
+        limit = INT8_TOLERANCE * float(np.abs(expected).max())
     windows = self_test_windows(card.channel_mean, card.channel_std, card.length)
     got = model.logits(windows)
     if got.shape != expected.shape:
         raise BrokenRelease("E_MODEL", f"the model answers with shape {got.shape}, expected {expected.shape}")
     alone = model.logits(windows[:1])  # a graph with a fixed batch fails here
     worst = float(np.abs(np.concatenate([got - expected, alone - expected[:1]])).max())
-    if not worst <= SELF_TEST_TOLERANCE:
-        raise BrokenRelease("E_MODEL", f"self-test: logits differ by {worst:.2g}, limit {SELF_TEST_TOLERANCE:g}")
+    if not worst <= limit:
+        raise BrokenRelease("E_MODEL", f"self-test: logits differ by {worst:.2g}, limit {limit:.2g}")

@@ -83,6 +83,9 @@ class Serving(Section):
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(
         "cpu", description="what runs the model; where it is not to be had, the CPU does, with a warning"
     )
+    precision: Literal["float32", "int8"] = Field(
+        "float32", description="int8: the smaller model of a release that has one; else float32, with a warning"
+    )
     threads: int = Field(1, ge=1, le=64, description="ONNX Runtime threads per run")
     max_batch: int = Field(32, ge=1, le=1024, description="most windows of one run")
     max_abs: float = Field(1e4, gt=0, description="largest sample taken for real, in the sensor's unit")

@@ -15,13 +15,14 @@ import resource
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from edge_agent import int8
 from edge_agent.adapters import checkpoints, onnx_export
 from edge_agent.adapters.job_folder import (
     RELEASE,
@@ -44,7 +45,7 @@ from edge_agent.core.evidence import ClassEvidence, prepare
 from edge_agent.core.margins import ClassMargins
 from edge_agent.core.training import logits
 from edge_agent.files import sha256
-from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card, self_test_windows
+from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card, self_test_windows
 from edge_agent.schemas.messages import Phase
 
 REPORT_EVERY_S = 0.2
@@ -134,6 +135,10 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     reporter.say("exporting", 0.0, always=True)
     left = {parent.card.classes[row.label]: row.margins_left for row in verdict.classes}
     parity = _write_result(folder, parent, edited, job, left, windows[:PARITY_WINDOWS])
+    if INT8 in parent.card.files:
+        evidence = replace(evidence, margins=tuple(left.get(name, ClassMargins()) for name in parent.card.classes))
+        smaller = int8.add(folder / RESULT, edited, anchors, evidence, windows, job.threads)
+        numbers["int8"] = {**asdict(smaller), "refused": smaller.complaint}
     return {
         **numbers,
         "onnx_parity": parity,
@@ -188,6 +193,7 @@ def _write_result(
         "forgotten": tuple(sorted({*card.forgotten, *job.classes})),
         "parent": parent.digest,
         "self_test": tuple(map(tuple, expected)),
+        "self_test_int8": (),
         "files": {name: sha256(result / name) for name in (MODEL, WEIGHTS, DREAMS)},
         "margins": tuple(margins.get(name, ClassMargins()) for name in card.classes),
         "metrics": {},  # the parent's were measured on data that the gateway does not have

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import toy
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker, LocalPage, free_port
+from edge_agent.commands.quantise import quantise
 from tests.page_kit import TOKEN, Pages
 from tests.plant import Plant, plant_at, toy_agent
 from tests.scripts import ROOT
@@ -19,6 +20,14 @@ from tests.scripts import ROOT
 def toy_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real release, trained on the toy data set in a few seconds."""
     return toy.release(tmp_path_factory.mktemp("toy") / "release")
+
+
+@pytest.fixture(scope="session")
+def int8_release(toy_release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with an int8 model beside the one in float32."""
+    out = tmp_path_factory.mktemp("toy-int8") / "release"
+    quantise(toy_release, out)
+    return out
 
 
 @pytest.fixture(scope="session")

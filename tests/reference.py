@@ -79,6 +79,7 @@ def a_snapshot() -> Snapshot:
         release="0" * 64,
         release_name="toy",
         provider="CPUExecutionProvider",
+        precision="float32",
         adopted_s=0.0,
         masked=("hum",),
         cached={"hum": 0, "whine": 5},

@@ -47,12 +47,16 @@ DATA_FILES = re.compile(r"\.(safetensors|onnx|onnx\.data|slots|npz|npy|pt|mat|js
 @pytest.fixture
 def job(tmp_path: Path, toy_release: Path) -> Path:
     """A job folder as the agent makes it, in a state directory that holds much else."""
-    state = tmp_path / "state"
+    return job_in(tmp_path / "state", toy_release)
+
+
+def job_in(state: Path, origin: Path) -> Path:
+    """A job to make a release forget a class."""
     (state / "cache").mkdir(parents=True)
     for label, name in enumerate(toy.CLASSES):
         content = toy.windows(label, 40, np.random.default_rng(label)).tobytes()
         (state / "cache" / f"{name}.slots").write_bytes(content)
-    shutil.copytree(toy_release, state / "releases" / "parent")
+    shutil.copytree(origin, state / "releases" / "parent")
     release = read_release(state / "releases" / "parent")
     folder = state / "jobs" / "one"
     windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(3))}
@@ -82,8 +86,15 @@ def test_the_job_folder_holds_no_dream_of_the_class_and_no_window_of_another(job
     assert not (job / "release" / "dreams.safetensors").exists()
 
 
-def test_the_child_opens_no_data_but_its_job_folder(job: Path) -> None:
-    """Python's audit hook sees what Python opens; strace, where it is installed, sees what libraries open."""
+@pytest.mark.parametrize("origin", ["toy_release", "int8_release"])
+def test_the_child_opens_no_data_but_its_job_folder(
+    origin: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Python's audit hook sees what Python opens; strace, where it is installed, sees what libraries open.
+
+    The quantiser puts what it makes on the way into a temporary folder, which was /tmp, on a disk.
+    """
+    job = job_in(tmp_path / "state", request.getfixturevalue(origin))
     strace = shutil.which("strace")
     tracer = [strace, "-f", "-e", "trace=openat,open", "-o", str(job.parent / "trace")] if strace else []
     output = run(job, *tracer)

@@ -11,7 +11,9 @@ without npm it is left out.
 Keys of the JSON object: agent_over_bare_loop (the least of the widths, in windows per second), cpu_over_bare_loop (the
 greatest), agent_over_node_red (the least), rss_over_node_red; p50_ms and p99_ms at 100 windows/s (width 32),
 p99_forget_over_idle (the greatest), throughput_forget_over_idle, forget_over_retrain and forget_over_delete (the
-greatest), child_over_idle_torch (peak memory, the greatest), rss_serving_mib, ready_s, first_diagnosis_s.
+greatest), child_over_idle_torch (peak memory, the greatest), rss_serving_mib, ready_s, first_diagnosis_s;
+int8_speed_up (of the model, the least), int8_size (of the file, the greatest), int8_acc_change (points of test
+accuracy, the worst, after forgetting too), int8_acc_ft (percent of the class's test windows still answered with it).
 ``--quick`` has them all from width 16.
 """
 
@@ -26,7 +28,7 @@ from typing import Final
 
 from benchmarks import trained
 from benchmarks.machine import DATA, facts, show
-from benchmarks.speed import breakdown, figures, forgetting, growth, node_red, retraining, serving, starting
+from benchmarks.speed import breakdown, figures, forgetting, growth, node_red, retraining, serving, smaller, starting
 from benchmarks.speed.figures import Figure, Figures
 from benchmarks.speed.load import rig_windows
 from benchmarks.speed.plan import Plan, say
@@ -38,6 +40,7 @@ PARTS: Final[dict[str, Callable[[Plan, Path], Iterator[Figure]]]] = {
     "starting": starting.measure,
     "forgetting": forgetting.measure,
     "retraining": retraining.measure,
+    "int8": smaller.measure,
     "breakdown": breakdown.measure,
     "growth": growth.measure,
 }
@@ -72,6 +75,11 @@ def summary(measured: Iterable[Figure]) -> dict[str, float | None]:
         values = [one / other for one, other in pairs if one is not None and other]
         return max(values) if values else None
 
+    def change(quantity: str) -> list[float]:
+        pairs = [[known.get("int8", precision, at, quantity) for precision in ("int8", "float32")] for at in widths]
+        return [small - whole for small, whole in pairs if small is not None and whole is not None]
+
+    changes = change("acc_test") + change("acc_rt")
     peaks = [known.get("forgetting", "agent", at, "child_peak_mib") for at in widths]
     idle = known.get("forgetting", "idle_torch", "", "rss_mib")
     meanwhile = known.get("forgetting", "agent", widths[0], "windows_per_s_meanwhile")
@@ -90,6 +98,10 @@ def summary(measured: Iterable[Figure]) -> dict[str, float | None]:
         "rss_serving_mib": known.get("starting", "agent", sparse, "rss_mib"),
         "ready_s": known.get("starting", "agent", sparse, "ready_s"),
         "first_diagnosis_s": known.get("starting", "agent", sparse, "first_diagnosis_s"),
+        "int8_speed_up": extreme(min, "int8", ("float32", "int8"), "us_per_window"),
+        "int8_size": extreme(max, "int8", ("int8", "float32"), "model_kib"),
+        "int8_acc_change": min(changes) if changes else None,
+        "int8_acc_ft": known.get("int8", "int8", widths[0], "acc_ft"),
     }
     return {name: value and float(f"{value:.3g}") for name, value in values.items()}
 

@@ -163,7 +163,8 @@ def _state(seen: Snapshot) -> Iterator[Metric]:
     release = InfoMetricFamily(PREFIX + "release", "The live release, and what runs it.", labels=["model"])
     age = GaugeMetricFamily(PREFIX + "release_age_seconds", "Since it went live.", labels=["model"])
     for model, one in seen.models.items():
-        release.add_metric([model], {"digest": one.release, "name": one.release_name, "provider": one.provider})
+        told = {"digest": one.release, "name": one.release_name, "provider": one.provider, "precision": one.precision}
+        release.add_metric([model], told)
         age.add_metric([model], now_s - one.adopted_s)
     yield from (release, age)
     if seen.clock_synchronised is not None:

@@ -192,7 +192,9 @@ def _followed(config: Config, shared: _Shared, notifier: Notifier) -> FollowedMo
         _await_release(config, store, notifier)
     serving, tally = config.serving, Tally(shared.broker, shared.topics.refused)
     limits = serving.threads, serving.max_abs, serving.max_batch
-    live = LiveModel(store, *limits, provider=serving.provider, engines=engines_folder(OWN_MODEL))
+    live = LiveModel(
+        store, *limits, provider=serving.provider, engines=engines_folder(OWN_MODEL), precision=serving.precision
+    )
     _adopt_first(config.gateway.release, store, live, lambda _: frozenset())
     answering = Serving(
         config.cache, shared.session, leader, shared.broker, live, None, tally, shared.latency, alone=False
@@ -205,7 +207,9 @@ def _live_model(name: str, config: Config, store: ReleaseStore, journal: Journal
     """Adopt a release, with everything hidden that was erased."""
     serving = config.serving
     limits = serving.threads, serving.max_abs, serving.max_batch
-    live = LiveModel(store, *limits, provider=serving.provider, engines=engines_folder(name))
+    live = LiveModel(
+        store, *limits, provider=serving.provider, engines=engines_folder(name), precision=serving.precision
+    )
     erased = erased_classes(journal.states(), audit.rows)
     live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
     refused = erased if config.forget.known_again == "refuse" else frozenset[str]()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryptography.x509 import load_pem_x509_certificates
 
-from edge_agent.adapters.onnx_session import OnnxModel, providers
+from edge_agent.adapters.onnx_session import providers
 from edge_agent.adapters.releases import read_release
 from edge_agent.clock import read as read_clock
 from edge_agent.commands.client import connected
@@ -22,9 +22,9 @@ from edge_agent.commands.state import as_owner
 from edge_agent.config import broker_address, read_config
 from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
 from edge_agent.files import size_of
-from edge_agent.live import refuse_erased, self_test
+from edge_agent.live import opened, refuse_erased
 from edge_agent.mqtt_client import BrokerAddress, tls
-from edge_agent.schemas.card import CARD, MODEL
+from edge_agent.schemas.card import CARD
 from edge_agent.settings import OWN_MODEL, Config
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
@@ -152,9 +152,12 @@ def _release(config: Config) -> Finding:
                 "release", False, f"{config.gateway.name} has no live release, and none is configured", remedy
             )
         serving = config.serving
-        self_test(OnnxModel(release.read(MODEL), serving.threads, providers(serving.provider, None)), release)
+        loaded = opened(release, serving.threads, providers(serving.provider, None), serving.precision)
     except (BrokenRelease, Misconfigured) as error:
         return Finding("release", False, f"{error.code}: {error.reason}", remedy)
+    if loaded.precision != serving.precision:
+        words = f"{release.digest[:12]} has no model of {serving.precision} that runs here, {loaded.precision} serves"
+        return Finding("release", False, words, "make one with edge-agent quantise, or take serving.precision out")
     forgotten = f", forgotten: {', '.join(release.card.forgotten)}" if release.card.forgotten else ""
     return Finding("release", True, f"{release.digest[:12]} {release.card.name}{forgotten}")
 

@@ -30,7 +30,7 @@ CODES: Final[dict[str, str]] = {
     "E_ALREADY_FORGOTTEN": "The class is forgotten already.",
     "E_LAST_CLASS": "At least two classes must stay after forgetting.",
     "E_TOO_FEW_WINDOWS": "Fewer windows of the class are cached than `forget.min_windows`.",
-    "E_DREAMS": "The live release has no dreams, from which the gate judges harm to other classes.",
+    "E_DREAMS": "The release has no dreams, from which harm to other classes and the ranges of int8 are told.",
     "E_EXPIRED": "The command's `expires_at` has passed.",
     "E_AUDIENCE": "The command is for another gateway.",
     "E_SAME_ID": "Another command with this id has been accepted before.",
@@ -53,6 +53,7 @@ CODES: Final[dict[str, str]] = {
     "E_ARCHITECTURE": "No installed package provides the release's architecture.",
     "E_MODEL": "ONNX Runtime cannot run the release's model, or it fails its self-test.",
     "E_WEIGHTS": "The release's weights do not fit its architecture.",
+    "E_PRECISION": "An int8 model of the release would lose too many answers; it serves in float32.",
     # A document: do not believe it.
     "E_SIGNATURE": "A signature is missing or does not hold: it was changed, or signed with another key.",
     "E_CHAIN": "A row of the audit log is missing, was changed or stands in another place.",

@@ -61,7 +61,11 @@ class Evidence:
     def compare(self, original: nn.Module, edited: nn.Module) -> list[ClassEvidence]:
         """One row for each retained class that has dreams."""
         windows = self.dreams.windows
-        return self._compare(self._answers(logits(original, windows)), self._answers(logits(edited, windows)))
+        return self.compare_answers(logits(original, windows), logits(edited, windows))
+
+    def compare_answers(self, before: Tensor, after: Tensor) -> list[ClassEvidence]:
+        """The same, from logits float32 (m, K) on the dreams."""
+        return self._compare(self._answers(before), self._answers(after))
 
     def _answers(self, output: Tensor, tau: float = 1.0) -> Tensor:
         """Log-probabilities over the classes that stay: what the agent answers once the forget classes are masked."""

@@ -17,6 +17,7 @@ from edge_agent.schemas.commands import first_problem
 from edge_agent.schemas.topics import CLASS_NAME
 
 MODEL, WEIGHTS, DREAMS, CARD = "model.onnx", "weights.safetensors", "dreams.safetensors", "card.json"
+INT8: Final = "model.int8.onnx"
 INPUT, OUTPUT = "windows", "logits"  # names in the ONNX graph
 SELF_TEST_WINDOWS: Final = 4
 
@@ -45,6 +46,7 @@ class Card(BaseModel):
     shaft_rpm: float | None = Field(None, gt=0, le=1e6, description="speed of its shaft, where windows do not say")
     metrics: dict[str, float] = Field(default_factory=dict)
     self_test: tuple[tuple[float, ...], ...] = Field(description="torch's logits on self_test_windows()")
+    self_test_int8: tuple[tuple[float, ...], ...] = Field((), description="the int8 model's, if the release has one")
     files: dict[str, str] = Field(description="SHA-256 of every other file of the release")
     versions: dict[str, str] = Field(default_factory=dict)
     notes: str = ""
@@ -63,10 +65,17 @@ class Card(BaseModel):
             raise ValueError(f"quantiles of a class's margins are not {len(LEVELS)} numbers")
         if len(self.margins) != len(self.classes):
             raise ValueError(f"margins are of {len(self.margins)} classes, expected {len(self.classes)}")
-        if [len(row) for row in self.self_test] != [len(self.classes)] * SELF_TEST_WINDOWS:
-            raise ValueError(f"self_test is not {SELF_TEST_WINDOWS} rows of {len(self.classes)} logits")
-        if {MODEL, WEIGHTS} - self.files.keys() or self.files.keys() - {MODEL, WEIGHTS, DREAMS}:
-            raise ValueError(f"files must be {MODEL}, {WEIGHTS} and perhaps {DREAMS}")
+        return self
+
+    @model_validator(mode="after")
+    def _models_fit(self) -> Card:
+        for name, rows in (("self_test", self.self_test), ("self_test_int8", self.self_test_int8)):
+            if [len(row) for row in rows] != [len(self.classes)] * SELF_TEST_WINDOWS and (rows or name == "self_test"):
+                raise ValueError(f"{name} is not {SELF_TEST_WINDOWS} rows of {len(self.classes)} logits")
+        if {MODEL, WEIGHTS} - self.files.keys() or self.files.keys() - {MODEL, WEIGHTS, DREAMS, INT8}:
+            raise ValueError(f"files must be {MODEL}, {WEIGHTS} and perhaps {DREAMS} and {INT8}")
+        if (INT8 in self.files) != bool(self.self_test_int8):
+            raise ValueError(f"{INT8} and self_test_int8 come together")
         return self
 
     @property

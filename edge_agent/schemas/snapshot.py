@@ -39,6 +39,7 @@ class ModelSnapshot:
     release: str
     release_name: str
     provider: str  # of ONNX Runtime, that runs it
+    precision: str
     adopted_s: float
     masked: tuple[str, ...]
     cached: Mapping[str, int] = field(default_factory=dict)  # windows, by class

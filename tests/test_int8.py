@@ -1,0 +1,199 @@
+"""The int8 model of a release: made from dreams, chosen by configuration, made anew by an edit, never in the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from structlog.testing import capture_logs
+
+from benchmarks import toy
+from edge_agent import int8
+from edge_agent.adapters import job_folder
+from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import Release, read_release, write_card
+from edge_agent.commands.check import check
+from edge_agent.commands.local import local_gateway
+from edge_agent.commands.quantise import quantise
+from edge_agent.core.errors import BrokenRelease, Misconfigured
+from edge_agent.int8 import Int8Verdict
+from edge_agent.live import LiveModel, opened
+from edge_agent.schemas.card import DREAMS, INT8, MODEL, Card
+from tests.plant import store_at
+
+WHINE = toy.CLASSES.index("whine")
+
+
+@pytest.fixture
+def smaller(int8_release: Path) -> Release:
+    """The toy release with an int8 model."""
+    return read_release(int8_release)
+
+
+def recalled(model: OnnxModel, names: tuple[int, ...] = tuple(range(len(toy.CLASSES)))) -> float:
+    data = toy.dataset().test
+    keep = np.isin(data.labels, names)
+    return float((model.logits(data.windows[keep]).argmax(axis=1) == data.labels[keep]).mean())
+
+
+def test_the_int8_model_is_smaller_and_answers_nearly_the_same(smaller: Release) -> None:
+    whole, small = (smaller.read(name) for name in (MODEL, INT8))
+    assert len(small) < 0.8 * len(whole)  # the toy network is so small that much of the file is its graph
+    before, after = (recalled(OnnxModel(content, 1)) for content in (whole, small))
+    assert after >= before - 0.02
+
+
+def test_the_same_release_quantised_twice_is_the_same(toy_release: Path, smaller: Release, tmp_path: Path) -> None:
+    assert quantise(toy_release, tmp_path / "again")[0].digest == smaller.digest
+
+
+def test_a_release_that_has_an_int8_model_or_no_dreams_cannot_be_quantised(smaller: Release, tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"E_DATA.*has an int8 model already"):
+        quantise(smaller.folder, tmp_path / "out")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    files = {name: hash_ for name, hash_ in smaller.card.files.items() if name not in (DREAMS, INT8)}
+    for name in files:
+        (bare / name).write_bytes(smaller.read(name))
+    write_card(bare, smaller.card.model_copy(update={"files": files, "self_test_int8": ()}))
+    with pytest.raises(BrokenRelease, match="E_DREAMS"):
+        quantise(bare, tmp_path / "out")
+    with pytest.raises(Misconfigured, match=r"E_DATA.*is there already"):
+        quantise(bare, bare)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_int8_model_that_would_lose_too_much_is_not_written(
+    toy_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No toy release is that bad, so the limit is set where nothing passes."""
+    monkeypatch.setattr(int8, "MOST_LOST", -1.0)
+    with pytest.raises(BrokenRelease, match=r"E_PRECISION.*of the answers would be lost, limit -100.00%"):
+        quantise(toy_release, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_verdict_complains_of_a_class_that_comes_back_in_int8() -> None:
+    assert Int8Verdict(0.0, 1.0, 0.01).complaint is None
+    words = Int8Verdict(0.0, 1.0, 0.02).complaint
+    assert words == "in int8 its classes are answered for 2.0% of their windows, limit 1.0%"
+
+
+def test_the_configured_precision_serves(smaller: Release, tmp_path: Path) -> None:
+    store = store_at(tmp_path / "state")
+    live = LiveModel(store, threads=1, max_abs=100.0, precision="int8")
+    live.adopt(store.add(smaller.folder))
+    assert live.look().precision == "int8"
+    windows = toy.windows(WHINE, 5, np.random.default_rng(0))
+    answers = [answer.top[0][0] for answer in live.answer(windows) if answer]
+    expected = OnnxModel(smaller.read(INT8), 1).logits(windows).argmax(axis=1)
+    assert answers == [toy.CLASSES[index] for index in expected]
+
+
+@pytest.mark.parametrize("what", ["missing", "another"])
+def test_float32_serves_with_a_warning_where_there_is_no_int8_model_that_runs(
+    toy_release: Path, smaller: Release, tmp_path: Path, what: str
+) -> None:
+    """A processor that computes int8 otherwise fails the self-test; here its expected values are moved instead."""
+    release = read_release(toy_release)
+    if what == "another":
+        folder = tmp_path / "moved"
+        folder.mkdir()
+        for name in smaller.card.files:
+            (folder / name).write_bytes(smaller.read(name))
+        moved = tuple(tuple(value + 5.0 for value in row) for row in smaller.card.self_test_int8)
+        release = write_card(folder, smaller.card.model_copy(update={"self_test_int8": moved}))
+    with capture_logs() as logs:
+        assert opened(release, 1, precision="int8").precision == "float32"
+    (line,) = logs
+    assert (line["event"], line["release"]) == ("precision.missed", release.digest)
+    assert ("self-test" if what == "another" else "edge-agent quantise") in line["reason"]
+
+
+def test_a_card_must_name_the_int8_model_and_its_self_test_together(smaller: Release) -> None:
+    content = smaller.card.model_dump()
+    with pytest.raises(ValueError, match="come together"):
+        Card.model_validate({**content, "self_test_int8": ()})
+    with pytest.raises(ValueError, match="self_test_int8 is not 4 rows of 5 logits"):
+        Card.model_validate({**content, "self_test_int8": [[0.0] * 5]})
+
+
+def forgotten(release: Release, folder: Path, expected: int = 0) -> dict[str, Any]:
+    windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(3))}
+    job_folder.prepare(folder, job_folder.Job("one", ("whine",), 7, 1, 0, {"sender": 64}), release, windows)
+    command = [sys.executable, "-m", "edge_agent.unlearn_job", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expected, done.stderr
+    assert done.stderr == ""
+    found = job_folder.read_outcome(folder)
+    assert found is not None
+    metrics: dict[str, Any] = found["metrics"]
+    return metrics
+
+
+def test_an_edit_makes_the_int8_model_anew_and_it_has_forgotten_as_well(smaller: Release, tmp_path: Path) -> None:
+    metrics = forgotten(smaller, tmp_path / "job")
+    assert metrics["int8"]["refused"] is None
+    assert metrics["int8"]["forget_share"] <= 0.01
+    result = read_release(tmp_path / "job" / "result")
+    assert result.read(INT8) != smaller.read(INT8)
+    model = opened(result, 1, precision="int8").model
+    test = toy.windows(WHINE, 100, np.random.default_rng(11))
+    assert (model.logits(test).argmax(axis=1) == WHINE).mean() <= 0.02  # nothing masked
+    stay = tuple(index for index in range(len(toy.CLASSES)) if index != WHINE)
+    assert recalled(model, stay) >= recalled(OnnxModel(result.read(MODEL), 1), stay) - 0.02
+    left = [path.name for path in (tmp_path / "job" / "result").iterdir()]
+    assert not [name for name in left if name.startswith(".")]
+
+
+def test_an_edit_of_a_release_without_an_int8_model_makes_none(toy_release: Path, tmp_path: Path) -> None:
+    assert "int8" not in forgotten(read_release(toy_release), tmp_path / "job")
+    assert INT8 not in read_release(tmp_path / "job" / "result").card.files
+
+
+def test_an_int8_model_that_has_not_forgotten_is_left_out_and_the_edit_goes_live_in_float32(
+    smaller: Release, tmp_path: Path
+) -> None:
+    windows = torch.from_numpy(toy.windows(WHINE, 32, np.random.default_rng(0)))
+    folder = tmp_path / "release"
+    folder.mkdir()
+    files = {name: hash_ for name, hash_ in smaller.card.files.items() if name != INT8}
+    for name in files:
+        (folder / name).write_bytes(smaller.read(name))
+    write_card(folder, smaller.card.model_copy(update={"files": files, "self_test_int8": ()}))
+    network, anchors, evidence = parts(smaller)
+    verdict = int8.add(folder, network, anchors, evidence, windows, threads=1)
+    assert verdict.forget_share > 0.9  # nobody has made it forget
+    assert verdict.complaint is not None
+    assert INT8 not in read_release(folder).card.files
+    assert not (folder / INT8).exists()
+
+
+def parts(release: Release) -> tuple[Any, Any, Any]:
+    """The network, and dreams on both sides, for a class that is still known."""
+    from edge_agent.adapters import checkpoints
+    from edge_agent.core.evidence import prepare, without
+
+    network = checkpoints.load_network(release.read("weights.safetensors"), release.card)
+    dreams = without(checkpoints.load_dreams(release.folder / DREAMS), (WHINE,))
+    anchors, evidence = prepare(dreams, network, (WHINE,), release.card.margins, torch.Generator().manual_seed(0))
+    return network, anchors, evidence
+
+
+def test_a_gateway_serves_and_checks_the_int8_model(smaller: Release, toy_release: Path, tmp_path: Path) -> None:
+    settings = '[serving]\nprecision = "int8"\n'
+    with local_gateway(tmp_path, "toy", smaller.folder, settings) as (_, agent):
+        assert not agent.events("precision.missed")
+        (found,) = [one for one in check(agent.config) if one.subject == "release"]
+        assert found.passed
+    with local_gateway(tmp_path / "plain", "toy", toy_release, settings) as (_, agent):
+        assert [json.dumps(row["release"]) for row in agent.events("precision.missed")]
+        (found,) = [one for one in check(agent.config) if one.subject == "release"]
+        assert not found.passed
+        assert "has no model of int8 that runs here, float32 serves" in found.words
