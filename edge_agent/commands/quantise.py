@@ -22,7 +22,7 @@ def quantise(release: Path, out: Path) -> tuple[Release, Int8Verdict]:
 
     Raises:
         Misconfigured: ``E_DATA``, the folder is there already, or the release has an int8 model.
-        BrokenRelease: the release cannot be used, has no dreams (``E_DREAMS``) or would lose too much (``E_PRECISION``).
+        BrokenRelease: the release cannot be used, has no dreams (``E_DREAMS``) or loses too much (``E_PRECISION``).
     """
     if out.exists():
         raise Misconfigured("E_DATA", f"{out} is there already")
