@@ -48,3 +48,22 @@ print(sum(start % (64 << 20) == 0 for start in starts))  # glibc puts a thread's
 """
     assert int(run_script(script)) == 0
     assert int(run_script(script.replace("heap.share()", ""))) > 0
+
+
+def test_a_garbage_collection_leaves_out_what_the_start_has_made() -> None:
+    """Each full collection walked through all modules and schemas: no window was answered for 30 ms and more."""
+    script = """
+import gc, time
+import edge_agent.commands.run
+from edge_agent.adapters import heap
+
+def collection_s():
+    start_s = time.perf_counter()
+    gc.collect()
+    return time.perf_counter() - start_s
+
+before = min(collection_s() for _ in range(3))
+heap.settle()
+print(before / min(collection_s() for _ in range(3)))
+"""
+    assert float(run_script(script)) > 20

@@ -9,6 +9,7 @@ Since Python lets one thread run at a time, threads have no use for them.
 from __future__ import annotations
 
 import ctypes
+import gc
 from typing import Final
 
 _ARENA_MAX: Final = -8  # M_ARENA_MAX of mallopt(3)
@@ -19,6 +20,16 @@ def share() -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         set_option(_ARENA_MAX, 1)
+
+
+def settle() -> None:
+    """Leave all that the start has made out of every later garbage collection.
+
+    Modules, schemas and models stay to the end. Walking through their 60,000 objects took 30 ms each time, in which no
+    window was answered.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def give_back() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -90,7 +92,8 @@ def _loaded(content: bytes, options: onnxruntime.SessionOptions, wanted: Provide
     usable = [one for one in wanted if one[0] in here]
     _tell_missed([name for name, _ in wanted if name not in here], "this build of ONNX Runtime has none")
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=usable, enable_fallback=0)
+        with _as_file(content) as path:
+            session = onnxruntime.InferenceSession(path, options, providers=usable, enable_fallback=0)
     except _ERRORS as error:
         if usable == CPU:
             raise BrokenRelease("E_MODEL", f"ONNX Runtime cannot load the model: {str(error)[:300]}") from error
@@ -99,6 +102,15 @@ def _loaded(content: bytes, options: onnxruntime.SessionOptions, wanted: Provide
     # Where CUDA's own libraries are missing, it leaves the provider out and raises nothing.
     _tell_missed([name for name, _ in usable if name not in session.get_providers()], "its libraries cannot be loaded")
     return session
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """The content as a file in memory, for a moment: given bytes, a session keeps them for as long as it lives."""
+    descriptor = os.memfd_create("model", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 a descriptor, no path
+        file.write(content)
+        yield f"/proc/self/fd/{descriptor}"
 
 
 def _tell_missed(names: list[str], reason: str) -> None:

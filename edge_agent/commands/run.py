@@ -34,6 +34,7 @@ def run(config_path: Path) -> None:
     heap.share()  # before there are threads
     with _only_agent(config.gateway.state_dir):
         agent = assemble(config)
+        heap.settle()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
