@@ -30,7 +30,10 @@ print(full - rss_mib())
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no arenas")
 def test_threads_share_one_heap() -> None:
-    """Heaps of the threads' own grew by a MiB and a half in each hour of serving."""
+    """Heaps of the threads' own grew by a MiB and a half in each hour of serving.
+
+    The test once took a library that the kernel had put at such an address for a heap.
+    """
     script = """
 import threading
 from pathlib import Path
@@ -43,8 +46,10 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-starts = [int(line.split("-")[0], 16) for line in Path("/proc/self/maps").read_text().splitlines()]
-print(sum(start % (64 << 20) == 0 for start in starts))  # glibc puts a thread's heap at such an address
+spans = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+starts, ends = ({int(span[side], 16) for span in spans} for side in (0, 1))
+size = 64 << 20  # glibc reserves so much for a thread's heap, at a multiple of it
+print(sum(start % size == 0 and start + size in ends for start in starts))
 """
     assert int(run_script(script)) == 0
     assert int(run_script(script.replace("heap.share()", ""))) > 0
