@@ -32,6 +32,7 @@ from benchmarks.speed import breakdown, figures, forgetting, growth, node_red, r
 from benchmarks.speed.figures import Figure, Figures
 from benchmarks.speed.load import rig_windows
 from benchmarks.speed.plan import Plan, say
+from benchmarks.speed.summary import WIDTHS, summary
 from edge_agent.commands.data import load_dataset
 from edge_agent.commands.demo import packaged_release
 
@@ -44,7 +45,6 @@ PARTS: Final[dict[str, Callable[[Plan, Path], Iterator[Figure]]]] = {
     "breakdown": breakdown.measure,
     "growth": growth.measure,
 }
-WIDTHS: Final = (16, 32, 64)
 
 
 def run(names: Iterable[str], plan: Plan) -> list[Figure]:
@@ -55,55 +55,6 @@ def run(names: Iterable[str], plan: Plan) -> list[Figure]:
         with tempfile.TemporaryDirectory(prefix="edge-agent-speed-") as folder:
             measured += list(PARTS[name](plan, Path(folder)))
     return measured
-
-
-def summary(measured: Iterable[Figure]) -> dict[str, float | None]:
-    """The ratios that the targets are about; None where something was not measured."""
-    known = Figures(measured)
-    widths = [f"width {width}" for width in WIDTHS]
-    sparse = "width 32" if known.get("starting", "agent", "width 32", "ready_s") else "width 16"
-    usual = known.get("forgetting", "agent", widths[0], "windows_per_s_alone")
-
-    def extreme(
-        choose: Callable[[list[float]], float], part: str, pair: tuple[str, str], quantity: str
-    ) -> float | None:
-        values = [known.ratio(part, pair, at, quantity) for at in widths]
-        return choose([value for value in values if value is not None]) if any(values) else None
-
-    def own(above: str, below: str) -> float | None:
-        pairs = [[known.get("forgetting", "agent", at, name) for name in (above, below)] for at in widths]
-        values = [one / other for one, other in pairs if one is not None and other]
-        return max(values) if values else None
-
-    def change(quantity: str) -> list[float]:
-        pairs = [[known.get("int8", precision, at, quantity) for precision in ("int8", "float32")] for at in widths]
-        return [small - whole for small, whole in pairs if small is not None and whole is not None]
-
-    changes = change("acc_test") + change("acc_rt")
-    peaks = [known.get("forgetting", "agent", at, "child_peak_mib") for at in widths]
-    idle = known.get("forgetting", "idle_torch", "", "rss_mib")
-    meanwhile = known.get("forgetting", "agent", widths[0], "windows_per_s_meanwhile")
-    values = {
-        "agent_over_bare_loop": extreme(min, "serving", ("agent", "bare_loop"), "windows_per_s"),
-        "cpu_over_bare_loop": extreme(max, "serving", ("agent", "bare_loop"), "cpu_us_per_window"),
-        "agent_over_node_red": extreme(min, "serving", ("agent", "node_red"), "windows_per_s"),
-        "rss_over_node_red": extreme(max, "serving", ("agent", "node_red"), "rss_mib"),
-        "p50_ms": known.get("serving", "agent", sparse, "p50_ms"),
-        "p99_ms": known.get("serving", "agent", sparse, "p99_ms"),
-        "p99_forget_over_idle": own("p99_ms_meanwhile", "p99_ms_before"),
-        "throughput_forget_over_idle": meanwhile / usual if meanwhile and usual else None,
-        "forget_over_retrain": extreme(max, "forgetting", ("agent", "retrain"), "seconds"),
-        "forget_over_delete": extreme(max, "forgetting", ("agent", "delete"), "seconds"),
-        "child_over_idle_torch": max(peak for peak in peaks if peak) / idle if any(peaks) and idle else None,
-        "rss_serving_mib": known.get("starting", "agent", sparse, "rss_mib"),
-        "ready_s": known.get("starting", "agent", sparse, "ready_s"),
-        "first_diagnosis_s": known.get("starting", "agent", sparse, "first_diagnosis_s"),
-        "int8_speed_up": extreme(min, "int8", ("float32", "int8"), "us_per_window"),
-        "int8_size": extreme(max, "int8", ("int8", "float32"), "model_kib"),
-        "int8_acc_change": min(changes) if changes else None,
-        "int8_acc_ft": known.get("int8", "int8", widths[0], "acc_ft"),
-    }
-    return {name: value and float(f"{value:.3g}") for name, value in values.items()}
 
 
 def main() -> None:
@@ -129,7 +80,7 @@ def main() -> None:
     if not options.quick and not options.only:
         figures.save(measured)
         say(f"wrote {figures.SPEED}")
-    show({**summary(measured), **facts()}, as_json=options.json)
+    show({**summary(Figures(measured)), **facts()}, as_json=options.json)
 
 
 if __name__ == "__main__":

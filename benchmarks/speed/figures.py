@@ -49,15 +49,30 @@ def load(path: Path = SPEED) -> list[Figure]:
         return [Figure(row["part"], row["subject"], row["at"], row["quantity"], float(row["value"])) for row in rows]
 
 
+def origin(path: Path = SPEED) -> dict[str, str]:
+    """Commit, machine and versions of what the CSV holds, which one run wrote."""
+    with path.open(newline="") as file:
+        first = next(csv.DictReader(file))
+    return {name: first[name] for name in facts() if name in first}
+
+
 class Figures:
     """Figures by what they say, for ratios between them."""
 
     def __init__(self, figures: Iterable[Figure]) -> None:
+        figures = list(figures)
+        self._all = figures
         self._values = {(one.part, one.subject, one.at, one.quantity): one.value for one in figures}
 
     def get(self, part: str, subject: str, at: str, quantity: str) -> float | None:
         """One number; None if it was not measured."""
         return self._values.get((part, subject, at, quantity))
+
+    def settings(self, part: str, quantity: str, ending: str) -> list[str]:
+        """The settings with such an ending at which a quantity of the agent was measured, in order."""
+        wanted = (part, "agent", quantity)
+        found = [one.at for one in self._all if (one.part, one.subject, one.quantity) == wanted]
+        return [at for at in dict.fromkeys(found) if at.endswith(ending)]
 
     def ratio(self, part: str, subjects: tuple[str, str], at: str, quantity: str) -> float | None:
         """The first subject's number by the second's; None if one was not measured."""

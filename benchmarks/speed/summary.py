@@ -1,0 +1,59 @@
+"""The ratios of one run that the project's targets are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from benchmarks.speed.figures import Figures
+
+WIDTHS: Final = (16, 32, 64)
+AT: Final = tuple(f"width {width}" for width in WIDTHS)
+
+
+def summary(known: Figures) -> dict[str, float | None]:
+    """By the keys that ``benchmarks.speed`` documents; None where something was not measured."""
+    sparse = "width 32" if known.get("starting", "agent", "width 32", "ready_s") is not None else "width 16"
+
+    def worst(choose: Callable[[list[float]], float], part: str, pair: tuple[str, str], quantity: str) -> float | None:
+        return _choose(choose, [known.ratio(part, pair, at, quantity) for at in AT])
+
+    def own(choose: Callable[[list[float]], float], above: str, below: str) -> float | None:
+        pairs = [[known.get("forgetting", "agent", at, name) for name in (above, below)] for at in AT]
+        return _choose(choose, [one / other if one is not None and other else None for one, other in pairs])
+
+    idle = known.get("forgetting", "idle_torch", "", "rss_mib")
+    peaks = [known.get("forgetting", "agent", at, "child_peak_mib") for at in AT]
+    values = {
+        "agent_over_bare_loop": worst(min, "serving", ("agent", "bare_loop"), "windows_per_s"),
+        "cpu_over_bare_loop": worst(max, "serving", ("agent", "bare_loop"), "cpu_us_per_window"),
+        "agent_over_node_red": worst(min, "serving", ("agent", "node_red"), "windows_per_s"),
+        "rss_over_node_red": worst(max, "serving", ("agent", "node_red"), "rss_mib"),
+        "p50_ms": known.get("serving", "agent", sparse, "p50_ms"),
+        "p99_ms": known.get("serving", "agent", sparse, "p99_ms"),
+        "p99_forget_over_idle": own(max, "p99_ms_meanwhile", "p99_ms_before"),
+        "throughput_forget_over_idle": own(min, "windows_per_s_meanwhile", "windows_per_s_alone"),
+        "forget_over_retrain": worst(max, "forgetting", ("agent", "retrain"), "seconds"),
+        "forget_over_delete": worst(max, "forgetting", ("agent", "delete"), "seconds"),
+        "child_over_idle_torch": _choose(max, [peak / idle if peak and idle else None for peak in peaks]),
+        "rss_serving_mib": known.get("starting", "agent", sparse, "rss_mib"),
+        "ready_s": known.get("starting", "agent", sparse, "ready_s"),
+        "first_diagnosis_s": known.get("starting", "agent", sparse, "first_diagnosis_s"),
+        "int8_speed_up": worst(min, "int8", ("float32", "int8"), "us_per_window"),
+        "int8_size": worst(max, "int8", ("int8", "float32"), "model_kib"),
+        "int8_acc_change": _choose(
+            min, [_int8_change(known, at, name) for at in AT for name in ("acc_test", "acc_rt")]
+        ),
+        "int8_acc_ft": known.get("int8", "int8", AT[0], "acc_ft"),
+    }
+    return {name: value if value is None else float(f"{value:.3g}") for name, value in values.items()}
+
+
+def _choose(choose: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return choose(measured) if measured else None
+
+
+def _int8_change(known: Figures, at: str, quantity: str) -> float | None:
+    small, whole = (known.get("int8", precision, at, quantity) for precision in ("int8", "float32"))
+    return None if small is None or whole is None else small - whole
