@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge_agent import int8
-from edge_agent.adapters import checkpoints, onnx_export
+from edge_agent.adapters import checkpoints, heap, onnx_export
 from edge_agent.adapters.job_folder import (
     RELEASE,
     RESULT,
@@ -51,6 +50,8 @@ from edge_agent.schemas.messages import Phase
 REPORT_EVERY_S = 0.2
 PARITY_WINDOWS = 64
 CURVE_POINTS = 40  # of the edit's course that the status and the certificate show
+# oneDNN keeps a kernel and its buffers for each of 1,024 shapes that it has met, and probing meets every batch size.
+KERNELS_KEPT = "64"
 OOM_SCORE = "500"  # when memory is short this process goes first, never the serving one
 # Where each phase begins and ends, as a share of the whole job; probing and editing take most of the time.
 SPANS: dict[Phase, tuple[float, float]] = {
@@ -106,12 +107,16 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
             numbers = {"step": step.number, "forget_share": step.forget_share, "holdout_share": step.holdout_share}
             reporter.say("editing", step.number / settings.max_steps, numbers)
 
+        def on_probe(done: int, total: int) -> None:
+            heap.give_back()  # else what each batch leaves between the others' tensors adds up
+            reporter.say("probing", done / total, {"probed": done, "windows": total})
+
         outcome = pte.edit(
             edited, windows, forget, settings, generator,
             anchors=anchors, evidence=evidence,
-            on_probe=lambda done, total: reporter.say("probing", done / total, {"probed": done, "windows": total}),
-            on_step=on_step,
+            on_probe=on_probe, on_step=on_step,
         )  # fmt: skip
+    heap.give_back()
     reporter.say("gating", 0.0, {"steps": outcome.steps, "flip_rate": outcome.flip_rate}, always=True)
     verdict = gate.judge(original, edited, windows, parent.card.classes, evidence, limits, generator)
     numbers = {
@@ -136,6 +141,8 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     left = {parent.card.classes[row.label]: row.margins_left for row in verdict.classes}
     parity = _write_result(folder, parent, edited, job, left, windows[:PARITY_WINDOWS])
     if INT8 in parent.card.files:
+        from edge_agent import int8  # the quantiser takes 33 MiB and half a second
+
         evidence = replace(evidence, margins=tuple(left.get(name, ClassMargins()) for name in parent.card.classes))
         smaller = int8.add(folder / RESULT, edited, anchors, evidence, windows, job.threads)
         numbers["int8"] = {**asdict(smaller), "refused": smaller.complaint}
@@ -226,6 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.nice(job.nice)
     with suppress(OSError):  # no such file outside Linux
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)
     torch.set_num_threads(job.threads)
     if not _code_may_be_made():
         torch.backends.mkldnn.set_flags(_enabled=False)

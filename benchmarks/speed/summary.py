@@ -46,7 +46,7 @@ def summary(known: Figures) -> dict[str, float | None]:
         ),
         "int8_acc_ft": known.get("int8", "int8", AT[0], "acc_ft"),
     }
-    return {name: value if value is None else float(f"{value:.3g}") for name, value in values.items()}
+    return {name: value if value is None else float(f"{value:.4g}") for name, value in values.items()}
 
 
 def _choose(choose: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:

@@ -46,15 +46,14 @@ STAGES: Final = {
     "json": "JSON",
     "read": "reading the message",
 }
-PHASES: Final = {
-    "probing": "torch starts, release and windows are read",
-    "editing": "probing",
+PHASES: Final = {  # the phase that ends what the words say
+    "probing": "the job's files are written",
+    "editing": "torch starts, probing",
     "gating": "editing",
     "exporting": "gate",
     "verifying": "export, and int8 if there is one",
     "committing": "sealing and loading",
-    "erasing": "swap",
-    "done": "erasing and certificate",
+    "done": "swap, erasing, certificate",
 }
 
 
@@ -84,7 +83,7 @@ def _targets(known: Figures) -> str:
         value = values[key]
         holds = value is not None and (value >= limit if sign == ">=" else value <= limit)
         verdict = NONE if value is None else met(holds)
-        body.append([words, NONE if value is None else f"{value:.3g}", f"{sign} {limit:g}", verdict])
+        body.append([words, NONE if value is None else f"{value:.4g}", f"{sign} {limit:g}", verdict])
     return grid(("target", "measured", "limit", ""), body)
 
 

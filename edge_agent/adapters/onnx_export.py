@@ -15,7 +15,6 @@ from typing import Final
 import numpy as np
 import onnx
 import torch
-from onnxscript import ir, optimizer
 from torch import Tensor, nn
 
 from edge_agent.core.errors import BrokenRelease, JobFailed
@@ -29,6 +28,8 @@ PARITY: Final = 1e-4  # largest difference of a logit between ONNX Runtime and t
 
 def export(network: nn.Module, channels: int, length: int, path: Path) -> None:
     """Trace ``network`` into ``path`` with a dynamic batch; its initializers keep the names of the state dict."""
+    from onnxscript import ir, optimizer  # 65 MiB and most of a second, which a forget job has no use for
+
     example = torch.zeros(2, channels, length)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
