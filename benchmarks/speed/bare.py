@@ -28,9 +28,10 @@ def acknowledging(base: str) -> Handler:
     """Windows come, and paho acknowledges them."""
     numbers = count(1)
 
-    def on_message(client: Client, _: Any, __: MQTTMessage) -> None:
+    def on_message(client: Client, _: Any, message: MQTTMessage) -> None:
+        asset = message.topic.rpartition("/")[2]
         if next(numbers) % SAYS_EVERY == 0:
-            client.publish(f"{base}/diagnosis/none", b"{}", qos=0)
+            client.publish(f"{base}/diagnosis/{asset}", b"{}", qos=0)
 
     return on_message
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.speed import consumers
 from benchmarks.speed.figures import Figure
-from benchmarks.speed.load import load
+from benchmarks.speed.load import OWN, load
 from benchmarks.speed.plan import Plan, say
 from edge_agent.commands.train import train_release
 from edge_agent.core.dreams import DreamSettings
@@ -61,7 +61,7 @@ def measure(plan: Plan, folder: Path) -> Iterator[Figure]:
 def _at(point: Point, release: Path, folder: Path, rounds: int) -> Iterator[Figure]:
     generator = np.random.default_rng(0)
     payloads = [generator.standard_normal(point.size // 4, "<f4").tobytes() for _ in range(32)]
-    assets = [f"machine-{number}" for number in range(point.assets)]
+    assets = [f"{OWN}{number}" for number in range(point.assets)]
     with (
         load(folder / "broker", payloads) as (port, offered),
         consumers.agent(folder / "agent", port, release) as agent,

@@ -25,7 +25,8 @@ from edge_agent.mqtt_client import BrokerAddress
 
 DIFFERENT: Final = 256  # windows, sent in turn
 ANSWERED_S: Final = 120.0
-ASSETS: Final = ("machine",)
+OWN: Final = "load-"  # begins the names of its assets: answers to what others send are none of its business
+ASSETS: Final = (f"{OWN}0",)
 
 
 def rig_windows() -> list[bytes]:
@@ -97,7 +98,9 @@ class Load:
         return heard_s[:count]
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
-        self._heard_s[message.topic.partition("/diagnosis/")[0]].append(time.monotonic())
+        base, asset = message.topic.split("/diagnosis/")
+        if asset.startswith(OWN):
+            self._heard_s[base].append(time.monotonic())
 
     def _on_publish(self, *_: Any) -> None:
         self._acknowledged += 1

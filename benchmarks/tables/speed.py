@@ -100,7 +100,12 @@ def _serving(known: Figures) -> str:
         body.append([words, *cells])
     for threads in (1, 2):
         rates = [known.get("serving", "bare_model", at, f"windows_per_s_{threads}_threads") for at in AT]
-        body.append([f"model alone, {threads} threads", *(NONE if rate is None else number(rate, 0) for rate in rates)])
+        body.append(
+            [
+                f"model alone, {threads} thread{'s' * (threads > 1)}",
+                *(NONE if rate is None else number(rate, 0) for rate in rates),
+            ]
+        )
     return grid(head, body)
 
 
