@@ -239,7 +239,7 @@ def _draw_time(known: Figures) -> Figure:
         [max(0.0, end - (ends[row - 1][column] if row else 0.0)) for column, end in enumerate(line)]
         for row, line in enumerate(ends)
     ]
-    _stack(right, spans, list(PHASES.values()), "% of the seconds of a forget command")
+    _stack(right, spans, list(PHASES.values()), "% of the time of a forget command")
     return figure
 
 
@@ -253,7 +253,7 @@ def _stack(axes: Axes, parts: Sequence[Sequence[float]], names: Sequence[str], l
         below = [one + more for one, more in zip(below, shares, strict=True)]
     axes.set_xticks(range(len(totals)), [at.removeprefix("width ") for at in AT])
     axes.set_xlabel("width")
-    axes.set_ylabel(label)
+    axes.set_ylabel(label, fontsize="small")
     axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
