@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import runs
+from benchmarks.machine import facts
 from benchmarks.methods import ABLATIONS, METHODS
 from benchmarks.plans import REPEATED, REPEATS
 from benchmarks.runs import Row, Run
+from benchmarks.speed.figures import Figure
 from benchmarks.tables.depth import MEASURES
 from edge_agent.core.gate import GateSettings
 
@@ -85,6 +88,12 @@ def point_row(method: str, x: float, label: str, answer: str) -> Row:
     return {"method": method, "x": x, "y": -x, "label": label, "class": answer}
 
 
+def speed_row(subject: str, value: float) -> Row:
+    """A row of ``speed.csv``: windows per second at width 16."""
+    figure = Figure("serving", subject, "width 16", "windows_per_s", value)
+    return dataclasses.asdict(figure) | facts()
+
+
 def write(folder: Path, **files: list[Row]) -> Path:
     """Write CSV files by name, ``runs=[...]`` to ``runs.csv``; returns the folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +122,8 @@ def something_of_everything() -> dict[str, list[Row]]:
     edits = [edit_row("shipped", 0.0, accepted=True), edit_row("no anchors", -20.0, accepted=False, agreement=0.2)]
     epochs = [row for method in ("pte", "imp") for row in epoch_rows(method, method, (99.0, 20.0, 0.0))]
     points = [point_row(method, x, "IR007", "B007") for method in ("original", "pte") for x in (0.0, 1.0)]
-    return {"runs": rows, "gate": edits, "epochs": epochs, "tsne": points}
+    speed = [speed_row("agent", 2000.0), speed_row("bare_loop", 1800.0)]
+    return {"runs": rows, "gate": edits, "epochs": epochs, "tsne": points, "speed": speed}
 
 
 def of_the_surrogate() -> dict[str, list[Row]]:
