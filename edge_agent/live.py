@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import structlog
@@ -18,7 +18,7 @@ from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
 from edge_agent.files import remove
 from edge_agent.health import Health
-from edge_agent.schemas.card import INT8, MODEL, Card, self_test_windows
+from edge_agent.schemas.card import MODELS, Card, Precision, self_test_windows
 from edge_agent.schemas.messages import Answer
 from edge_agent.schemas.snapshot import ModelSnapshot
 from edge_agent.schemas.windows import WindowSpec
@@ -26,7 +26,6 @@ from edge_agent.shadow import Shadow
 
 log = structlog.get_logger(__name__)
 
-Precision = Literal["float32", "int8"]
 SELF_TEST_TOLERANCE: Final = 1e-3
 # Of the largest logit: another processor rounds a few codes otherwise, one that saturates answers something else.
 INT8_TOLERANCE: Final = 0.05
@@ -38,7 +37,7 @@ class Loaded:
 
     release: Release
     model: OnnxModel
-    precision: Precision = "float32"
+    precision: Precision
 
 
 class LiveModel:
@@ -241,7 +240,7 @@ def opened(release: Release, threads: int, wanted: Providers = CPU, precision: P
 
 
 def _opened(release: Release, threads: int, wanted: Providers, precision: Precision) -> Loaded:
-    name = INT8 if precision == "int8" else MODEL
+    name = MODELS[precision]
     if name not in release.card.files:
         raise BrokenRelease("E_MODEL", f"release {release.digest[:12]} has no {name}; edge-agent quantise makes one")
     model = OnnxModel(release.read(name), threads, wanted)

@@ -80,7 +80,8 @@ def main() -> None:
     if not options.quick and not options.only:
         figures.save(measured)
         say(f"wrote {figures.SPEED}")
-    show({**summary(Figures(measured)), **facts()}, as_json=options.json)
+    ratios = summary(Figures(measured)).items()
+    show({**{name: value and float(f"{value:.4g}") for name, value in ratios}, **facts()}, as_json=options.json)
 
 
 if __name__ == "__main__":

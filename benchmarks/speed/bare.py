@@ -29,8 +29,8 @@ def acknowledging(base: str) -> Handler:
     numbers = count(1)
 
     def on_message(client: Client, _: Any, message: MQTTMessage) -> None:
-        asset = message.topic.rpartition("/")[2]
         if next(numbers) % SAYS_EVERY == 0:
+            asset = message.topic.rpartition("/")[2]
             client.publish(f"{base}/diagnosis/{asset}", b"{}", qos=0)
 
     return on_message

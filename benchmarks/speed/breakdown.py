@@ -5,8 +5,7 @@ What the agent burns beyond the sum of its stages is MQTT both ways, and handing
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from benchmarks.speed import consumers
 from benchmarks.speed.figures import Figure
 from benchmarks.speed.load import load
 from benchmarks.speed.plan import Plan, say
+from benchmarks.speed.timed import cpu_us
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.live import LiveModel
 from edge_agent.schemas import messages
@@ -24,7 +24,6 @@ from edge_agent.settings import Serving
 from edge_agent.vault import Vault
 
 PART: Final = "breakdown"
-STAGE_S: Final = 0.5
 DRAINED: Final = 2000
 
 
@@ -53,24 +52,14 @@ def _stages(payloads: list[bytes], release: Path, folder: Path) -> dict[str, flo
     samples = np.stack([window.samples for window in windows])
     answers = [answer for answer in live.answer(samples) if answer is not None]
     pairs = list(zip(windows, answers, strict=True))
-    model_us = _us(lambda: loaded.model.logits(samples), batch)
+    model_us = cpu_us(lambda: loaded.model.logits(samples), batch)
     return {
-        "read": _us(lambda: [read("machine", payload, live.spec, "raw", 0) for payload in some], batch),
-        "examine": _us(lambda: examine(np.stack([window.samples for window in windows]), live.spec), batch),
+        "read": cpu_us(lambda: [read("machine", payload, live.spec, "raw", 0) for payload in some], batch),
+        "examine": cpu_us(lambda: examine(np.stack([window.samples for window in windows]), live.spec), batch),
         "model": model_us,
-        "answer": _us(lambda: live.answer(samples), batch) - model_us,
-        "json": _us(lambda: [messages.dump(messages.diagnosis(*pair, "d" * 64, (), 1.0)) for pair in pairs], batch),
+        "answer": cpu_us(lambda: live.answer(samples), batch) - model_us,
+        "json": cpu_us(lambda: [messages.dump(messages.diagnosis(*pair, "d" * 64, (), 1.0)) for pair in pairs], batch),
     }
-
-
-def _us(stage: Callable[[], object], windows: int) -> float:
-    """CPU microseconds per window."""
-    stage()
-    used_s, started_s, count = time.process_time(), time.monotonic(), 0
-    while time.monotonic() < started_s + STAGE_S:
-        stage()
-        count += windows
-    return 1e6 * (time.process_time() - used_s) / count
 
 
 def _whole_us(plan: Plan, release: Path, folder: Path, count: int) -> float:

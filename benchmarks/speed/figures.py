@@ -60,8 +60,6 @@ class Figures:
     """Figures by what they say, for ratios between them."""
 
     def __init__(self, figures: Iterable[Figure]) -> None:
-        figures = list(figures)
-        self._all = figures
         self._values = {(one.part, one.subject, one.at, one.quantity): one.value for one in figures}
 
     def get(self, part: str, subject: str, at: str, quantity: str) -> float | None:
@@ -71,8 +69,7 @@ class Figures:
     def settings(self, part: str, quantity: str, ending: str) -> list[str]:
         """The settings with such an ending at which a quantity of the agent was measured, in order."""
         wanted = (part, "agent", quantity)
-        found = [one.at for one in self._all if (one.part, one.subject, one.quantity) == wanted]
-        return [at for at in dict.fromkeys(found) if at.endswith(ending)]
+        return [key[2] for key in self._values if (key[0], key[1], key[3]) == wanted and key[2].endswith(ending)]
 
     def ratio(self, part: str, subjects: tuple[str, str], at: str, quantity: str) -> float | None:
         """The first subject's number by the second's; None if one was not measured."""

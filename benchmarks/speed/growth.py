@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,14 +66,13 @@ def _at(point: Point, release: Path, folder: Path, rounds: int) -> Iterator[Figu
         consumers.agent(folder / "agent", port, release) as agent,
     ):
         count = min(2000, max(100, BYTES // point.size))
-        offered.drain(agent, count, assets)
-        drained = [offered.drain(agent, count, assets) for _ in range(rounds)]
+        typical = offered.drains(agent, count, rounds, assets)
         late_ms = offered.latencies_ms(agent, RATE_HZ, round(LATENCY_S * RATE_HZ), assets)
-    per_s, p99_ms = statistics.median(one.per_s for one in drained), float(np.percentile(late_ms, 99))
-    cpu_us = statistics.median(one.cpu_us for one in drained)
-    say(f"{point.name}: {per_s:.0f} windows/s, {cpu_us:.0f} us CPU per window, p99 {p99_ms:.1f} ms")
-    for quantity, value in (("windows_per_s", per_s), ("cpu_us_per_window", cpu_us), ("p99_ms", p99_ms)):
-        yield Figure(PART, "agent", point.name, quantity, value)
+    p99_ms = float(np.percentile(late_ms, 99))
+    words = f"{typical.per_s:.0f} windows/s, {typical.cpu_us:.0f} us CPU per window, p99 {p99_ms:.1f} ms"
+    say(f"{point.name}: {words}")
+    yield from typical.figures(PART, "agent", point.name)
+    yield Figure(PART, "agent", point.name, "p99_ms", p99_ms)
 
 
 def _untrained(point: Point, folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from paho.mqtt.client import Client, MQTTMessage
 
 from benchmarks.speed.consumers import Consumer
+from benchmarks.speed.figures import Figure
 from benchmarks.stream import paced
 from edge_agent import rig
 from edge_agent.commands.client import ToolClient, connected
@@ -41,6 +43,16 @@ class Drained:
 
     per_s: float
     cpu_us: float  # of the consumer, per window
+
+    @staticmethod
+    def median(rounds: Sequence[Drained]) -> Drained:
+        """Of each number by itself."""
+        return Drained(*(statistics.median(getattr(one, name) for one in rounds) for name in ("per_s", "cpu_us")))
+
+    def figures(self, part: str, subject: str, at: str) -> Iterator[Figure]:
+        """Both numbers, as they are kept."""
+        yield Figure(part, subject, at, "windows_per_s", self.per_s)
+        yield Figure(part, subject, at, "cpu_us_per_window", self.cpu_us)
 
 
 class Load:
@@ -68,6 +80,11 @@ class Load:
             os.kill(consumer.pid, signal.SIGCONT)
         per_s = count / (self._answered(consumer, awaited)[-1] - started_s)
         return Drained(per_s, 1e6 * (consumer.cpu_s() - used_s) / count)
+
+    def drains(self, consumer: Consumer, count: int, rounds: int, assets: Sequence[str] = ASSETS) -> Drained:
+        """The median of some rounds, after one that fills caches and warms allocators."""
+        self.drain(consumer, count, assets)
+        return Drained.median([self.drain(consumer, count, assets) for _ in range(rounds)])
 
     def latencies_ms(
         self,

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.speed import consumers, node_red
 from benchmarks.speed.consumers import Consumer, Starter
 from benchmarks.speed.figures import Figure
-from benchmarks.speed.load import Load, load
+from benchmarks.speed.load import Drained, Load, load
 from benchmarks.speed.plan import Plan, say
 from edge_agent.adapters.onnx_session import OnnxModel
 
@@ -81,11 +81,10 @@ def _against_each_other(
             offered.drain(consumer, count)  # the first round also fills caches and warms allocators
         rounds = [[offered.drain(consumer, count) for consumer in all_of_them] for _ in range(plan.rounds)]
         for consumer, drained in zip(all_of_them, zip(*rounds, strict=True), strict=True):
-            per_s, cpu_us = (statistics.median(getattr(one, name) for one in drained) for name in ("per_s", "cpu_us"))
-            rss_mib = consumer.rss_mib()
-            say(f"{at}: {consumer.name} {per_s:.0f} windows/s, {cpu_us:.0f} us CPU per window, {rss_mib:.0f} MiB")
-            yield Figure(PART, consumer.name, at, "windows_per_s", per_s)
-            yield Figure(PART, consumer.name, at, "cpu_us_per_window", cpu_us)
+            typical, rss_mib = Drained.median(drained), consumer.rss_mib()
+            words = f"{typical.per_s:.0f} windows/s, {typical.cpu_us:.0f} us CPU per window, {rss_mib:.0f} MiB"
+            say(f"{at}: {consumer.name} {words}")
+            yield from typical.figures(PART, consumer.name, at)
             yield Figure(PART, consumer.name, at, "rss_mib", rss_mib)
         if width in (LATENCY_WIDTH, plan.only_width):
             for consumer in all_of_them:

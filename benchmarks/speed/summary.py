@@ -24,7 +24,7 @@ def summary(known: Figures) -> dict[str, float | None]:
 
     idle = known.get("forgetting", "idle_torch", "", "rss_mib")
     peaks = [known.get("forgetting", "agent", at, "child_peak_mib") for at in AT]
-    values = {
+    return {
         "agent_over_bare_loop": worst(min, "serving", ("agent", "bare_loop"), "windows_per_s"),
         "cpu_over_bare_loop": worst(max, "serving", ("agent", "bare_loop"), "cpu_us_per_window"),
         "agent_over_node_red": worst(min, "serving", ("agent", "node_red"), "windows_per_s"),
@@ -46,7 +46,6 @@ def summary(known: Figures) -> dict[str, float | None]:
         ),
         "int8_acc_ft": known.get("int8", "int8", AT[0], "acc_ft"),
     }
-    return {name: value if value is None else float(f"{value:.4g}") for name, value in values.items()}
 
 
 def _choose(choose: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:

@@ -102,9 +102,9 @@ def number(value: float, digits: int = 2) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def optional(value: float | None) -> str:
+def optional(value: float | None, digits: int = 2) -> str:
     """A number, or that there is none."""
-    return NONE if value is None else number(value)
+    return NONE if value is None else number(value, digits)
 
 
 def points(value: float) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.speed.figures import Figures, load, origin
 from benchmarks.speed.summary import AT, summary
 from benchmarks.tables import figures
-from benchmarks.tables.page import NONE, Content, Table, grid, met, number, section
+from benchmarks.tables.page import NONE, Content, Table, grid, met, optional, section
 
 FILE: Final = "speed.csv"
 TARGETS: Final = {
@@ -91,11 +91,10 @@ def _serving(known: Figures) -> str:
     head = ("windows/s (CPU us per window, MiB)", *AT)
     body = []
     for subject, words in SUBJECTS.items():
-        part = "int8" if subject == "agent_int8" else "serving"
-        cells = []
+        part, cells = _part(subject), []
         for at in AT:
             values = [known.get(part, subject, at, name) for name in ("windows_per_s", "cpu_us_per_window", "rss_mib")]
-            rate, *more = (NONE if value is None else number(value, 0) for value in values)
+            rate, *more = (optional(value, 0) for value in values)
             cells.append(f"{rate} ({', '.join(more)})")
         body.append([words, *cells])
     for threads in (1, 2):
@@ -103,7 +102,7 @@ def _serving(known: Figures) -> str:
         body.append(
             [
                 f"model alone, {threads} thread{'s' * (threads > 1)}",
-                *(NONE if rate is None else number(rate, 0) for rate in rates),
+                *(optional(rate, 0) for rate in rates),
             ]
         )
     return grid(head, body)
@@ -119,7 +118,7 @@ def _latency(known: Figures) -> str:
     body = []
     for subject in ("bare_loop", "node_red", "agent"):
         values = [known.get("serving", subject, "width 32", name) for name in ("p50_ms", "p99_ms")]
-        body.append([SUBJECTS[subject], *(NONE if value is None else number(value, 1) for value in values)])
+        body.append([SUBJECTS[subject], *(optional(value, 1) for value in values)])
     return grid(("from publish to diagnosis at 100 windows/s, width 32", "p50 ms", "p99 ms"), body)
 
 
@@ -127,7 +126,7 @@ def _breakdown(known: Figures) -> str:
     body = []
     for stage, words in STAGES.items():
         values = [known.get("breakdown", stage, at, "us_per_window") for at in AT]
-        body.append([words, *(NONE if value is None else number(value, 0) for value in values)])
+        body.append([words, *(optional(value, 0) for value in values)])
     return grid(("CPU us per window", *AT), body)
 
 
@@ -144,31 +143,28 @@ def _forgetting(known: Figures) -> str:
     body = []
     for words, subject, quantity, digits in lines:
         values = [known.get("forgetting", subject, at, quantity) for at in AT]
-        body.append([words, *(NONE if value is None else number(value, digits) for value in values)])
+        body.append([words, *(optional(value, digits) for value in values)])
     return grid(("", *AT), body)
 
 
 def _phases(known: Figures) -> str:
-    """Seconds between the first words of one phase and of the next."""
-    columns = []
-    for at in AT:
-        last, column = 0.0, []
-        for phase in PHASES:
-            value = known.get("forgetting", "agent", at, f"{phase}_after_s")
-            column.append(NONE if value is None else number(value - last, 1))
-            last = last if value is None else value
-        columns.append(column)
-    body = [[words, *(column[row] for column in columns)] for row, words in enumerate(PHASES.values())]
+    columns = [_spans(known, at) for at in AT]
+    body = [[words, *(optional(column[row], 1) for column in columns)] for row, words in enumerate(PHASES.values())]
     return grid(("where the seconds go", *AT), body)
+
+
+def _spans(known: Figures, at: str) -> list[float | None]:
+    """Seconds from the first word of one phase to that of the next."""
+    ends = [known.get("forgetting", "agent", at, f"{phase}_after_s") for phase in PHASES]
+    starts = [0.0, *ends[:-1]]
+    return [None if end is None or start is None else end - start for start, end in zip(starts, ends, strict=True)]
 
 
 def _curve(known: Figures) -> str:
     body = []
     for at in known.settings("forgetting", "seconds", "cached"):
         used, seconds = (known.get("forgetting", "agent", at, name) for name in ("windows_used", "seconds"))
-        assert used is not None
-        assert seconds is not None
-        body.append([at, number(used, 0), number(seconds, 1)])
+        body.append([at, optional(used, 0), optional(seconds, 1)])
     words = "`forget.max_windows` (512) bounds what a job is given, and so its time."
     return f"{grid(('windows', 'used', 's'), body)}\n\n{words}"
 
@@ -185,7 +181,7 @@ def _int8(known: Figures) -> str:
         cells = []
         for at in AT:
             values = [known.get("int8", precision, at, quantity) for precision in ("float32", "int8")]
-            cells += [NONE if value is None else number(value, digits) for value in values]
+            cells += [optional(value, digits) for value in values]
         body.append([words, *cells])
     head = [f"{at}, {precision}" for at in AT for precision in ("float32", "int8")]
     return grid(("", *head), body)
@@ -195,9 +191,7 @@ def _growth(known: Figures) -> str:
     body = []
     for at in known.settings("growth", "windows_per_s", ""):
         values = [known.get("growth", "agent", at, name) for name in ("windows_per_s", "cpu_us_per_window", "p99_ms")]
-        cells = [
-            NONE if value is None else number(value, digits) for value, digits in zip(values, (0, 0, 1), strict=True)
-        ]
+        cells = [optional(value, digits) for value, digits in zip(values, (0, 0, 1), strict=True)]
         body.append([at, *cells])
     return grid(("width 16; else 1 asset, 9 channels, 1024 samples", "windows/s", "CPU us per window", "p99 ms"), body)
 
@@ -234,11 +228,7 @@ def _draw_time(known: Figures) -> Figure:
     left, right = figures.panels(figure, 1, 2)
     windows = [[known.get("breakdown", stage, at, "us_per_window") or 0.0 for at in AT] for stage in STAGES]
     _stack(left, windows, list(STAGES.values()), "% of the CPU of a window")
-    ends = [[known.get("forgetting", "agent", at, f"{phase}_after_s") or 0.0 for at in AT] for phase in PHASES]
-    spans = [
-        [max(0.0, end - (ends[row - 1][column] if row else 0.0)) for column, end in enumerate(line)]
-        for row, line in enumerate(ends)
-    ]
+    spans = [[span or 0.0 for span in row] for row in zip(*(_spans(known, at) for at in AT), strict=True)]
     _stack(right, spans, list(PHASES.values()), "% of the time of a forget command")
     return figure
 
@@ -246,10 +236,10 @@ def _draw_time(known: Figures) -> Figure:
 def _stack(axes: Axes, parts: Sequence[Sequence[float]], names: Sequence[str], label: str) -> None:
     totals = [sum(column) or 1.0 for column in zip(*parts, strict=True)]
     below = [0.0] * len(totals)
-    for number_, (values, name) in enumerate(zip(parts, names, strict=True)):
+    for place, (values, name) in enumerate(zip(parts, names, strict=True)):
         shares = [100 * value / total for value, total in zip(values, totals, strict=True)]
-        hatch = "" if number_ < 4 else "///"  # told apart without their hues
-        axes.bar(range(len(totals)), shares, bottom=below, label=name, color=figures.COLOURS[number_], hatch=hatch)
+        hatch = "" if place < 4 else "///"  # told apart without their hues
+        axes.bar(range(len(totals)), shares, bottom=below, label=name, color=figures.COLOURS[place], hatch=hatch)
         below = [one + more for one, more in zip(below, shares, strict=True)]
     axes.set_xticks(range(len(totals)), [at.removeprefix("width ") for at in AT])
     axes.set_xlabel("width")

@@ -18,6 +18,8 @@ from edge_agent.schemas.topics import CLASS_NAME
 
 MODEL, WEIGHTS, DREAMS, CARD = "model.onnx", "weights.safetensors", "dreams.safetensors", "card.json"
 INT8: Final = "model.int8.onnx"
+Precision = Literal["float32", "int8"]
+MODELS: Final[dict[Precision, str]] = {"float32": MODEL, "int8": INT8}
 INPUT, OUTPUT = "windows", "logits"  # names in the ONNX graph
 SELF_TEST_WINDOWS: Final = 4
 
