@@ -104,6 +104,19 @@ def remove(path: Path) -> None:
         sync_folder(path.parent)
 
 
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which is there under its name, durably, once the block has ended; not at all if that fails."""
+    beside = folder.with_name(f".{folder.name}.new")
+    remove(beside)  # of an attempt that was killed
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        beside.replace(folder)
+    finally:
+        remove(beside)  # gone already if all went well; syncs the folder above either way
+
+
 def shred(path: Path) -> None:
     """Overwrite a file in place, then unlink it, both durably; gone already is fine.
 

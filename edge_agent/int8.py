@@ -18,7 +18,7 @@ from edge_agent.adapters.quantisation import BATCH, quantise
 from edge_agent.adapters.releases import read_release, write_card
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.gate import GateSettings
-from edge_agent.core.probing import still_known
+from edge_agent.core.probing import known_share
 from edge_agent.core.training import logits
 from edge_agent.files import sha256
 from edge_agent.schemas.card import INT8, MODEL, Card, self_test_windows
@@ -91,7 +91,7 @@ def judge(network: nn.Module, model: OnnxModel, evidence: Evidence, forget_windo
     rows = evidence.compare_answers(logits(network, windows), _answers(model, windows))
     share = 0.0
     if forget_windows is not None:
-        share = still_known(_answers(model, forget_windows), evidence.forget).float().mean().item()
+        share = known_share(_answers(model, forget_windows), evidence.forget)
     count = max(1, len(rows))
     return Int8Verdict(
         sum(row.predicted_loss for row in rows) / count, sum(row.agreement for row in rows) / count, share

@@ -31,7 +31,7 @@ EVENTS: Final[dict[str, str]] = {
     "message.garbled": "The MQTT client cannot read a message that the broker passed on; MQTT 3.1.1 is tried.",
     "model.started": "A model serves; model (its name in the configuration, gateway for the gateway's own), release.",
     "provider.missed": "An execution provider is not to be had; the next best runs the model; providers, reason.",
-    "precision.missed": "The release has no int8 model, or it does not run here; float32 serves; release, reason.",
+    "precision.missed": "No int8 model, or it does not run here; float32 serves; release, precision, reason.",
     "page.started": "The page can be opened; address.",
     "page.stopped": "The page ended as it was asked to.",
     "thread.died": "A thread of the page ended by an error, and the page with it; systemd starts it again.",

@@ -190,11 +190,7 @@ def _followed(config: Config, shared: _Shared, notifier: Notifier) -> FollowedMo
         store.sweep()
     if config.gateway.release is None and not store.digests():
         _await_release(config, store, notifier)
-    serving, tally = config.serving, Tally(shared.broker, shared.topics.refused)
-    limits = serving.threads, serving.max_abs, serving.max_batch
-    live = LiveModel(
-        store, *limits, provider=serving.provider, engines=engines_folder(OWN_MODEL), precision=serving.precision
-    )
+    tally, live = Tally(shared.broker, shared.topics.refused), _empty(OWN_MODEL, config, store)
     _adopt_first(config.gateway.release, store, live, lambda _: frozenset())
     answering = Serving(
         config.cache, shared.session, leader, shared.broker, live, None, tally, shared.latency, alone=False
@@ -203,13 +199,18 @@ def _followed(config: Config, shared: _Shared, notifier: Notifier) -> FollowedMo
     return FollowedModel(OWN_MODEL, config, *own, tally, store, live, answering, shared.clock, fetch)
 
 
-def _live_model(name: str, config: Config, store: ReleaseStore, journal: Journal, audit: AuditLog) -> LiveModel:
-    """Adopt a release, with everything hidden that was erased."""
+def _empty(name: str, config: Config, store: ReleaseStore) -> LiveModel:
+    """A live model that has adopted no release yet."""
     serving = config.serving
     limits = serving.threads, serving.max_abs, serving.max_batch
-    live = LiveModel(
+    return LiveModel(
         store, *limits, provider=serving.provider, engines=engines_folder(name), precision=serving.precision
     )
+
+
+def _live_model(name: str, config: Config, store: ReleaseStore, journal: Journal, audit: AuditLog) -> LiveModel:
+    """Adopt a release, with everything hidden that was erased."""
+    live = _empty(name, config, store)
     erased = erased_classes(journal.states(), audit.rows)
     live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
     refused = erased if config.forget.known_again == "refuse" else frozenset[str]()

@@ -10,7 +10,7 @@ from edge_agent.adapters import checkpoints
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core.errors import BrokenRelease, Misconfigured
 from edge_agent.core.evidence import prepare
-from edge_agent.files import remove, sync_folder
+from edge_agent.files import appearing
 from edge_agent.int8 import Int8Verdict, add
 from edge_agent.schemas.card import DREAMS, INT8, WEIGHTS
 
@@ -35,16 +35,11 @@ def quantise(release: Path, out: Path) -> tuple[Release, Int8Verdict]:
     dreams, generator = checkpoints.load_dreams(release / DREAMS), torch.Generator().manual_seed(SEED)
     forgotten = found.card.indices(found.card.forgotten)
     calibration, evidence = prepare(dreams, network, forgotten, found.card.margins, generator)
-    beside = out.with_name(f".{out.name}.new")
-    remove(beside)
-    beside.mkdir(parents=True)
-    for name in found.card.files:
-        (beside / name).write_bytes(found.read(name))
-    write_card(beside, found.card)
-    verdict = add(beside, network, calibration, evidence, None, threads=1)
-    if verdict.complaint is not None:
-        remove(beside)
-        raise BrokenRelease("E_PRECISION", verdict.complaint)
-    beside.replace(out)
-    sync_folder(out.parent)
+    with appearing(out) as folder:
+        for name in found.card.files:
+            (folder / name).write_bytes(found.read(name))
+        write_card(folder, found.card)
+        verdict = add(folder, network, calibration, evidence, None, threads=1)
+        if verdict.complaint is not None:
+            raise BrokenRelease("E_PRECISION", verdict.complaint)
     return read_release(out), verdict

@@ -22,7 +22,7 @@ from edge_agent.core import dreams, margins, networks, training
 from edge_agent.core.errors import Misconfigured
 from edge_agent.core.metrics import class_accuracies
 from edge_agent.core.types import Dataset, Split
-from edge_agent.files import remove, sha256, sync_folder
+from edge_agent.files import appearing, sha256
 from edge_agent.schemas.card import DREAMS, MODEL, WEIGHTS, Card, self_test_windows
 
 ENERGY_QUANTILE = 0.01  # of the validation windows lie below the card's energy floor
@@ -69,15 +69,6 @@ def train_release(
     shape = len(data.channels), data.length
     made = dreams.dream(network, len(data.classes), shape, dream_settings, generator, on_dream)
 
-    beside = out.with_name(f".{out.name}.new")  # so that an interrupted training leaves no half release
-    remove(beside)
-    beside.mkdir(parents=True)
-    checkpoints.save_weights(network, beside / WEIGHTS)
-    checkpoints.save_dreams(made, beside / DREAMS)
-    onnx_export.export(network, *shape, beside / MODEL)
-    some = validation[0][:PARITY_WINDOWS]
-    onnx_export.check_parity(network, some, OnnxModel((beside / MODEL).read_bytes(), threads=1).logits(some.numpy()))
-
     answers = training.logits(network, test[0]).argmax(1).numpy()
     train_answers = training.logits(network, train[0]).argmax(1).numpy()
     test_accuracy = 100.0 * float((answers == data.test.labels).mean())
@@ -85,31 +76,37 @@ def train_release(
     mean, std = (getattr(network[0], name).flatten().tolist() for name in ("mean", "std"))
     held_out = training.logits(network, validation[0])
     check = torch.from_numpy(self_test_windows(mean, std, data.length))
-    card = Card(
-        name=f"{data.name} {architecture} width {width} seed {seed}",
-        classes=data.classes,
-        channels=data.channels,
-        length=data.length,
-        rate_hz=data.rate_hz,
-        unit=data.unit,
-        architecture=architecture,
-        width=width,
-        channel_mean=mean,
-        channel_std=std,
-        energy_floor=float(np.quantile(held_out.logsumexp(1).numpy(), ENERGY_QUANTILE)),
-        margins=margins.measure(held_out.numpy(), data.validation.labels, len(data.classes)),
-        bearing=data.bearing,
-        shaft_rpm=data.shaft_rpm,
-        metrics={"train_accuracy": round(train_accuracy, 3), "test_accuracy": round(test_accuracy, 3)},
-        self_test=tuple(map(tuple, training.logits(network, check).tolist())),
-        files={name: sha256(beside / name) for name in (MODEL, WEIGHTS, DREAMS)},
-        versions={"edge_agent": __version__, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
-        notes=f"split by {data.split_by}; {data.notes}".rstrip("; "),
-    )
     by_class = dict(zip(data.classes, class_accuracies(answers, data.test.labels, len(data.classes)), strict=True))
-    write_card(beside, card)
-    beside.replace(out)
-    sync_folder(out.parent)
+    with appearing(out) as folder:
+        checkpoints.save_weights(network, folder / WEIGHTS)
+        checkpoints.save_dreams(made, folder / DREAMS)
+        onnx_export.export(network, *shape, folder / MODEL)
+        some = validation[0][:PARITY_WINDOWS]
+        onnx_export.check_parity(
+            network, some, OnnxModel((folder / MODEL).read_bytes(), threads=1).logits(some.numpy())
+        )
+        card = Card(
+            name=f"{data.name} {architecture} width {width} seed {seed}",
+            classes=data.classes,
+            channels=data.channels,
+            length=data.length,
+            rate_hz=data.rate_hz,
+            unit=data.unit,
+            architecture=architecture,
+            width=width,
+            channel_mean=mean,
+            channel_std=std,
+            energy_floor=float(np.quantile(held_out.logsumexp(1).numpy(), ENERGY_QUANTILE)),
+            margins=margins.measure(held_out.numpy(), data.validation.labels, len(data.classes)),
+            bearing=data.bearing,
+            shaft_rpm=data.shaft_rpm,
+            metrics={"train_accuracy": round(train_accuracy, 3), "test_accuracy": round(test_accuracy, 3)},
+            self_test=tuple(map(tuple, training.logits(network, check).tolist())),
+            files={name: sha256(folder / name) for name in (MODEL, WEIGHTS, DREAMS)},
+            versions={"edge_agent": __version__, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
+            notes=f"split by {data.split_by}; {data.notes}".rstrip("; "),
+        )
+        write_card(folder, card)
     return TrainingRun(read_release(out), train_accuracy, test_accuracy, by_class)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edge_agent.core.evidence import ClassEvidence, Evidence
 from edge_agent.core.networks import channel_std
-from edge_agent.core.probing import still_known
+from edge_agent.core.probing import known_share
 from edge_agent.core.training import logits
 
 
@@ -127,7 +127,7 @@ def _most(check: str, value: float, limit: float, words: str) -> Reason:
 
 def forget_share(network: nn.Module, windows: Tensor, forget: tuple[int, ...]) -> float:
     """Share of windows that ``network`` answers with a forget class, nothing masked."""
-    return still_known(logits(network, windows), forget).float().mean().item()
+    return known_share(logits(network, windows), forget)
 
 
 def rounded(network: nn.Sequential, bits: int) -> nn.Sequential:

@@ -139,3 +139,8 @@ def still_known(output: Tensor, forget: tuple[int, ...]) -> Tensor:
     Logits that are not numbers count as one: a network that diverged has forgotten nothing.
     """
     return is_in(output.argmax(1), forget) | output.isnan().any(1)
+
+
+def known_share(output: Tensor, forget: tuple[int, ...]) -> float:
+    """Share of such windows, in [0, 1]."""
+    return still_known(output, forget).float().mean().item()

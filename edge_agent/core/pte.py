@@ -23,7 +23,7 @@ from torch.nn import functional
 from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.networks import channel_std, cut
-from edge_agent.core.probing import masked, probe, still_known
+from edge_agent.core.probing import known_share, masked, probe
 from edge_agent.core.training import logits, step
 
 
@@ -242,4 +242,4 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
 
 @torch.no_grad()
 def _share(tail: nn.Module, features: Tensor, forget: tuple[int, ...]) -> float:
-    return still_known(tail(features), forget).float().mean().item()
+    return known_share(tail(features), forget)
