@@ -1,0 +1,173 @@
+"""Runs and their CSV: which are done and found again, and what a crash or another process may do to them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import models, quick, runs
+from benchmarks.case import Case
+from benchmarks.machine import ROOT
+from benchmarks.runs import Run
+
+torch.set_num_threads(1)
+
+DELETE = quick.run_of("delete_all")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_that_the_csv_holds_is_not_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    runs.carry_on([DELETE, DELETE], path, quick.case_of)
+    written = path.read_bytes()
+    runs.carry_on([DELETE], path, quick.case_of)
+    assert path.read_bytes() == written
+    (row,) = runs.read(path)
+    assert (row["run"], row["method"], row["setting"]) == (DELETE.id, "delete_all", "quick")
+    assert row["commit"]
+
+
+def test_an_interrupted_plan_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    wanted = [quick.run_of(name) for name in ("head_surgery", "delete_all", "finetune")]
+
+    def interrupted(run: Run) -> Case:
+        if run == wanted[1]:
+            raise KeyboardInterrupt
+        return quick.case_of(run)
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.carry_on(wanted, path, interrupted)
+    written = path.read_bytes()
+    assert [row["run"] for row in runs.read(path)] == [wanted[0].id]
+    runs.carry_on(wanted, path, quick.case_of)
+    assert path.read_bytes().startswith(written)
+    assert [row["run"] for row in rows_of(path)] == [run.id for run in wanted]
+
+
+CLAIMING = """
+import sys
+from pathlib import Path
+from benchmarks import runs
+
+with runs.claimed(sys.argv[1], Path(sys.argv[2]), wait=False) as ours:
+    print(ours, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_case_is_worked_on_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """Two processes that shared a plan once trained the same networks side by side, and gained nothing."""
+    path = tmp_path / "runs.csv"
+    command = [sys.executable, "-c", CLAIMING, "cwru IR007 0", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        with runs.claimed("cwru IR007 0", path, wait=False) as ours:
+            assert not ours
+        with runs.claimed("cwru IR014 0", path, wait=False) as ours:
+            assert ours
+        other.kill()
+    with runs.claimed("cwru IR007 0", path, wait=True) as ours:
+        assert ours
+
+
+def test_a_run_is_done_again_only_if_its_depth_is_asked_for_and_missing(tmp_path: Path) -> None:
+    path, deep = tmp_path / "runs.csv", dataclasses.replace(DELETE, depth=True)
+    runs.carry_on([DELETE], path, quick.case_of)
+    assert runs.missing([deep], path) == [deep]
+    runs.carry_on([deep], path, quick.case_of)
+    (row,) = runs.read(path)
+    assert float(row["linear_probe"]) >= 0.0
+    assert not runs.missing([deep, DELETE], path)
+
+
+def test_two_processes_that_write_at_once_lose_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    code = (
+        "import sys; from pathlib import Path; from benchmarks.runs import add; path, name = sys.argv[1:]\n"
+        "for number in range(60): add({'run': f'{name}{number}', f'only_{name}': number}, Path(path))"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in ("a", "b")]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    rows = {row["run"]: row for row in rows_of(path)}
+    assert len(rows_of(path)) == len(rows) == 120
+    for name, other in ("ab", "ba"):
+        assert [rows[f"{name}{number}"][f"only_{name}"] for number in range(60)] == [str(n) for n in range(60)]
+        assert {rows[f"{name}{number}"][f"only_{other}"] for number in range(60)} == {""}
+
+
+def test_new_columns_keep_the_rows_that_lack_them(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    runs.add({"run": "1", "gap": 0.5}, path)
+    runs.add({"run": "2", "gap": 1.5, "words": 'a "quoted", comma'}, path)
+    runs.add({"run": "3", "gap": 2.5}, path)
+    assert runs.read(path) == [
+        {"run": "1", "gap": "0.5", "words": ""},
+        {"run": "2", "gap": "1.5", "words": 'a "quoted", comma'},
+        {"run": "3", "gap": "2.5", "words": ""},
+    ]
+
+
+def test_of_two_rows_of_one_run_the_later_counts(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    for gap in (1.0, 2.0):
+        runs.add({"run": "1", "gap": gap}, path)
+    assert runs.read(path) == [{"run": "1", "gap": "2.0"}]
+
+
+def test_a_row_that_a_crash_cut_off_is_no_finished_run(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("run,gap,seconds\n1,0.5,2.0\n2,1.")
+    assert [row["run"] for row in runs.read(path)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"setting": "rig"},
+        {"forget": ("IR014",)},
+        {"forget": ("IR007", "IR014")},
+        {"method": "delete"},
+        {"model_seed": 1},
+        {"seed": 1},
+        {"changed": (("rate", 0.5),)},
+        {"architecture": "vit_1d"},
+        {"part": "validation"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_id_of_a_run_changes_with_everything_that_decides_its_result(change: dict[str, Any]) -> None:
+    run = Run("cwru", ("IR007",), "delete_all")
+    assert dataclasses.replace(run, **change).id != run.id
+
+
+def test_the_id_of_a_run_does_not_change_with_its_depth() -> None:
+    run = Run("cwru", ("IR007",), "pte")
+    assert dataclasses.replace(run, depth=True).id == run.id
+
+
+@pytest.mark.parametrize("recipe", ["TRAINING_RECIPE", "DREAM_RECIPE"])
+def test_the_id_of_a_run_changes_with_the_recipes_of_networks_and_dreams(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run("cwru", ("IR007",), "pte")
+    before = run.id
+    monkeypatch.setattr(models, recipe, 1000)
+    assert run.id != before
+
+
+def test_ids_are_still_those_of_the_committed_rows() -> None:
+    assert Run("cwru", ("IR007",), "original").id == "fa8f70977712ec9d"
+    assert Run("cwru", ("IR007",), "head_surgery").id == "54b35b1c84dcfd33"
