@@ -99,6 +99,8 @@ def opened(document: bytes, key: PublicKey) -> dict[str, Any]:
         content, name, signature = whole["content"], whole["key"], whole["signature"]
         if not isinstance(content, dict) or not isinstance(signature, str) or canonical(whole) != document:
             raise ValueError("not canonical")
+        if len(whole) > 3:
+            raise ValueError("a member beside those, which nobody has signed")
     except (ValueError, KeyError, TypeError, RecursionError) as error:  # rfc8785's errors are ValueErrors
         raise Untrusted("E_SIGNATURE", "this is no signed document, or a byte of it was changed") from error
     if name != key.fingerprint:

@@ -31,7 +31,7 @@ from edge_agent.adapters.releases import read_release
 from edge_agent.commands.local import LocalAgent, free_port
 from edge_agent.core.errors import BrokenRelease, Untrusted
 from edge_agent.schemas.card import DREAMS, INPUT, OUTPUT, WEIGHTS, Card
-from edge_agent.signing import Signer, opened
+from edge_agent.signing import Signer, canonical, opened
 from edge_agent.slots import SlotFile
 from edge_agent.vault import CREDENTIAL, IDENTITY, Vault, read_master
 from tests.plant import Plant, wait_until
@@ -68,6 +68,14 @@ def test_a_certificate_with_a_part_replaced_is_the_same_or_refused(start: int, e
     if changed != SIGNED:
         with pytest.raises(Untrusted):
             opened(changed, SIGNER.public)
+
+
+def test_a_signed_document_with_one_more_member_is_refused() -> None:
+    """A repeated part made a member ``sey`` of ``key``: nobody had signed it, and the document was believed."""
+    whole = json.loads(SIGNED)
+    assert opened(canonical(whole), SIGNER.public) == whole["content"]
+    with pytest.raises(Untrusted):
+        opened(canonical({**whole, "sey": whole["key"]}), SIGNER.public)
 
 
 @given(st.binary(max_size=300))
