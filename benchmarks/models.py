@@ -2,6 +2,9 @@
 
 A retrained network is what forgetting is measured against: the same recipe and seed, without the windows of the
 forget classes. It keeps their outputs, which nothing ever trains.
+
+One seed makes one network only where the same kernels run, and processors with AVX-512 would be given others. Importing
+this module therefore holds torch to those of AVX2, unless the environment says otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +33,10 @@ from edge_agent.core import dreams, networks, training
 from edge_agent.core.types import Dataset
 
 ARCHITECTURE: Final = "resnet18_1d"
+if platform.machine() == "x86_64":  # read by torch and by oneDNN when they compute for the first time
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
 # Beside those that a release may name. No entry point: the benchmarks are not installed.
 OF_PICTURES: Final[dict[str, networks.Builder]] = {"resnet18_2d": resnet18_2d}
 # To be raised when training, a data set's windows, or dreaming change their result: hours of retraining hang on it, so
