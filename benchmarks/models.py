@@ -4,7 +4,8 @@ A retrained network is what forgetting is measured against: the same recipe and 
 forget classes. It keeps their outputs, which nothing ever trains.
 
 One seed makes one network only where the same kernels run, and processors with AVX-512 would be given others. Importing
-this module therefore holds torch to those of AVX2, unless the environment says otherwise.
+this module therefore holds torch to those of AVX2, unless the environment says otherwise. A row of results names the
+digest of its original, so that only what is about the same network is compared.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from edge_agent.core import dreams, networks, training
 from edge_agent.core.types import Dataset
 
 ARCHITECTURE: Final = "resnet18_1d"
-if platform.machine() == "x86_64":  # read by torch and by oneDNN when they compute for the first time
+if platform.machine() == "x86_64":  # read by torch, oneDNN and MKL when they compute for the first time
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    os.environ.setdefault("MKL_CBWR", "AVX2")
 
 # Beside those that a release may name. No entry point: the benchmarks are not installed.
 OF_PICTURES: Final[dict[str, networks.Builder]] = {"resnet18_2d": resnet18_2d}
@@ -100,10 +102,14 @@ def _weights(setting: Setting, seed: int, without: tuple[int, ...], architecture
     return CACHE / "models" / f"{setting.name}-s{seed}-{key}.safetensors"
 
 
+def digest(network: nn.Module) -> str:
+    """SHA-256 of all weights: tells whether two originals of one recipe and seed are the same network."""
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in network.state_dict().values())).hexdigest()
+
+
 def dreamt(setting: Setting, data: Dataset, network: nn.Sequential, seed: int) -> dreams.Dreams:
     """The dreams that a release of this network would carry, in the precision that it stores."""
-    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in network.state_dict().values())).hexdigest()
-    key = _key(weights, repr(dreams.DEFAULT), DREAM_RECIPE)
+    key = _key(digest(network), repr(dreams.DEFAULT), DREAM_RECIPE)
     path = CACHE / "dreams" / f"{setting.name}-s{seed}-{key}.safetensors"
     if not path.exists():
         say = _progress(f"dreaming {setting.name}, model {seed}")

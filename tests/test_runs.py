@@ -74,17 +74,6 @@ def test_retrains_figures_are_read_from_a_row_of_the_same_case(tmp_path: Path) -
     }
 
 
-def test_a_run_on_another_original_network_is_not_written_beside_the_rows_of_its_case(tmp_path: Path) -> None:
-    """A processor with other kernels trained another network from the same seed, and rows would have been mixed."""
-    path = tmp_path / "runs.csv"
-    runs.carry_on([quick.run_of("retrain")], path, quick.case_of)
-    (row,) = runs.read(path)
-    runs.write(path, row, [row | {"original_acc_rt": "12.5"}])
-    with pytest.raises(runs.OtherNetwork, match=r"12\.5"):
-        runs.carry_on([DELETE], path, quick.case_of)
-    assert len(runs.read(path)) == 1
-
-
 CLAIMING = """
 import sys
 from pathlib import Path

@@ -28,7 +28,7 @@ from benchmarks.runs import RUNS, Run
 from benchmarks.settings import SETTINGS, SURROGATE_SEED
 
 Row = dict[str, str]
-Case = tuple[str, str, str]  # setting, forget classes, original
+Case = tuple[str, str, str, str]  # setting, forget classes, seed and digest of the original
 CONFIDENCE: Final = 0.95
 NETWORKS: Final = {"original": "Original", "retrain": "Retrain", "other_retrain": "Retrain, other seed"}  # no methods
 SAME_RUN: Final = ("setting", "forget", "method", "model_seed", "seed", "architecture")
@@ -92,8 +92,8 @@ def of_paper_class(rows: Iterable[Row], setting: str) -> list[Row]:
 
 
 def case(row: Row) -> Case:
-    """What methods share when they are compared."""
-    return row["setting"], row["forget"], row["model_seed"]
+    """What methods share when they are compared; rows older than the digest are all about one set of originals."""
+    return row["setting"], row["forget"], row["model_seed"], row.get("original", "")
 
 
 def by_case(rows: Iterable[Row]) -> dict[Case, list[Row]]:
