@@ -14,6 +14,7 @@ from benchmarks.methods import ABLATIONS, METHODS
 from benchmarks.plans import REPEATED, REPEATS
 from benchmarks.runs import Row, Run
 from benchmarks.speed.figures import Figure
+from benchmarks.tables import rows as tabled
 from benchmarks.tables.depth import MEASURES
 from edge_agent.core.gate import GateSettings
 
@@ -100,6 +101,11 @@ def write(folder: Path, **files: list[Row]) -> Path:
     for name, rows in files.items():
         runs.write(folder / f"{name}.csv", dict.fromkeys(column for row in rows for column in row), rows)
     return folder
+
+
+def read_back(folder: Path, *about: Row) -> list[tabled.Row]:
+    """The rows as tables read them."""
+    return tabled.runs(write(folder, runs=list(about)))
 
 
 def something_of_everything() -> dict[str, list[Row]]:

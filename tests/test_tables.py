@@ -8,28 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from benchmarks import runs
 from benchmarks.methods import METHODS
 from benchmarks.runs import RESULTS
 from benchmarks.tables import TABLES, __main__, depth, every_class, f2, f3, gate, harm, page, rows, targets
-from benchmarks.tables.rows import estimate, mean_ranks, share_interval, student, title, where
+from benchmarks.tables.rows import title, where
 from edge_agent.core.gate import GateSettings
 from tests.result_rows import (
     deep,
     edit_row,
     epoch_rows,
     of_the_surrogate,
+    read_back,
     run_row,
     something_of_everything,
     write,
 )
-
-FIGURES = st.floats(0, 100, allow_nan=False)
 
 
 def text_of(name: str, folder: Path) -> str:
@@ -44,10 +40,6 @@ def line_of(text: str, start: str) -> list[str]:
 
 def row_with(method: str, figures: Mapping[str, Any]) -> runs.Row:
     return run_row(method) | dict(figures)
-
-
-def read_back(folder: Path, *about: runs.Row) -> list[rows.Row]:
-    return rows.runs(write(folder, runs=list(about)))
 
 
 def test_a_later_row_of_the_same_run_replaces_an_earlier_one(tmp_path: Path) -> None:
@@ -181,49 +173,10 @@ def test_harm_to_a_class_is_told_against_retrain_as_well(tmp_path: Path) -> None
     assert change == {"Normal": -1.0, "B007": -1.0, "OR007@6": 0.0}
 
 
-@settings(deadline=None)
-@given(st.lists(FIGURES, min_size=2, max_size=9), st.floats(-50, 50))
-def test_an_interval_moves_with_its_values_and_keeps_its_width(values: list[float], shift: float) -> None:
-    one, other = student(values), student([value + shift for value in values])
-    assert min(values) - 1e-9 <= one.mean <= max(values) + 1e-9
-    assert one.margin is not None
-    assert one.margin >= 0
-    assert other.mean == pytest.approx(one.mean + shift, abs=1e-6)
-    assert other.margin == pytest.approx(one.margin, abs=1e-6)
-
-
-def test_the_interval_of_three_originals_holds_the_true_mean_in_95_of_100_samples() -> None:
-    samples = np.random.default_rng(0).normal(5.0, 2.0, (4000, 3))
-    hits = [abs(one.mean - 5.0) <= (one.margin or 0) for one in map(student, samples.tolist())]
-    assert 0.94 < np.mean(hits) < 0.96
-
-
-def test_seeds_and_classes_of_one_original_do_not_narrow_the_interval(tmp_path: Path) -> None:
-    told = [run_row("pte", model=model, acc_rt=90.0 + model) for model in (0, 1, 2)]
-    more = [run_row("pte", model=model, seed=1, acc_rt=90.0 + model) for model in (0, 1, 2)]
-    one, other = estimate(read_back(tmp_path, *told), "acc_rt"), estimate(read_back(tmp_path, *told, *more), "acc_rt")
-    assert one == other
-    assert estimate(read_back(tmp_path, told[0], more[0]), "acc_rt").margin is None
-
-
-def test_the_interval_of_a_share_holds_it_and_is_open_to_more_where_nothing_was_seen() -> None:
-    assert share_interval(0, 40)[0] == 0.0
-    assert 0.05 < share_interval(0, 40)[1] < 0.12
-    least, most = share_interval(5, 10)
-    assert least < 0.5 < most
-
-
-def test_equal_h_means_share_the_mean_of_their_ranks(tmp_path: Path) -> None:
-    h_means = {"pte": 98.0, "delete": 98.0, "imp": 90.0, "delete_all": 99.0}
-    told = read_back(tmp_path, *(run_row(method, h_mean=value) for method, value in h_means.items()))
-    assert mean_ranks(told) == ({"delete_all": 1.0, "delete": 2.5, "pte": 2.5, "imp": 4.0}, 1)
-
-
-def test_ranks_are_over_cases_that_all_methods_have(tmp_path: Path) -> None:
-    alone = [run_row("imp", model=model, h_mean=99.0) for model in (1, 2)]
-    told = read_back(tmp_path, run_row("imp", h_mean=1.0), run_row("pte", h_mean=2.0), *alone)
-    assert mean_ranks(told) == ({"imp": 2.0, "pte": 1.0}, 1)
-    assert mean_ranks([]) == ({}, 0)
+def test_methods_are_compared_where_a_reference_is_missing(tmp_path: Path) -> None:
+    told = [run_row(method, forget=forget) for method in ("pte", "delete_all") for forget in ("IR007", "B007")]
+    text = text_of("every_class", write(tmp_path, runs=[*told, run_row("head_surgery")]))
+    assert line_of(text, "DELETE-all")[-1] == "2"
 
 
 def test_depth_is_judged_in_each_measures_own_direction(tmp_path: Path) -> None:
