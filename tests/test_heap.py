@@ -72,3 +72,9 @@ heap.settle()
 print(before / min(collection_s() for _ in range(3)))
 """
     assert float(run_script(script)) > 20
+
+
+def test_the_serving_process_goes_without_rich_and_the_commands_that_print_have_it() -> None:
+    """structlog imports rich where it is installed: 4 MiB that nothing of a service draws with."""
+    script = "import sys, edge_agent.commands.run; print('rich' in sys.modules); import rich.table"
+    assert run_script(script).split() == ["False"]
