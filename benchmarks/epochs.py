@@ -20,7 +20,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from benchmarks import runs
+from benchmarks import models, runs
 from benchmarks.case import Case
 from benchmarks.machine import facts
 from benchmarks.measures.samples import answered, recall
@@ -69,6 +69,7 @@ def _key(run: Run, epoch: int) -> str:
 
 def main() -> None:
     """Follow every repeat that is missing."""
+    models.same_kernels()
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()  # fmt: skip

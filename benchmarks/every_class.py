@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import runs
+from benchmarks import models, runs
 from benchmarks.machine import show
 from benchmarks.plans import every
 from benchmarks.settings import SETTINGS
@@ -51,6 +51,7 @@ def summary(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is missing, then print."""
+    models.same_kernels()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, choices=SETTINGS)
     parser.add_argument("--models", type=int, default=3)

@@ -21,7 +21,7 @@ from typing import Final
 import torch
 
 from benchmarks import case as cases
-from benchmarks import runs
+from benchmarks import models, runs
 from benchmarks.case import Case
 from benchmarks.machine import facts
 from benchmarks.measures.accuracy import class_changes
@@ -72,6 +72,7 @@ def judged(case: Case, kind: str, seed: int = 0) -> Row:
 
 def main() -> None:
     """Edit and judge whatever the CSV does not hold yet."""
+    models.same_kernels()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["cwru", "cwru-noise", "rig", "dsads"], choices=SETTINGS)
     parser.add_argument("--model", type=int, default=0)

@@ -3,9 +3,8 @@
 A retrained network is what forgetting is measured against: the same recipe and seed, without the windows of the
 forget classes. It keeps their outputs, which nothing ever trains.
 
-One seed makes one network only where the same kernels run, and processors with AVX-512 would be given others. Importing
-this module therefore holds torch to those of AVX2, unless the environment says otherwise. A row of results names the
-digest of its original, so that only what is about the same network is compared.
+One seed makes one network only where the same kernels run, see ``same_kernels``. A row of results names the digest of
+its original, so that only what is about the same network is compared.
 """
 
 from __future__ import annotations
@@ -34,11 +33,6 @@ from edge_agent.core import dreams, networks, training
 from edge_agent.core.types import Dataset
 
 ARCHITECTURE: Final = "resnet18_1d"
-if platform.machine() == "x86_64":  # read by torch, oneDNN and MKL when they compute for the first time
-    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-    os.environ.setdefault("MKL_CBWR", "AVX2")
-
 # Beside those that a release may name. No entry point: the benchmarks are not installed.
 OF_PICTURES: Final[dict[str, networks.Builder]] = {"resnet18_2d": resnet18_2d}
 # To be raised when training, a data set's windows, or dreaming change their result: hours of retraining hang on it, so
@@ -50,6 +44,18 @@ DREAM_RECIPE: Final = 1
 def recipes(setting: Setting | None) -> list[str | int]:
     """What decides networks and dreams beside their seed and size, for the id of a run; None: no setting of results."""
     return [repr(setting and setting.training), TRAINING_RECIPE, repr(dreams.DEFAULT), DREAM_RECIPE]
+
+
+def same_kernels() -> None:
+    """Hold torch to AVX2 on every x86-64, unless the environment says otherwise; before it computes for the first time.
+
+    A processor with AVX-512 would be given other kernels, whose sums differ in their last bits, and twelve epochs later
+    that is another network. Speed is measured without this.
+    """
+    if platform.machine() == "x86_64":
+        os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+        os.environ.setdefault("MKL_CBWR", "AVX2")
 
 
 def build(data: Dataset, architecture: str = ARCHITECTURE, width: int = WIDTH) -> nn.Sequential:

@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Final
 
-from benchmarks import epochs, plans, runs
+from benchmarks import epochs, models, plans, runs
 from benchmarks.runs import Run
 
 FIGURES: Final = ("f3", "f5")
@@ -57,6 +57,7 @@ def progress(name: str) -> str:
 
 def main() -> None:
     """Run, list, or go through everything small."""
+    models.same_kernels()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "plans", nargs="*", metavar="PLAN", help=f"all, or some of {', '.join((*EVERYTHING, *plans.APART))}"

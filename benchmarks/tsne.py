@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from sklearn.manifold import TSNE
 
-from benchmarks import runs
+from benchmarks import models, runs
 from benchmarks.case import Case
 from benchmarks.machine import facts
 from benchmarks.measures.samples import evenly, together
@@ -62,6 +62,7 @@ def draw_anew(wanted: Iterable[Run], path: Path = TSNE_ROWS, case_of: Callable[[
 
 def main() -> None:
     """Embed the networks of the figure."""
+    models.same_kernels()
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks import runs
+from benchmarks import models, runs
 from benchmarks.methods import METHODS, NEAREST
 from benchmarks.runs import RESULTS, Run
 from benchmarks.settings import SETTINGS, SURROGATE_SEED
@@ -71,6 +71,7 @@ def tuned(setting: str, name: str) -> Changed:
 
 def main() -> None:
     """Run every trial that is missing, and print the winners."""
+    models.same_kernels()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=list(TUNED), choices=TUNED)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks import models, quick, runs
 from benchmarks.case import Case
 from benchmarks.machine import ROOT
 from benchmarks.runs import Run
+from tests.scripts import run_script
 
 torch.set_num_threads(1)
 
@@ -189,3 +191,12 @@ def test_the_id_of_a_run_changes_with_the_recipes_of_networks_and_dreams(
 def test_ids_are_still_those_of_the_committed_rows() -> None:
     assert Run("cwru", ("IR007",), "original").id == "fa8f70977712ec9d"
     assert Run("cwru", ("IR007",), "head_surgery").id == "54b35b1c84dcfd33"
+
+
+def test_results_come_from_the_same_kernels_on_every_x86_64_and_speed_is_measured_with_the_best() -> None:
+    """The variables once came with an import, and reached the agents whose speed was measured: half as slow again."""
+    script = "import os, benchmarks.speed.__main__, benchmarks.models as models; print('MKL_CBWR' in os.environ);"
+    script += "models.same_kernels(); import torch; print(torch.backends.cpu.get_cpu_capability())"
+    inherited, capability = run_script(script).split()
+    assert inherited == "False"
+    assert platform.machine() != "x86_64" or capability == "AVX2"
