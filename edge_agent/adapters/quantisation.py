@@ -1,7 +1,8 @@
 """ONNX Runtime's static quantisation: the int8 model of a float32 one (Jacob et al. 2018, section 2).
 
 Weights become signed 8 bits, per output channel; what flows between them unsigned 8 bits, whose ranges are what given
-windows make the model produce. For this pair of types ONNX Runtime has its fastest kernels.
+windows make the model produce. For this pair of types ONNX Runtime has its fastest kernels. The last layer stays in
+float32: it costs next to nothing, and what it is given reaches twice as far for real windows as for dreams.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -38,8 +40,15 @@ def quantise(model: bytes, windows: Float32, folder: Path) -> bytes:
             plain, made, _Windows(windows),
             quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            nodes_to_exclude=_last(plain),
         )  # fmt: skip
         return made.read_bytes()
+
+
+def _last(model: Path) -> list[str]:
+    """Name of the node that makes the logits."""
+    graph = onnx.load(model).graph
+    return [node.name for node in graph.node if graph.output[0].name in node.output]
 
 
 class _Windows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime.quantization carries no types
