@@ -74,7 +74,7 @@ def main() -> None:
         else:
             data = load_dataset("rig", DATA, 0)
             releases = {width: trained.release(data, width, 0).folder for width in WIDTHS}
-        sizes = (2, 3.0, 1) if options.quick else (5, 10.0, 3)
+        sizes = (2, 3.0, 1) if options.quick else (3, 10.0, 3)
         plan = Plan(releases, rig_windows(), *sizes, quick=options.quick)
         measured = run(options.only or PARTS, plan)
     if not options.quick and not options.only:

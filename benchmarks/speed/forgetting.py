@@ -25,7 +25,7 @@ from edge_agent.commands.local import wait_until
 from edge_agent.schemas.messages import TERMINAL
 
 PART: Final = "forgetting"
-CURVE: Final = (256, 1024, 8192)  # cached windows, at the smallest width
+CURVE: Final = (256, 8192)  # cached windows, at the smallest width, beside CACHED
 NEXT: Final = "OF-2"
 LIMIT_S: Final = 1800.0
 RATE_HZ: Final = 100.0
@@ -98,6 +98,7 @@ def _at_width(plan: Plan, width: int, release: Path, folder: Path) -> Iterator[F
         yield from _told(at, done, usual_ms, late_ms)
         yield from _phases(at, link, asked_s)
         if width == min(plan.releases):
+            yield from _of_curve(CACHED, done)
             yield from _throughput(plan, offered, agent, link, at)
 
 
@@ -151,6 +152,10 @@ def _with_cached(count: int, release: Path, folder: Path) -> Iterator[Figure]:
     ):
         _fill(link, FORGET, count)
         done = _successful(link, FORGET, link.command(f"edge/agent/unlearn/{FORGET}", b""))
+    yield from _of_curve(count, done)
+
+
+def _of_curve(count: int, done: Forgot) -> Iterator[Figure]:
     used = done.metrics["windows"]
     say(f"{count} cached windows, {used} used: forgotten in {done.seconds:.1f} s")
     yield Figure(PART, "agent", f"{count} cached", "seconds", done.seconds)
