@@ -12,6 +12,7 @@ from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage
 
+from benchmarks.machine import undisturbed
 from edge_agent.commands.client import connected
 from edge_agent.core.types import Float32, Window
 from edge_agent.mqtt_client import BrokerAddress
@@ -113,7 +114,7 @@ class Stream:
 def stream(port: int, base: str, rate_hz: float, unit: str) -> Iterator[Stream]:
     """A connected stream."""
     topics = Topics(base)
-    with connected(BrokerAddress("127.0.0.1", port, f"bench-{time.monotonic_ns()}")) as tool:
+    with undisturbed(), connected(BrokerAddress("127.0.0.1", port, f"bench-{time.monotonic_ns()}")) as tool:
         made = Stream(tool.client, topics, rate_hz, unit)
         tool.client.on_message = made.on_message
         tool.subscribe([topics.diagnosis("machine"), topics.refused, f"{base}/unlearn/+/status"])

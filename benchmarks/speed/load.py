@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from paho.mqtt.client import Client, MQTTMessage
 
+from benchmarks.machine import undisturbed
 from benchmarks.speed.consumers import Consumer
 from benchmarks.speed.figures import Figure
 from benchmarks.stream import paced
@@ -129,7 +130,7 @@ def load(folder: Path, payloads: Sequence[bytes]) -> Iterator[tuple[int, Load]]:
     broker = LocalBroker(folder, free_port())
     ear, mouth = (BrokerAddress("127.0.0.1", broker.port, name, in_flight=1000) for name in ("ear", "mouth"))
     try:
-        with connected(ear) as hearing, connected(mouth) as speaking:
+        with undisturbed(), connected(ear) as hearing, connected(mouth) as speaking:
             yield broker.port, Load(hearing, speaking, payloads)
     finally:
         broker.stop()
