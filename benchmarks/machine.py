@@ -1,4 +1,4 @@
-"""What a result depends on besides its settings: commit, versions, machine, an undisturbed clock; and how it is shown."""
+"""What a result depends on besides its settings: commit, versions, machine, an undisturbed ear; how it is shown."""
 
 from __future__ import annotations
 
