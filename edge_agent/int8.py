@@ -34,11 +34,13 @@ class Int8Verdict:
         predicted_loss: measured windows whose answers the dreams' margins say are lost, mean over the classes.
         agreement: of the answers to dreams, mean over the classes.
         forget_share: of the forget windows that it answers with a forget class, nothing masked.
+        classes: how many there were dreams of to judge it by.
     """
 
     predicted_loss: float
     agreement: float
     forget_share: float
+    classes: int
 
     @property
     def complaint(self) -> str | None:
@@ -46,6 +48,8 @@ class Int8Verdict:
         most = GateSettings().max_int8_share
         if self.forget_share > most:
             return f"in int8 its classes are answered for {self.forget_share:.1%} of their windows, limit {most:.1%}"
+        if not self.classes:
+            return "there is no dream of any class to judge the int8 model by"
         if self.predicted_loss > MOST_LOST:
             return f"in int8 {self.predicted_loss:.2%} of the answers would be lost, limit {MOST_LOST:.2%}"
         return None
@@ -93,9 +97,8 @@ def judge(network: nn.Module, model: OnnxModel, evidence: Evidence, forget_windo
     if forget_windows is not None:
         share = known_share(_answers(model, forget_windows), evidence.forget)
     count = max(1, len(rows))
-    return Int8Verdict(
-        sum(row.predicted_loss for row in rows) / count, sum(row.agreement for row in rows) / count, share
-    )
+    lost, agreed = (sum(getattr(row, name) for row in rows) / count for name in ("predicted_loss", "agreement"))
+    return Int8Verdict(lost, agreed, share, len(rows))
 
 
 def _answers(model: OnnxModel, windows: Tensor) -> Tensor:

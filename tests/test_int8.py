@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,19 @@ def test_an_int8_model_that_would_lose_too_much_is_not_written(
 
 
 def test_a_verdict_complains_of_a_class_that_comes_back_in_int8() -> None:
-    assert Int8Verdict(0.0, 1.0, 0.01).complaint is None
-    words = Int8Verdict(0.0, 1.0, 0.02).complaint
+    assert Int8Verdict(0.0, 1.0, 0.01, 4).complaint is None
+    words = Int8Verdict(0.0, 1.0, 0.02, 4).complaint
     assert words == "in int8 its classes are answered for 2.0% of their windows, limit 1.0%"
+
+
+def test_an_int8_model_that_no_dream_can_judge_is_not_written(toy_release: Path, tmp_path: Path) -> None:
+    """Of no evidence a loss of nothing was made, and the model was accepted."""
+    release = read_release(toy.twin(toy_release, tmp_path / "release"))
+    network, anchors, evidence = parts(release)
+    none = replace(evidence, dreams=evidence.dreams.pick(torch.zeros(len(evidence.dreams), dtype=torch.bool)))
+    verdict = int8.add(release.folder, network, anchors, none, None, threads=1)
+    assert verdict.complaint == "there is no dream of any class to judge the int8 model by"
+    assert not (release.folder / INT8).exists()
 
 
 def test_the_configured_precision_serves(smaller: Release, tmp_path: Path) -> None:
