@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -101,6 +102,12 @@ def write(folder: Path, **files: list[Row]) -> Path:
     for name, rows in files.items():
         runs.write(folder / f"{name}.csv", dict.fromkeys(column for row in rows for column in row), rows)
     return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Every row of a CSV file as it stands there, also those that a later one replaces."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def read_back(folder: Path, *about: Row) -> list[tabled.Row]:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from benchmarks import epochs, quick, runs, tsne
+from tests.result_rows import rows_of
 
 DELETE = quick.run_of("delete_all")
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_watching_the_epochs_changes_nothing_and_ends_with_the_returned_network(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import dataclasses
 import platform
 import subprocess
@@ -18,16 +17,12 @@ from benchmarks import models, quick, runs
 from benchmarks.case import Case
 from benchmarks.machine import ROOT
 from benchmarks.runs import Run
+from tests.result_rows import rows_of
 from tests.scripts import run_script
 
 torch.set_num_threads(1)
 
 DELETE = quick.run_of("delete_all")
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_that_the_csv_holds_is_not_run_again(tmp_path: Path) -> None:
