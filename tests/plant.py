@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks import toy
-from edge_agent.adapters.releases import ReleaseStore
+from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import ReleaseStore, read_release
 from edge_agent.budget import Budget
 from edge_agent.commands import local
 from edge_agent.commands.client import Heard, ToolClient, connected
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.types import Float32
 from edge_agent.mqtt_client import BrokerAddress
+from edge_agent.schemas.card import MODEL
 from edge_agent.vault import Vault
 
 BASE = "edge/toy"
@@ -29,6 +31,14 @@ def toy_agent(
     """A real ``edge-agent run`` with the toy release."""
     environment = {"OMP_NUM_THREADS": "1", **(env or {})}
     return LocalAgent(folder, "toy", port, release, extra, environment, http_port=http_port)
+
+
+def known_windows(release: Path, label: int, count: int, seed: int = 0) -> Float32:
+    """Windows of one class that the release answers with it: the toy network does not know every one."""
+    windows = toy.windows(label, 2 * count, np.random.default_rng(seed))
+    answers = OnnxModel(read_release(release).read(MODEL), 1).logits(windows).argmax(axis=1)
+    known: Float32 = windows[answers == label][:count]
+    return known
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:

@@ -18,7 +18,7 @@ from edge_agent.commands.local import LocalAgent, LocalBroker, wait_until
 from edge_agent.commands.pull import sign
 from edge_agent.settings import Config, Gateway, Mqtt, Replica
 from edge_agent.signing import Signer
-from tests.plant import BASE, Plant, plant_at, toy_agent
+from tests.plant import BASE, Plant, known_windows, plant_at, toy_agent
 from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent
 from tests.web import Server
 
@@ -80,8 +80,10 @@ def releases(agent: LocalAgent) -> set[str]:
 
 
 @NEEDS_OPENSSL
-def test_windows_are_divided_and_each_is_answered_once(site: Site, plant: Plant, spare: Plant) -> None:
-    rows = plant.answers(plant.feed(0, 60))
+def test_windows_are_divided_and_each_is_answered_once(
+    site: Site, plant: Plant, spare: Plant, toy_release: Path
+) -> None:
+    rows = plant.answers([plant.send(row, HUM) for row in known_windows(toy_release, 0, 60)])
     assert {row["class"] for row in rows} == {HUM}
     assert [row["flags"] for row in rows if "gap" in row["flags"]] == []
     assert len(plant.find("diagnosis/m1")) == 60

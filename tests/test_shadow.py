@@ -15,7 +15,7 @@ from edge_agent.commands.local import LocalAgent
 from edge_agent.core.types import Float32
 from edge_agent.settings import Forget
 from edge_agent.shadow import Shadow
-from tests.plant import Plant, store_at, wait_until
+from tests.plant import Plant, known_windows, store_at, wait_until
 
 Start = Callable[..., LocalAgent]
 WHINE = toy.CLASSES.index("whine")
@@ -107,8 +107,8 @@ def test_a_candidate_that_agrees_on_live_windows_goes_live(start_agent: Start, p
 
 
 def test_a_candidate_that_disagrees_is_destroyed_and_the_class_is_named_again(start_agent: Start, plant: Plant) -> None:
-    """A limit that no model meets stands in for a model that fell apart."""
-    agent = start_agent("[forget]\nshadow_windows = 40\nshadow_agreement = 1.0")
+    """A limit that no model meets stands in for a model that fell apart; of forty windows it once kept every answer."""
+    agent = start_agent("[forget]\nshadow_windows = 120\nshadow_agreement = 1.0")
     before = agent.live_release()
     candidate = asked(plant)["release_after"]
     chance = np.random.default_rng(0)
@@ -118,14 +118,16 @@ def test_a_candidate_that_disagrees_is_destroyed_and_the_class_is_named_again(st
     status = wait_until(plant.final, FORGET_S)
     assert (status["status"], status["code"]) == ("failed", "E_SHADOW")
     assert "limit 100.0%" in status["reason"]
-    assert status["metrics"]["shadow"]["windows"] >= 40
+    assert status["metrics"]["shadow"]["windows"] >= 120
     assert candidate not in store_at(agent.state_dir).digests()
     answers = plant.answers(plant.feed(WHINE, 10, seed=7))
     assert {row["release"] for row in answers} == {before.digest}
     assert [row["class"] for row in answers].count("whine") >= 8
 
 
-def test_a_trial_that_was_cut_short_begins_anew_after_a_restart(start_agent: Start, plant: Plant) -> None:
+def test_a_trial_that_was_cut_short_begins_anew_after_a_restart(
+    start_agent: Start, plant: Plant, toy_release: Path
+) -> None:
     agent = start_agent("[forget]\nshadow_windows = 60\nshadow_agreement = 0.8")
     asked(plant)
     plant.answers(plant.feed(0, 40, seed=3))
@@ -133,7 +135,7 @@ def test_a_trial_that_was_cut_short_begins_anew_after_a_restart(start_agent: Sta
     agent.start()
     agent.ready(times=2)
     wait_until(lambda: len(agent.events("shadow.started")) == 2)
-    plant.answers(plant.feed(1, 80, seed=5))
+    plant.answers([plant.send(row, "rattle") for row in known_windows(toy_release, 1, 80, seed=5)])
     status = wait_until(plant.final, FORGET_S)
     assert status["status"] == "successful", status
     assert status["metrics"]["shadow"]["by_class"].keys() == {"rattle"}  # none of before
