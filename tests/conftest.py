@@ -15,8 +15,8 @@ from tests.page_kit import TOKEN, Pages
 from tests.plant import Plant, plant_at, toy_agent
 from tests.scripts import ROOT
 
-# Many tests train networks, and what comes of a rival's edit of one hangs on the last bits of its weights: four
-# tests of methods failed where the processor has AVX-512.
+# Each run trains the release of the tests anew: with these kernels it is one network on every x86-64. How a method
+# forgets is tested on the network of tests/model_fixtures.py, whose weights are a file.
 models.same_kernels()
 
 

@@ -1,15 +1,22 @@
-"""One trained toy network, its dreams and one good edit, made once per run; every caller gets its own copy."""
+"""One trained toy network, its dreams and one good edit; every caller gets its own copy.
+
+The network was trained once, by ``python -m tests.model_fixtures``, and is read from a file: each processor would train
+another one, and what a rival's edit makes of a network so narrow differs from one to the next.
+"""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks import toy
+from benchmarks import models, toy
+from edge_agent.adapters import checkpoints
 from edge_agent.core import networks, pte
 from edge_agent.core.dreams import Dreams, DreamSettings, dream
 from edge_agent.core.edit_settings import EditSettings
@@ -21,6 +28,7 @@ from edge_agent.core.types import Dataset, Split
 torch.set_num_threads(1)
 
 CLASSES = len(toy.CLASSES)
+TRAINED = Path(__file__).with_name("toy_network.safetensors")
 SHAPE = (len(toy.CHANNELS), toy.LENGTH)
 RATTLE = 1  # the class that is forgotten where one will do
 
@@ -36,10 +44,10 @@ def tensors(split: Split) -> tuple[Tensor, Tensor]:
 
 
 def untrained(
-    width: int = 4, classes: int = CLASSES, channels: int = SHAPE[0], length: int = SHAPE[1]
+    width: int = 4, classes: int = CLASSES, channels: int = SHAPE[0], length: int = SHAPE[1], seed: int = 0
 ) -> nn.Sequential:
     """A network with seeded initial weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return networks.build("resnet18_1d", channels=channels, classes=classes, width=width, length=length)
 
 
@@ -57,21 +65,23 @@ def windows_of(*labels: int, test: bool = False) -> Tensor:
 
 
 @cache
-def _trained() -> tuple[nn.Sequential, list[Epoch]]:
-    data, network = toy_data(), untrained()
+def train_toy() -> tuple[nn.Sequential, list[Epoch]]:
+    """A toy network of this processor's own making, not to be written to, and the epochs of its training."""
+    data, network = toy_data(), untrained(seed=1)
     settings = TrainingSettings(epochs=8, batch=32, rate=1e-2)
-    history = fit(network, tensors(data.train), tensors(data.validation), settings, seeded())
-    return network, history
+    return network, fit(network, tensors(data.train), tensors(data.validation), settings, seeded(1))
+
+
+@cache
+def _trained() -> nn.Sequential:
+    network = untrained()
+    network.load_state_dict(load_file(TRAINED))
+    return network.eval()
 
 
 def toy_network() -> nn.Sequential:
     """The toy network after training: right on about 98 % of the test windows."""
-    return copy.deepcopy(_trained()[0])
-
-
-def toy_history() -> list[Epoch]:
-    """The epochs of that training."""
-    return list(_trained()[1])
+    return copy.deepcopy(_trained())
 
 
 @cache
@@ -127,3 +137,8 @@ def changed_parts(before: nn.Sequential, after: nn.Sequential) -> set[str]:
     """Names of the parts of the sequence in which any parameter or buffer is not bit-identical."""
     pairs = zip(before.state_dict().items(), after.state_dict().values(), strict=True)
     return {name.split(".")[0] for (name, one), other in pairs if not torch.equal(one, other)}
+
+
+if __name__ == "__main__":
+    models.same_kernels()
+    checkpoints.save_weights(train_toy()[0], TRAINED)

@@ -43,11 +43,11 @@ STAY = [label for label in range(CLASSES) if label != RATTLE]
 # Settings that suit the toy network, a twentieth of the size of those that are compared.
 FORGETTING: list[tuple[Method[Any], dict[str, Any]]] = [
     (bad_teacher.METHOD, {"rate": 3e-3, "train_norms": False}),
-    (bad_teacher.WITH_RETAIN, {"rate": 3e-3, "epochs": 5}),
+    (bad_teacher.WITH_RETAIN, {"rate": 1e-2, "epochs": 10, "train_norms": False}),
     (delete.METHOD, {"rate": 3e-3}),
     (delete.MASK_ALL, {"rate": 3e-3}),
-    (misdirection.METHOD, {"rate": 1e-3, "scale": 1.0}),
-    (neighbourhood.METHOD, {"rate": 3e-4}),
+    (misdirection.METHOD, {"rate": 2e-3, "scale": 1.0}),
+    (neighbourhood.METHOD, {"rate": 3e-4, "epochs": 20}),
 ]
 NAMES = [method.name for method, _ in FORGETTING]
 QUICK: dict[str, Any] = {"epsilons": (0.4,), "probe_steps": 3, "batch": 20, "max_steps": 7}

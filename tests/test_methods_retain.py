@@ -115,9 +115,9 @@ def test_scrub_forgets_by_its_max_steps() -> None:
 
 
 def test_scrub_repairs_in_the_epochs_without_a_max_step() -> None:
-    broken, _ = unlearnt(scrub.METHOD, epochs=2, max_epochs=2, rate=1e-2, train_norms=False)
-    mended, _ = unlearnt(scrub.METHOD, epochs=6, max_epochs=2, rate=1e-2, train_norms=False)
-    assert accuracy(mended, *STAYING) > accuracy(broken, *STAYING)
+    broken, _ = unlearnt(scrub.METHOD, epochs=2, max_epochs=2, rate=5e-3, train_norms=False)
+    mended, _ = unlearnt(scrub.METHOD, epochs=10, max_epochs=2, rate=5e-3, train_norms=False)
+    assert accuracy(mended, *STAYING) > accuracy(broken, *STAYING) + 0.2
 
 
 def test_salun_changes_only_weights_inside_its_mask() -> None:
