@@ -97,8 +97,8 @@ def perform(run: Run, case_of: Callable[[Run], Case] = case_of, path: Path = RUN
     case = case_of(run)
     network, cost = network_of(run, case)
     row = run.describe() | accuracy.measure(case, network, run.part)
-    row |= _told_of_retrain(run, path) or _measured_of_retrain(case, run.part)
     row["original"] = models.digest(case.original)[:12]
+    row |= _told_of_retrain(run, row["original"], path) or _measured_of_retrain(case, run.part)
     row["gap"] = gap(row)
     row |= {name: round(value, 3) for name, value in dataclasses.asdict(cost).items()}
     if run.depth:
@@ -130,10 +130,10 @@ def network_of(
     return carry_out(method, task, settings)
 
 
-def _told_of_retrain(run: Run, path: Path) -> Row:
-    """Retrain's figures as a row of the same case tells them, for its network takes minutes to train; or nothing."""
+def _told_of_retrain(run: Run, original: str, path: Path) -> Row:
+    """Retrain's figures as a row of the same case and original tells them, or nothing; its network takes minutes."""
     same = {dataclasses.replace(run, method=name, seed=0, changed=()).id for name in ("retrain", "head_surgery", "pte")}
-    told = next((row for row in read(path) if row["run"] in same), None)
+    told = next((row for row in read(path) if row["run"] in same and row.get("original") == original), None)
     return {name: float(told[name]) for name in OF_RETRAIN} if told else {}
 
 

@@ -54,21 +54,29 @@ def test_an_interrupted_plan_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert [row["run"] for row in rows_of(path)] == [run.id for run in wanted]
 
 
+def unable_to_retrain(run: Run) -> Case:
+    case = copy.copy(quick.case_of(run))
+    vars(case)["retrained"] = None  # as a cached property: whoever measures it fails
+    return case
+
+
 def test_retrains_figures_are_read_from_a_row_of_the_same_case(tmp_path: Path) -> None:
     """On a machine without cached networks, each took two minutes to train for figures that the CSV already told."""
     path = tmp_path / "runs.csv"
     runs.carry_on([quick.run_of("retrain")], path, quick.case_of)
-
-    def unable_to_retrain(run: Run) -> Case:
-        case = copy.copy(quick.case_of(run))
-        vars(case)["retrained"] = None  # as a cached property: whoever measures it fails
-        return case
-
     runs.carry_on([DELETE], path, unable_to_retrain)
     first, second = runs.read(path)
     assert {name: float(second[name]) for name in runs.OF_RETRAIN} == {
         name: float(first[name]) for name in runs.OF_RETRAIN
     }
+
+
+def test_a_row_about_another_original_tells_nothing_of_retrain(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    row = runs.perform(quick.run_of("retrain"), quick.case_of, path)
+    runs.add(row | {"original": "f00dfeedf00d"}, path)
+    with pytest.raises(AttributeError, match="NoneType"):
+        runs.perform(DELETE, unable_to_retrain, path)
 
 
 CLAIMING = """
