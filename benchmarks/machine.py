@@ -18,11 +18,11 @@ DATA = ROOT.parent / "shared" / "data"  # where the prepared CWRU and DSADS arch
 CACHE = ROOT / ".cache" / "benchmarks"
 
 
-def facts() -> dict[str, str]:
-    """Commit (with + for a changed tree), processor and versions."""
+def facts(checkout: Path = ROOT) -> dict[str, str]:
+    """Commit of a checkout (with + for a changed tree), processor and versions."""
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        run = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False)
         return run.stdout.strip()
 
     changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""

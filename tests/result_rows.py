@@ -96,6 +96,11 @@ def speed_row(subject: str, value: float) -> Row:
     return dataclasses.asdict(figure) | facts()
 
 
+def share_row(commit: str, function: str, value: float = 3.0, profile: str = "serving") -> Row:
+    """A row of ``profiles.csv``."""
+    return facts() | {"commit": commit, "profile": profile, "function": function, "value": value}
+
+
 def write(folder: Path, **files: list[Row]) -> Path:
     """Write CSV files by name, ``runs=[...]`` to ``runs.csv``; returns the folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +141,8 @@ def something_of_everything() -> dict[str, list[Row]]:
     epochs = [row for method in ("pte", "imp") for row in epoch_rows(method, method, (99.0, 20.0, 0.0))]
     points = [point_row(method, x, "IR007", "B007") for method in ("original", "pte") for x in (0.0, 1.0)]
     speed = [speed_row("agent", 2000.0), speed_row("bare_loop", 1800.0)]
-    return {"runs": rows, "gate": edits, "epochs": epochs, "tsne": points, "speed": speed}
+    profiles = [share_row(commit, function) for commit in ("before", "after") for function in ("a: read", "b: answer")]
+    return {"runs": rows, "gate": edits, "epochs": epochs, "tsne": points, "speed": speed, "profiles": profiles}
 
 
 def of_the_surrogate() -> dict[str, list[Row]]:

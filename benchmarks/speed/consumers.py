@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +50,11 @@ def agent(folder: Path, port: int, release: Path, extra: str = "") -> Iterator[C
 
 
 @contextmanager
-def running_agent(folder: Path, port: int, release: Path, extra: str = "") -> Iterator[LocalAgent]:
+def running_agent(
+    folder: Path, port: int, release: Path, extra: str = "", env: Mapping[str, str] | None = None
+) -> Iterator[LocalAgent]:
     """The same, as the process."""
-    local = LocalAgent(folder, "agent", port, release, extra)
+    local = LocalAgent(folder, "agent", port, release, extra, env)
     try:
         local.ready()
         yield local

@@ -50,7 +50,8 @@ def measure(plan: Plan, folder: Path) -> Iterator[Figure]:
     yield Figure(PART, "idle_torch", "", "rss_mib", _idle_torch_mib())
 
 
-def _fill(link: Stream, name: str, count: int) -> None:
+def fill(link: Stream, name: str, count: int) -> None:
+    """Let the agent cache so many windows of a class."""
     for number, samples in enumerate(stock(name, count)):
         link.send(number, samples, "stock", name)
         if number % 512 == 511:
@@ -67,7 +68,7 @@ def _is_end(told: dict[str, Any], name: str) -> bool:
     return told["classes"] == [name] and told["status"] in TERMINAL
 
 
-def _successful(link: Stream, name: str, asked_s: float) -> Forgot:
+def successful(link: Stream, name: str, asked_s: float) -> Forgot:
     """What the command came to.
 
     Raises:
@@ -89,12 +90,12 @@ def _at_width(plan: Plan, width: int, release: Path, folder: Path) -> Iterator[F
         stream(port, "edge/agent", rig.RATE_HZ, "m/s^2") as link,
     ):
         agent = Consumer("agent", "edge/agent", local.process.pid)
-        _fill(link, FORGET, CACHED)
+        fill(link, FORGET, CACHED)
         usual_ms = offered.latencies_ms(agent, RATE_HZ, round(plan.latency_s * RATE_HZ))
         asked_s = link.command(f"edge/agent/unlearn/{FORGET}", b"")
         count = round(LIMIT_S * RATE_HZ)
         late_ms = offered.latencies_ms(agent, RATE_HZ, count, until=lambda: _ended(link, FORGET) is not None)
-        done = _successful(link, FORGET, asked_s)
+        done = successful(link, FORGET, asked_s)
         yield from _told(at, done, usual_ms, late_ms)
         yield from _phases(at, link, asked_s)
         if width == min(plan.releases):
@@ -129,14 +130,14 @@ def _told(at: str, done: Forgot, usual_ms: list[float], late_ms: list[float]) ->
 
 def _throughput(plan: Plan, offered: Load, agent: Consumer, link: Stream, at: str) -> Iterator[Figure]:
     """Windows per second alone, and while the next class is being forgotten."""
-    _fill(link, NEXT, CACHED)
+    fill(link, NEXT, CACHED)
     alone = statistics.median(offered.drain(agent, 2000).per_s for _ in range(plan.rounds))
     meanwhile: list[float] = []
     asked_s = link.command(f"edge/agent/unlearn/{NEXT}", b"")
     wait_until(lambda: any(told["phase"] == "editing" for _, _, told in link.record.statuses[-1:]), "it edits", 120)
     while _ended(link, NEXT) is None and len(meanwhile) < plan.rounds:
         meanwhile.append(offered.drain(agent, 2000).per_s)
-    _successful(link, NEXT, asked_s)
+    successful(link, NEXT, asked_s)
     say(f"{at}: {alone:.0f} windows/s alone, {statistics.median(meanwhile):.0f} while it forgets")
     yield Figure(PART, "agent", at, "windows_per_s_alone", alone)
     yield Figure(PART, "agent", at, "windows_per_s_meanwhile", statistics.median(meanwhile))
@@ -150,8 +151,8 @@ def _with_cached(count: int, release: Path, folder: Path) -> Iterator[Figure]:
         consumers.running_agent(folder / "agent", port, release, settings),
         stream(port, "edge/agent", rig.RATE_HZ, "m/s^2") as link,
     ):
-        _fill(link, FORGET, count)
-        done = _successful(link, FORGET, link.command(f"edge/agent/unlearn/{FORGET}", b""))
+        fill(link, FORGET, count)
+        done = successful(link, FORGET, link.command(f"edge/agent/unlearn/{FORGET}", b""))
     yield from _of_curve(count, done)
 
 

@@ -4,9 +4,9 @@
     python -m benchmarks.tables t6 gate
     python -m benchmarks.tables all --results my/results
 
-Reads runs.csv, gate.csv, epochs.csv, tsne.csv and speed.csv in benchmarks/results; writes tables/NAME.md, and
-figures/NAME.png and .svg for figures, beside them, and prints the Markdown. The same rows give the same bytes. Where
-rows are missing, the page names the command that makes them.
+Reads runs.csv, gate.csv, epochs.csv, tsne.csv, speed.csv and profiles.csv in benchmarks/results; writes
+tables/NAME.md, and figures/NAME.png and .svg for figures, beside them, and prints the Markdown. The same rows give the
+same bytes. Where rows are missing, the page names the command that makes them.
 """
 
 from __future__ import annotations
