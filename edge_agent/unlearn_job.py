@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge_agent.adapters import checkpoints, heap, onnx_export
+from edge_agent.adapters import checkpoints, heap
 from edge_agent.adapters.job_folder import (
     RELEASE,
     RESULT,
@@ -35,7 +35,6 @@ from edge_agent.adapters.job_folder import (
     read_windows,
     write_outcome,
 )
-from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core import gate, pte
 from edge_agent.core.edit_settings import EditSettings
@@ -94,8 +93,9 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     original = checkpoints.load_network(parent.read(WEIGHTS), parent.card)
     edited = checkpoints.load_network(parent.read(WEIGHTS), parent.card)
     generator = torch.Generator().manual_seed(job.seed)
-    dreams = checkpoints.load_dreams(folder / DREAMS)
-    anchors, evidence = prepare(dreams, original, forget, parent.card.margins, generator)
+    anchors, evidence = prepare(
+        checkpoints.load_dreams(folder / DREAMS), original, forget, parent.card.margins, generator
+    )
     windows = torch.cat([torch.from_numpy(part) for part in read_windows(folder).values()])
 
     settings, limits = EditSettings(), gate.GateSettings()
@@ -103,6 +103,8 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     with (folder / TRACE).open("w") as trace:
 
         def on_step(step: pte.Step) -> None:
+            if step.number == 1:
+                heap.give_back()  # what making the features took
             trace.write(json.dumps(asdict(step)) + "\n")
             numbers = {"step": step.number, "forget_share": step.forget_share, "holdout_share": step.holdout_share}
             reporter.say("editing", step.number / settings.max_steps, numbers)
@@ -187,6 +189,9 @@ def _write_result(
 
     Returns the largest difference of a logit between torch and ONNX Runtime.
     """
+    from edge_agent.adapters import onnx_export  # 25 MiB that editing has no use for
+    from edge_agent.adapters.onnx_session import OnnxModel
+
     result, card = folder / RESULT, parent.card
     result.mkdir()
     checkpoints.save_weights(edited, result / WEIGHTS)

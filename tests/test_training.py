@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from edge_agent.core.errors import Misconfigured
 from edge_agent.core.networks import channel_std
-from edge_agent.core.training import Epoch, TrainingSettings, _shift, fit, logits
+from edge_agent.core.training import AT_ONCE, Epoch, TrainingSettings, _shift, fit, logits
 from tests.model_fixtures import CLASSES, accuracy, seeded, tensors, toy_data, toy_network, train_toy, untrained
 
 LENGTH = 64
@@ -119,9 +119,11 @@ def test_the_network_is_left_in_evaluation_mode() -> None:
     assert not any(module.training for module in _train(SHORT)[0].modules())
 
 
-def test_logits_do_not_depend_on_the_batch() -> None:
-    network, windows = toy_network(), tensors(toy_data().test)[0][:37]
-    torch.testing.assert_close(logits(network, windows, batch=5), logits(network, windows), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("count", [1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE + 2])
+def test_logits_in_batches_are_those_of_all_windows_at_once(count: int) -> None:
+    network, windows = toy_network(), tensors(toy_data().test)[0][:count]
+    with torch.no_grad():
+        torch.testing.assert_close(logits(network, windows), network(windows), rtol=1e-4, atol=1e-4)
 
 
 @given(most=st.integers(0, 100), length=st.integers(1, 40), seed=st.integers(0, 99))

@@ -70,12 +70,13 @@ def judge(
     """
     forget = evidence.forget
     gone = "+".join(names[index] for index in forget)
-    noise = torch.randn(windows.shape, generator=generator) * channel_std(original) * settings.noise_std
+    noisy = torch.randn(windows.shape, generator=generator)
+    noisy.mul_(channel_std(original)).mul_(settings.noise_std).add_(windows)  # in place: windows are most of the memory
     shares = (
         ("forget_share", forget_share(edited, windows, forget), settings.max_forget_share, "its cached windows"),
         (
             "noisy_share",
-            forget_share(edited, windows + noise, forget),
+            forget_share(edited, noisy, forget),
             settings.max_noisy_share,
             f"them with {settings.noise_std:g} sigma of noise",
         ),

@@ -16,6 +16,7 @@ from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.networks import channel_std
 from edge_agent.core.training import logits
 
+AT_ONCE: Final = 16  # windows whose gradients are computed together
 STEP_PER_RADIUS: Final = 2.5  # the steps of a rung together reach 2.5 radii, as is usual for projected ascent
 
 
@@ -91,23 +92,33 @@ def _climb(
     active = torch.arange(len(windows))
     # Algorithm 1, line 4: normal noise, clipped to the ball.
     delta = torch.randn(windows.shape, generator=generator).clamp(-1, 1) * radius
-    for step in range(settings.probe_steps + 1):
+    for _step in range(settings.probe_steps + 1):
         if not len(active):
             return
-        point = (windows[active] + delta).requires_grad_()
-        output = network(point)
-        answers = output.argmax(1)
+        point = windows[active] + delta
+        answers, gradient = _look(network, point, forget, by_sign=settings.probe_by_sign)
         flipped = ~is_in(answers, forget)
         if flipped.any():
-            yield active[flipped], point.detach()[flipped], answers[flipped]
-        if step == settings.probe_steps:
-            return
-        gradient = torch.autograd.grad(_ascent(output, forget, by_sign=settings.probe_by_sign), point)[0]
+            yield active[flipped], point[flipped], answers[flipped]
         stay = ~flipped
         move = gradient[stay].sign() * radius if settings.probe_by_sign else gradient[stay]
         delta = delta[stay] + move * (STEP_PER_RADIUS / settings.probe_steps)
         delta = torch.maximum(torch.minimum(delta, radius), -radius)
         active = active[stay]
+
+
+def _look(network: nn.Sequential, points: Tensor, forget: tuple[int, ...], *, by_sign: bool) -> tuple[Tensor, Tensor]:
+    """What the network answers to ``points``, and the gradient of the loss to climb.
+
+    Some points at a time: their maps of every layer are in memory, 6 MiB a window at width 64.
+    """
+    answers, gradients = [], []
+    for part in points.tensor_split(-(-len(points) // AT_ONCE)):
+        point = part.detach().requires_grad_()
+        output = network(point)
+        answers.append(output.argmax(1))
+        gradients.append(torch.autograd.grad(_ascent(output, forget, by_sign=by_sign), point)[0])
+    return torch.cat(answers), torch.cat(gradients)
 
 
 def _ascent(output: Tensor, forget: tuple[int, ...], *, by_sign: bool) -> Tensor:

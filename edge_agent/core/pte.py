@@ -15,16 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge_agent.core.descent import Descent, Term
 from edge_agent.core.edit_settings import EditSettings
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.networks import channel_std, cut
 from edge_agent.core.probing import known_share, masked, probe
-from edge_agent.core.training import logits, step
+from edge_agent.core.training import AT_ONCE, logits
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Step:
     push_loss: float
     pull_loss: float
     anchor_loss: float
-    forget_share: float  # as of the last look, every ``check_every`` steps
+    forget_share: float  # as of the last look, every ``check_every`` steps at most
     holdout_share: float
     strayed: float | None = None  # evidence: divergence from f0 on dreams that are no anchors, where it was looked at
 
@@ -90,13 +92,39 @@ def edit(
             least on them.
     """
     network.eval().requires_grad_(False)
+    at = cut(network, settings.scope)
+    trunk, tail = network[:at], network[at:]
+    task, flip_rate = _prepared(network, trunk, windows, forget, settings, generator, on_probe)
+    if anchors is not None and len(anchors) and settings.anchor_weight > 0:
+        task.anchors = _Anchors.of(logits(trunk, anchors), logits(network, anchors), forget, settings)
+    watch = evidence.watch(network, trunk, settings.anchor_tau) if evidence is not None else None
+    forgotten, chosen, trace = _run(tail.requires_grad_(True), task, watch, generator, on_step)
+    network.requires_grad_(False)
+    flipped_to = torch.bincount(task.answers, minlength=int(task.target.shape[1])).tolist()
+    return Edit(
+        forgotten=forgotten,
+        steps=len(trace),
+        chosen_step=chosen,
+        flip_rate=flip_rate,
+        flipped_to={label: count for label, count in enumerate(flipped_to) if count},
+        trace=tuple(trace),
+    )
+
+
+def _prepared(
+    network: nn.Sequential,
+    trunk: nn.Module,
+    windows: Tensor,
+    forget: tuple[int, ...],
+    settings: EditSettings,
+    generator: torch.Generator,
+    on_probe: Callable[[int, int], None],
+) -> tuple[_Task, float]:
+    """What the steps read, and the share of windows whose answer flipped. Of the windows only features stay."""
     order = torch.randperm(len(windows), generator=generator)
     held = max(1, round(settings.holdout * len(windows)))
     holdout, windows = windows[order[:held]], windows[order[held:]]
     probes = probe(network, windows, forget, settings, generator, on_probe)
-
-    at = cut(network, settings.scope)
-    trunk, tail = network[:at], network[at:]
     task = _Task(
         forget=forget,
         settings=settings,
@@ -106,20 +134,7 @@ def edit(
         answers=probes.answers,
         holdout=logits(trunk, holdout),
     )
-    if anchors is not None and len(anchors) and settings.anchor_weight > 0:
-        task.anchors = _Anchors.of(logits(trunk, anchors), logits(network, anchors), forget, settings)
-    watch = evidence.watch(network, trunk, settings.anchor_tau) if evidence is not None else None
-    forgotten, chosen, trace = _run(tail.requires_grad_(True), task, watch, generator, on_step)
-    network.requires_grad_(False)
-    flipped_to = torch.bincount(probes.answers, minlength=int(task.target.shape[1])).tolist()
-    return Edit(
-        forgotten=forgotten,
-        steps=len(trace),
-        chosen_step=chosen,
-        flip_rate=probes.flip_rate,
-        flipped_to={label: count for label, count in enumerate(flipped_to) if count},
-        trace=tuple(trace),
-    )
+    return task, probes.flip_rate
 
 
 def _target(
@@ -137,8 +152,9 @@ def _target(
     noise_std = channel_std(network) * settings.view_noise
     for _ in range(settings.views):
         shift = int(torch.randint(windows.shape[-1], (1,), generator=generator))
-        noise = torch.randn(windows.shape, generator=generator) * noise_std
-        view = windows.roll(shift, dims=-1) + noise
+        view = torch.randn(windows.shape, generator=generator).mul_(noise_std)
+        for part, of in zip(view.split(AT_ONCE), windows.split(AT_ONCE), strict=True):
+            part.add_(of.roll(shift, dims=-1))  # not all rolled at once: windows are most of the memory
         total += pull_target(logits(network, view), forget, settings.tau)
     return total / (1 + settings.views)
 
@@ -155,6 +171,14 @@ class _Task:
     answers: Tensor
     holdout: Tensor
     anchors: _Anchors | None = None
+
+    def push_loss(self, tail: nn.Module, batch: Tensor) -> Tensor:
+        """Cross entropy to the edit instructions."""
+        return functional.cross_entropy(tail(self.probes[batch]), self.answers[batch])
+
+    def pull_loss(self, tail: nn.Module, batch: Tensor) -> Tensor:
+        """Divergence from the masked answers of f0."""
+        return pull_loss(tail(self.clean[batch]), self.target[batch], self.settings.tau)
 
 
 @dataclass(frozen=True)
@@ -201,12 +225,13 @@ def _run(
     while len(trace) < end:
         losses, strayed, number = next(steps), None, len(trace) + 1
         if number % settings.check_every == 0 or number == end:
-            shares = _share(tail, task.clean, task.forget), _share(tail, task.holdout, task.forget)
-            if shares == (0.0, 0.0):
-                if best is None:
-                    end = min(end, number + settings.consolidation_steps)
-                strayed = watch(tail) if watch is not None else 0.0
-                if best is None or strayed <= best[0]:
+            strayed = watch(tail) if watch is not None else 0.0
+            # A state that has left f0 further than one that is kept already need not be asked about every window.
+            if best is None or strayed <= best[0]:
+                shares = _share(tail, task.clean, task.forget), _share(tail, task.holdout, task.forget)
+                if shares == (0.0, 0.0):
+                    if best is None:
+                        end = min(end, number + settings.consolidation_steps)
                     best = strayed, number, {name: value.clone() for name, value in tail.state_dict().items()}
         trace.append(Step(number, *losses, *shares, strayed=strayed if watch is not None else None))
         on_step(trace[-1])
@@ -219,19 +244,16 @@ def _run(
 def _steps(tail: nn.Module, task: _Task, generator: torch.Generator) -> Iterator[tuple[float, float, float]]:
     """Algorithm 1, lines 14-24: a push and a pull on each turn; the losses of push, pull and anchors before them."""
     settings = task.settings
-    push = torch.optim.SGD(tail.parameters(), settings.push_rate, settings.momentum)
-    pull = torch.optim.SGD(tail.parameters(), settings.pull_rate, settings.momentum)
+    push, pull = (Descent(tail, rate, settings.momentum) for rate in (settings.push_rate, settings.pull_rate))
     probes = batches(len(task.probes), settings.batch, generator)
     windows = batches(len(task.clean), settings.batch, generator)
     while True:
-        batch = next(probes)
-        push_loss = functional.cross_entropy(tail(task.probes[batch]), task.answers[batch])
-        step(push, push_loss)
-        batch = next(windows)
-        loss = pull_loss(tail(task.clean[batch]), task.target[batch], settings.tau)
-        anchor_loss = task.anchors.loss(tail, settings, generator) if task.anchors else torch.zeros(())
-        step(pull, loss + settings.anchor_weight * anchor_loss)
-        yield push_loss.item(), loss.item(), anchor_loss.item()
+        (push_loss,) = push.step((1.0, partial(task.push_loss, tail, next(probes))))
+        terms: list[Term] = [(1.0, partial(task.pull_loss, tail, next(windows)))]
+        if task.anchors is not None:
+            terms.append((settings.anchor_weight, partial(task.anchors.loss, tail, settings, generator)))
+        loss, *anchor_losses = pull.step(*terms)
+        yield push_loss, loss, sum(anchor_losses)
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -240,6 +262,5 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
         yield from torch.randperm(count, generator=generator).split(size)
 
 
-@torch.no_grad()
 def _share(tail: nn.Module, features: Tensor, forget: tuple[int, ...]) -> float:
-    return known_share(tail(features), forget)
+    return known_share(logits(tail, features), forget)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_agent.core.networks import set_statistics
+
+AT_ONCE: Final = 64  # windows of a batch where only the answers count
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,14 @@ def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 @torch.no_grad()
-def logits(network: nn.Module, windows: Tensor, batch: int = 256) -> Tensor:
-    """Logits (n, classes) of ``network`` in evaluation mode."""
+def logits(network: nn.Module, windows: Tensor) -> Tensor:
+    """Logits (n, classes) of ``network`` in evaluation mode.
+
+    Batches of at most ``AT_ONCE``, of about the same size: in larger ones the maps of the first layers leave the caches
+    and take some 100 MiB at width 64, and a window by itself is summed up in another order.
+    """
     network.eval()
-    return torch.cat([network(part) for part in windows.split(batch)])
+    return torch.cat([network(part) for part in windows.tensor_split(max(1, -(-len(windows) // AT_ONCE)))])
 
 
 def _shift(windows: Tensor, most: int, generator: torch.Generator) -> Tensor:
