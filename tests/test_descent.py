@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -46,9 +47,7 @@ def test_a_step_is_that_of_torchs_own_class_bit_for_bit(momentum: float) -> None
     theirs = copy.deepcopy(ours)
     descent, optimiser = Descent(ours, 0.1, momentum), torch.optim.SGD(theirs.parameters(), 0.1, momentum)
     for one, other in batches:
-        values = descent.step(
-            (1.0, lambda one=one: loss_of(ours, one)), (30.0, lambda other=other: loss_of(ours, other))
-        )
+        values = descent.step((1.0, partial(loss_of, ours, one)), (30.0, partial(loss_of, ours, other)))
         first, second = loss_of(theirs, one), loss_of(theirs, other)
         optimiser.zero_grad()
         (first + 30.0 * second).backward()
