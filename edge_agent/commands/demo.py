@@ -36,7 +36,7 @@ from edge_agent.schemas.windows import encode
 BASE, ASSET, BOOT = "edge/demo", "rig-1", "demo"
 FORGET = "IF-1"
 WINDOWS_PER_S = 60.0
-BEFORE, AFTER = 700, 700  # windows of each stretch, classes in turn
+COMPARED = 700  # windows, classes in turn, that are sent before the class is forgotten and once more afterwards
 WARM_UP = 130  # more windows of the class to forget, so that the cache holds enough
 FORGET_S = 150.0
 PLANT = ("press-1", "press-2", "pump-3")  # machines that run on with --keep
@@ -87,9 +87,12 @@ class Rig:
         self._started_s, self._next_s = started_s, time.monotonic()
         client.subscribe([f"{BASE}/diagnosis/{ASSET}", f"{BASE}/unlearn/{FORGET}/status"])
 
-    def send(self, part: str, only: str | None = None, *, labelled: bool = False) -> None:
-        """Publish the next window, in time, and take in what has come back."""
-        take = next(take for take in self._windows if only in (None, take.fault_class))
+    def next(self, only: str | None = None) -> rig.Take:
+        """The next window, of one class or of any."""
+        return next(take for take in self._windows if only in (None, take.fault_class))
+
+    def send(self, part: str, take: rig.Take, *, labelled: bool = False) -> None:
+        """Publish a window, in time, and take in what has come back."""
         seq = len(self.story.truth)
         self.story.truth[seq], self.story.part[seq] = take.fault_class, part
         publish(self.client, ASSET, seq, take, labelled=labelled)
@@ -212,23 +215,25 @@ def play(plot: Rig, console: Console) -> None:
     story = plot.story
     with bars(console) as show_bar:
         for number in range(WARM_UP):
-            plot.send("warm-up", FORGET, labelled=True)
+            plot.send("warm-up", plot.next(FORGET), labelled=True)
             show_bar("caching", number + 1, WARM_UP, f"labelled windows of {FORGET}")
-        for number in range(BEFORE):
-            plot.send("before")
-            show_bar("serving", number + 1, BEFORE, _last(story))
+        # The same windows afterwards: some runs of the rig are harder than others.
+        compared = [plot.next() for _ in range(COMPARED)]
+        for number, take in enumerate(compared):
+            plot.send("before", take)
+            show_bar("serving", number + 1, COMPARED, _last(story))
         plot.settle(10)
         plot.client.client.publish(Topics(BASE).unlearn(FORGET), b"", qos=1)
         deadline_s = time.monotonic() + FORGET_S
         while not story.ended and time.monotonic() < deadline_s:
-            plot.send("during")
+            plot.send("during", plot.next())
             if story.statuses:
                 status = story.statuses[-1]
                 eta = f", {status['eta_s']:.0f} s left" if status.get("eta_s") else ""
                 show_bar("forgetting", status.get("progress", 0.0), 1.0, f"{status.get('phase')}{eta}")
-        for number in range(AFTER):
-            plot.send("after")
-            show_bar("serving on", number + 1, AFTER, _last(story))
+        for number, take in enumerate(compared):
+            plot.send("after", take)
+            show_bar("serving on", number + 1, COMPARED, _last(story))
         plot.settle(10)
 
 
