@@ -92,11 +92,14 @@ def _climb(
     active = torch.arange(len(windows))
     # Algorithm 1, line 4: normal noise, clipped to the ball.
     delta = torch.randn(windows.shape, generator=generator).clamp(-1, 1) * radius
-    for _step in range(settings.probe_steps + 1):
+    for step in range(settings.probe_steps + 1):
         if not len(active):
             return
         point = windows[active] + delta
-        answers, gradient = _look(network, point, forget, by_sign=settings.probe_by_sign)
+        if step == settings.probe_steps:  # the last look asks for no way on
+            answers, gradient = logits(network, point).argmax(1), torch.zeros_like(point)
+        else:
+            answers, gradient = _look(network, point, forget, by_sign=settings.probe_by_sign)
         flipped = ~is_in(answers, forget)
         if flipped.any():
             yield active[flipped], point[flipped], answers[flipped]
