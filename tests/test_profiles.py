@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.speed import profiles
+from benchmarks.speed.figures import rows_of
 from benchmarks.speed.profiles import ELSEWHERE, JOB, Share, owner, owners
 from benchmarks.tables import profiles as table
-from tests.result_rows import rows_of, share_row, write
+from tests.result_rows import share_row, write
 
 THREAD = "Thread.run (/usr/lib/python3.11/threading.py:982)"
 READ = "Client._packet_read (/venv/site-packages/paho/mqtt/client.py:3058)"

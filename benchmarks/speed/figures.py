@@ -42,17 +42,21 @@ def save(figures: Iterable[Figure], path: Path = SPEED) -> None:
 
 def load(path: Path = SPEED) -> list[Figure]:
     """Read it; empty where there is none."""
+    rows = rows_of(path)
+    return [Figure(row["part"], row["subject"], row["at"], row["quantity"], float(row["value"])) for row in rows]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV as text; none where there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        return [Figure(row["part"], row["subject"], row["at"], row["quantity"], float(row["value"])) for row in rows]
+        return list(csv.DictReader(file))
 
 
 def origin(path: Path = SPEED) -> dict[str, str]:
     """Commit, machine and versions of what the CSV holds, which one run wrote."""
-    with path.open(newline="") as file:
-        first = next(csv.DictReader(file))
+    first = rows_of(path)[0]
     return {name: first[name] for name in facts() if name in first}
 
 

@@ -11,7 +11,6 @@ Runtime or torch is its own. The rows of a commit replace those that ``results/p
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import shutil
 import signal
@@ -28,6 +27,7 @@ from typing import Final
 from benchmarks import runs
 from benchmarks.machine import ROOT, facts
 from benchmarks.speed.consumers import Consumer, running_agent
+from benchmarks.speed.figures import rows_of
 from benchmarks.speed.forgetting import fill, successful
 from benchmarks.speed.load import Load, load, rig_windows
 from benchmarks.speed.plan import say
@@ -93,13 +93,14 @@ def measure(checkout: Path, folder: Path) -> Iterator[Share]:
         stream(port, "edge/agent", rig.RATE_HZ, "m/s^2") as link,
     ):
         agent = Consumer("agent", "edge/agent", local.process.pid)
-        for profile, shares in (
-            (SERVING, _serving(offered, agent, checkout, folder)),
-            (FORGETTING, _forgetting(link, agent, checkout, folder)),
-        ):
-            say(f"{commit}, {profile}: {sum(shares.values()):.0f}")
-            for function, value in sorted(shares.items(), key=lambda item: -item[1]):
-                yield Share(commit, profile, function, value)
+        yield from _told(commit, SERVING, _serving(offered, agent, checkout, folder))
+        yield from _told(commit, FORGETTING, _forgetting(link, agent, checkout, folder))
+
+
+def _told(commit: str, profile: str, shares: dict[str, float]) -> Iterator[Share]:
+    say(f"{commit}, {profile}: {sum(shares.values()):.0f}")
+    for function, value in sorted(shares.items(), key=lambda item: -item[1]):
+        yield Share(commit, profile, function, value)
 
 
 def _serving(offered: Load, agent: Consumer, checkout: Path, folder: Path) -> dict[str, float]:
@@ -153,25 +154,15 @@ def recorded(pid: int, to: Path) -> Iterator[None]:
         raise RuntimeError(f"py-spy: {words.strip()[-500:]}")
 
 
-def rows_of(path: Path = PROFILES) -> list[dict[str, str]]:
-    """What is kept, as text: shares, with machine and versions."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def save(shares: Iterable[Share], path: Path = PROFILES) -> None:
     """Keep them in place of those of the same commit; commits stay in the order in which they first came."""
-    known = facts()
-    new = [asdict(share) | {"value": f"{share.value:.4g}"} for share in shares]
-    rows = [{**known, **row} for row in new]
-    of = {row["commit"] for row in rows}
-    kept = rows_of(path)
+    known, kept = facts(), rows_of(path)
+    rows = [known | asdict(share) | {"value": f"{share.value:.4g}"} for share in shares]
     order = list(dict.fromkeys(row["commit"] for row in [*kept, *rows]))
-    kept = [row for row in kept if row["commit"] not in of]
+    new = {row["commit"] for row in rows}
+    rows += [row for row in kept if row["commit"] not in new]
     columns = dict.fromkeys(("commit", "profile", "function", "value", *known))
-    runs.write(path, columns, sorted([*kept, *rows], key=lambda row: order.index(str(row["commit"]))))
+    runs.write(path, columns, sorted(rows, key=lambda row: order.index(row["commit"])))
 
 
 def main() -> None:

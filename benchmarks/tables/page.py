@@ -91,6 +91,12 @@ def grid(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def made_with(row: Mapping[str, str]) -> str:
+    """Machine and versions of a row, in words."""
+    versions = ", ".join(f"{name} {row[name]}" for name in ("python", "torch", "onnxruntime", "paho-mqtt", "numpy"))
+    return f"{row['machine']}; {versions}"
+
+
 def section(heading: str, *parts: str) -> str:
     """A section of a page."""
     return "\n\n".join([f"## {heading}", *parts])

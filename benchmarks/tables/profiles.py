@@ -8,9 +8,10 @@ from typing import Final
 
 from matplotlib.axes import Axes
 
-from benchmarks.speed.profiles import ELSEWHERE, FORGETTING, SERVING, rows_of
+from benchmarks.speed.figures import rows_of
+from benchmarks.speed.profiles import ELSEWHERE, FORGETTING, SERVING
 from benchmarks.tables import figures
-from benchmarks.tables.page import Content, Table, grid, section
+from benchmarks.tables.page import Content, Table, grid, made_with, section
 
 FILE: Final = "profiles.csv"
 SHOWN: Final = 12  # functions of each profile; the others are summed up
@@ -27,8 +28,7 @@ def make(results: Path) -> Content:
         return Content([])
     commits = list(dict.fromkeys(row["commit"] for row in rows))
     tables = {profile: _table(rows, profile, commits) for profile in TITLES}
-    words = ", ".join(f"{name} {rows[-1][name]}" for name in ("python", "torch", "onnxruntime", "paho-mqtt", "numpy"))
-    sections = [f"Measured on {rows[-1]['machine']}; {words}."]
+    sections = [f"Measured on {made_with(rows[-1])}."]
     sections += [section(TITLES[profile], _grid(table, commits)) for profile, table in tables.items()]
     figure = figures.blank(7.2, 6.4)
     for axes, (profile, table) in zip(figures.panels(figure, len(tables), 1), tables.items(), strict=True):

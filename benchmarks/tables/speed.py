@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from benchmarks.speed.figures import Figures, load, origin
 from benchmarks.speed.summary import AT, summary
 from benchmarks.tables import figures
-from benchmarks.tables.page import NONE, Content, Table, grid, met, optional, section
+from benchmarks.tables.page import NONE, Content, Table, grid, made_with, met, optional, section
 
 FILE: Final = "speed.csv"
 TARGETS: Final = {
@@ -63,9 +63,8 @@ def make(results: Path) -> Content:
     if not rows:
         return Content([])
     known, facts = Figures(rows), origin(results / FILE)
-    words = ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "onnxruntime", "paho-mqtt", "numpy"))
     sections = [
-        f"Measured at commit {facts['commit']} on {facts['machine']}; {words}.",
+        f"Measured at commit {facts['commit']} on {made_with(facts)}.",
         section("Targets", _targets(known)),
         section("Serving", _serving(known), _limits(known), _latency(known)),
         section("Where the time of a window goes", _breakdown(known)),
