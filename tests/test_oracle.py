@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from benchmarks.adversity.proxy import Proxy
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.client import ToolClient, connected
-from edge_agent.commands.local import LocalBroker
+from edge_agent.commands.local import LocalBroker, free_port
 from edge_agent.core.errors import Unreachable
 from edge_agent.core.types import Window
 from edge_agent.mqtt_client import BrokerAddress
@@ -212,6 +213,26 @@ def test_a_connection_that_is_held_stays_up_and_silent_until_it_is_mended(proxy:
     assert not info.is_published()
     proxy.mend()
     wait_until(lambda: not through.client.is_connected())
+
+
+def test_a_connection_that_has_ended_is_not_ended_again() -> None:
+    # Its socket was closed, but its task waited to be let through: the proxy's thread died of it when it was stopped.
+    made = Proxy(free_port(), lambda *_: None)
+    made.hold()
+    with socket.create_connection(("127.0.0.1", made.port), timeout=0.1) as client:
+        wait_until(lambda: _is_reset(made, client))
+    made.stop()
+
+
+def _is_reset(proxy: Proxy, client: socket.socket) -> bool:
+    proxy.reset()
+    try:
+        client.recv(1)
+    except TimeoutError:  # it has not been accepted yet
+        return False
+    except ConnectionResetError:
+        return True
+    return False
 
 
 def test_a_slow_connection_takes_its_time(proxy: Proxy, through: ToolClient) -> None:

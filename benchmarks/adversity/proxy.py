@@ -67,6 +67,8 @@ class Proxy:
 
     def _reset(self) -> None:
         for writer in self._writers:
+            if writer.is_closing():  # its socket may be closed already, while its task has not come to its end yet
+                continue
             connection: socket.socket = writer.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
