@@ -112,11 +112,11 @@ class Link:
         info = self.outward.publish(topic, payload, qos, retain)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
-        if qos:
-            sent = _Sent(topic, receipt)
-            reason = self.waiting.setdefault(info.mid, sent)
-            if isinstance(reason, ReasonCode):
-                self._done(info.mid, sent, reason)
+        # At QoS 0 as well: paho calls ``on_publish`` when it has written, and ids come round again.
+        sent = _Sent(topic, receipt)
+        reason = self.waiting.setdefault(info.mid, sent)
+        if isinstance(reason, ReasonCode):
+            self._done(info.mid, sent, reason)
         return True
 
     def _on_publish(self, _: Client, __: Any, mid: int, reason: ReasonCode, ___: Any) -> None:
