@@ -34,7 +34,7 @@ EVENTS: Final[dict[str, str]] = {
     "precision.missed": "No int8 model, or it does not run here; float32 serves; release, precision, reason.",
     "page.started": "The page can be opened; address.",
     "page.stopped": "The page ended as it was asked to.",
-    "thread.died": "A thread of the page ended by an error, and the page with it; systemd starts it again.",
+    "thread.died": "A thread ended by an error, and with it the page, or the agent; systemd starts it again.",
     "publish.refused": "The broker refused a publish, by its ACL or quota; reason, count (the first and every 600th).",
     "announcement.outdated": "A replica has heard of an older state of the gateway that it follows; release, order.",
     "release.awaited": "A new replica cannot have its first release yet; code, reason, next_try_s.",

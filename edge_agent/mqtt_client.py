@@ -75,10 +75,16 @@ def tls(address: BrokerAddress) -> ssl.SSLContext | None:
 
 
 def tls_stamp(address: BrokerAddress) -> tuple[object, ...]:
-    """Changes when one of the files is replaced or written."""
-    files = address.ca_file, address.cert_file, address.key_file
-    found = [path.stat() for path in files if path is not None and path.exists()]
-    return tuple((one.st_ino, one.st_mtime_ns, one.st_size) for one in found)
+    """Changes when one of the files is replaced or written, and when it can or cannot be looked at any more."""
+    return tuple(_stamp(path) for path in (address.ca_file, address.cert_file, address.key_file) if path is not None)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _send_at_once(connection: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from paho.mqtt.client import Client
@@ -11,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from benchmarks.adversity.proxy import Proxy
 from edge_agent.commands.client import connected
 from edge_agent.commands.local import LocalBroker
-from edge_agent.mqtt_client import BrokerAddress
+from edge_agent.mqtt_client import BrokerAddress, tls_stamp
 from edge_agent.mqtt_link import Link, Receipt
 from tests.plant import wait_until
 
@@ -54,6 +55,12 @@ def test_a_window_is_not_acknowledged_before_the_broker_has_its_diagnosis_whatev
         assert inward.acknowledged == []
         proxy.mend()
     assert inward.acknowledged == []
+
+
+def test_certificates_that_cannot_be_looked_at_do_not_end_the_thread_that_looks() -> None:
+    # A folder that was closed for a moment, while a certificate was renewed, ended it.
+    nowhere = Path("x" * 300)  # too long for a name: an OSError that Path.exists lets through
+    assert tls_stamp(BrokerAddress("127.0.0.1", 1883, "a", ca_file=nowhere)) == ((),)
 
 
 def test_a_window_is_acknowledged_when_the_broker_has_its_diagnosis(broker: LocalBroker) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import toy
+from edge_agent.adapters.mqtt import BROKER
+from edge_agent.adapters.threads import DIED
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from tests.plant import Plant, wait_until
 
@@ -106,6 +108,17 @@ def test_a_loop_that_hangs_does_not_ping(agent: LocalAgent, manager: Manager) ->
     assert len(manager.pings_s()) == silent
     agent.process.send_signal(signal.SIGCONT)
     wait_until(lambda: len(manager.pings_s()) > silent)
+
+
+def test_an_agent_whose_thread_for_the_broker_dies_ends_with_it(
+    tmp_path: Path, broker: LocalBroker, toy_release: Path
+) -> None:
+    # It lived on, fed the watchdog, said that it was well, and never connected again.
+    agent = LocalAgent(tmp_path / "agent", "toy", broker.port, toy_release, start=False)
+    agent.program = ("tests.dying_broker",)
+    agent.start()
+    assert agent.process.wait(30) == DIED
+    assert [row["thread"] for row in agent.events("thread.died")] == [BROKER]
 
 
 def test_the_unit_restarts_what_no_longer_pings() -> None:

@@ -8,7 +8,7 @@ Rules, each from something paho or a broker does:
 - A window is acknowledged when the broker has acknowledged its diagnosis. ``Receive Maximum`` bounds what is in flight.
 - After a loss the first attempt comes at a random moment of the next seconds, and then one every so many seconds: so
   a plant's gateways come back evenly, however long their broker was away. Waits that begin short and grow bunch them.
-- An exception in a callback would end paho's thread while the process lives on: callbacks catch everything.
+- An exception in a callback would end paho's thread: what a message can cause is caught. With a thread ends the agent.
 - A client certificate, or a CA, that was renewed is taken up by connecting again.
 - MQTT 5 first; a broker that refuses it, hangs up on it or does not answer is tried with 3.1.1 next.
 """
@@ -39,6 +39,7 @@ OTHER_VERSION_S: Final = 0.5
 CONNACK_S: Final = 5.0
 SHORT_LIFE_S: Final = 5.0  # a connection that ends sooner does not reset the back-off
 REFUSED_S, MOST_REFUSED = 60.0, 4096
+BROKER: Final = "broker"  # name of the thread
 OUTWARD: Final = "-out"  # behind the client id, of the connection that the agent publishes by
 MOST_OUTWARD: Final = 65_535  # on their way at once: as many windows as come in, at most, and no packet of ours is held
 
@@ -70,7 +71,7 @@ class Broker:
         self._link: Link | None = None  # the one that the broker has accepted
         self._refused_until_s: dict[str, float] = {}  # topics that the broker's ACL forbids
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep_connected, name="broker", daemon=True)
+        self._thread = threading.Thread(target=self._keep_connected, name=BROKER, daemon=True)
 
     def start(self) -> None:
         """Begin to connect."""

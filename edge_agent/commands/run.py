@@ -8,17 +8,21 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from edge_agent import logs
-from edge_agent.adapters import heap
+from edge_agent.adapters import heap, threads
 from edge_agent.adapters.http import HttpServer
+from edge_agent.adapters.mqtt import BROKER
 from edge_agent.agent import Agent
 from edge_agent.commands.assembly import assemble
 from edge_agent.config import read_config
 from edge_agent.core.errors import Misconfigured
 from edge_agent.settings import Config
+
+PAHO: Final = "paho-mqtt-client"  # its threads are called so, with the client's id behind it
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +36,7 @@ def run(config_path: Path) -> None:
     config = read_config(config_path)
     logs.configure(config.logs.level, config.logs.format)
     heap.share()  # before there are threads
+    threads.end_with(BROKER, PAHO)
     with _only_agent(config.gateway.state_dir):
         agent = assemble(config)
         heap.settle()

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ import structlog
 import uvicorn
 
 from edge_agent import logs
-from edge_agent.adapters import systemd
+from edge_agent.adapters import systemd, threads
 from edge_agent.config import broker_address, read_broker, read_config, read_secret
 from edge_agent.core.errors import Misconfigured
 from edge_agent.mqtt_client import BrokerAddress
@@ -35,7 +34,6 @@ log = structlog.get_logger(__name__)
 NICE = 15  # serving and forgetting go first, whoever has started this
 STOP_S = 2  # open event streams are cut after it
 KEEPALIVE_S = 5
-DIED = 70  # EX_SOFTWARE
 
 
 def serve(config_path: Path) -> None:
@@ -48,7 +46,7 @@ def serve(config_path: Path) -> None:
     logs.configure(config.logs.level, config.logs.format)
     os.nice(NICE)
     built_whole()
-    threading.excepthook = _thread_died
+    threads.end_with("")  # without its ear the page would go on showing what was
     names = [OWN_MODEL, *config.models]
     models = {name: Topics(config.of_model(name).base) for name in names}
     plant = Plant(config.gateway.name, Topics(config.base), models)
@@ -83,14 +81,6 @@ class _Server(uvicorn.Server):
         if self.started:
             systemd.from_environment().send("READY=1")
             log.info("page.started", address=f"http://{self.config.host}:{self.config.port}/")
-
-
-def _thread_died(about: threading.ExceptHookArgs) -> None:
-    """End the process: without its ear the page would go on showing what was. systemd starts it again."""
-    name = about.thread.name if about.thread is not None else ""
-    info = about.exc_type, about.exc_value, about.exc_traceback
-    log.error("thread.died", thread=name, exc_info=info)
-    os._exit(DIED)
 
 
 def _address(config: Config) -> BrokerAddress:
