@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 STATUS_EVERY_S: Final = 10.0
 RETRY_S: Final = 10.0
+RECORD: Final = "followed.json"  # of the state directory: the announcement that is followed
 Fetch = Callable[[str, Path], Release]
 
 
@@ -102,7 +103,7 @@ class FollowedModel:
         self.name, self.live, self.serving, self.tally = name, live, serving, tally
         self._topics, self._leader, self._clock, self._fetch = topics, leader, clock, fetch
         self._config, self._session, self._broker, self._store = config, session, broker, store
-        self._record = config.gateway.state_dir / "followed.json"
+        self._record = config.gateway.state_dir / RECORD
         self._followed: Announcement | None = None
         self._errand: _Errand | None = None
         self._again_s = self._status_s = float("-inf")
@@ -135,7 +136,7 @@ class FollowedModel:
     def command(self, _: str, message: Message) -> None:
         """Follow what is announced, unless it is older than what is followed."""
         try:
-            news = _announcement(message.payload)
+            news = announcement(message.payload)
         except BrokenRelease as error:
             self.tally.show(message, error)
             return
@@ -143,8 +144,8 @@ class FollowedModel:
             log.info("announcement.outdated", release=news.digest[:12], order=news.order)
             return
         self._follow(news)
-        with tolerant(), storage("what is followed cannot be stored"):
-            write_atomically(self._record, news.model_dump_json().encode())
+        with tolerant():
+            remember(news, self._record)
         self._publish_status("online")
 
     def _follow(self, news: Announcement) -> None:
@@ -233,7 +234,17 @@ class FollowedModel:
         self._config, self.live.max_abs = config, config.serving.max_abs
 
 
-def _announcement(payload: bytes) -> Announcement:
+def remember(news: Announcement, record: Path) -> None:
+    """Write down what is followed, for the next start.
+
+    Raises:
+        StorageFailed: it is as it was before.
+    """
+    with storage("what is followed cannot be stored"):
+        write_atomically(record, news.model_dump_json().encode())
+
+
+def announcement(payload: bytes) -> Announcement:
     """What a gateway announces.
 
     Raises:

@@ -106,6 +106,11 @@ class LiveModel:
         """Classes that no answer names: forgotten, or being forgotten."""
         return tuple(self.card.classes[column] for column in self._columns)
 
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Classes that no answer may name, whether this release knows them or not."""
+        return self._hidden | set(self.card.forgotten)
+
     def look(self) -> ModelSnapshot:
         """What it shows of itself."""
         names = self.release.digest, self.card.name, self.provider, self._live.precision
@@ -174,8 +179,7 @@ class LiveModel:
         self._hidden = names
         if self._loaded is None:  # adopting comes back here
             return
-        gone = names | set(self.card.forgotten)
-        self._columns = [column for column, name in enumerate(self.card.classes) if name in gone]
+        self._columns = [column for column, name in enumerate(self.card.classes) if name in self.hidden]
 
     def answer(self, windows: Float32) -> list[Answer | None]:
         """Answer float32 windows (n, channels, length); None where the model's output is not finite.

@@ -67,7 +67,7 @@ class ServedModel:
         self._config, self._session, self._broker = config, session, broker
         self._store, self._cache, self._audit, self._masks = store, cache, audit, masks
         self._status_s = float("-inf")
-        self._announced: tuple[str, tuple[str, ...]] | None = None  # release and what is hidden, as replicas know it
+        self._announced: tuple[str, frozenset[str]] | None = None  # release and what is hidden, as replicas know it
         self._announcements = 0
         self._installer = Installer[Loaded]()
         self._wanted: str | None = None  # the release that an operator asked for, while it is being loaded
@@ -128,6 +128,7 @@ class ServedModel:
                 self._audit.refused(message.topic, message.payload, error)
             return
         self.tally.counters["commands_accepted"] += 1
+        self._tell_replicas()
 
     def _reject(self, name: str, id_: str | None, error: EdgeAgentError) -> None:
         """Tell who asked. Not retained: a refused command does not change what is known of the class."""
@@ -153,19 +154,32 @@ class ServedModel:
         self._broker.publish(self.topics.certificate(name), document, retain=True)
 
     def publish_release(self) -> None:
-        """Publish the live release's card, retained, what is hidden of it, and the status that names it.
+        """Publish the live release's card, retained, what no answer may name, and the status that names it.
 
-        Replicas go by it. They tell an old one by the start of the agent and its number in that.
+        Replicas go by it. They tell an old one by the start of the agent and its number in that. They hide also what
+        this release does not know: theirs may be an older one.
         """
-        self._announced, self._announcements = (self.live.release.digest, self.live.masked), self._announcements + 1
+        self._announced, self._announcements = self._to_tell, self._announcements + 1
+        digest, hidden = self._to_tell
         content = {
-            "digest": self.live.release.digest,
-            "hidden": self.live.masked,
+            "digest": digest,
+            "hidden": sorted(hidden),
             "order": [self.forgetting.fingerprint, self._session, self._announcements],
             **self.live.card.model_dump(mode="json"),
         }
         self._broker.publish(self.topics.release, messages.dump(content), retain=True)
         self.publish_status()
+
+    @property
+    def _to_tell(self) -> tuple[str, frozenset[str]]:
+        return self.live.release.digest, self.live.hidden
+
+    def _tell_replicas(self) -> bool:
+        """Announce what serves, if it is not what was announced last."""
+        if self._announced in (None, self._to_tell):
+            return False
+        self.publish_release()
+        return True
 
     def republish(self) -> None:
         """The broker's retained topics are a projection of our state: publish all of it again."""
@@ -200,9 +214,7 @@ class ServedModel:
         for duty in (self._revive, self.forgetting.guard):
             with tolerant():
                 duty()
-        if self._announced not in (None, (self.live.release.digest, self.live.masked)):
-            self.publish_release()
-        elif now_s >= self._status_s + STATUS_EVERY_S:
+        if not self._tell_replicas() and now_s >= self._status_s + STATUS_EVERY_S:
             self.publish_status()
         if (wanted := self._wanted or self._store.wanted()) is not None:
             self._adopt_wanted(wanted)

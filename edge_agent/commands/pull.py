@@ -15,6 +15,7 @@ from edge_agent.commands.releases import install, refuse
 from edge_agent.config import broker_address, read_secret
 from edge_agent.core.errors import Unreachable
 from edge_agent.files import storage, write_atomically
+from edge_agent.followed import RECORD, announcement, remember
 from edge_agent.remote import SIGNATURE, Trust, fetch
 from edge_agent.schemas.card import Card
 from edge_agent.schemas.topics import Topics
@@ -52,17 +53,21 @@ def fetcher(config: Config) -> Callable[[str, Path], Release]:
 def first_release(config: Config, store: ReleaseStore) -> None:
     """Fetch the release that the gateway serves which a replica follows, for one that has none yet.
 
+    What the gateway hides is written down, so that the first answer hides it.
+
     Raises:
         EdgeAgentError: it cannot be had now.
     """
     topic = Topics(config.replica.of).release
     with connected(broker_address(config.mqtt, f"edge-agent-{config.gateway.name}-first")) as client:
         client.subscribe([topic])
-        announced = next((heard.content for heard in client.listen(ANSWER_S)), None)
-    if not isinstance(announced, dict) or not isinstance(announced.get("digest"), str):
+        heard = next(iter(client.listen(ANSWER_S)), None)
+    if heard is None:
         raise Unreachable("E_SOURCE", f"no release is announced on {topic}")
+    news = announcement(heard.payload)
+    remember(news, config.gateway.state_dir / RECORD)
     with bare_folder() as folder:
-        fetcher(config)(announced["digest"], folder)
+        fetcher(config)(news.digest, folder)
         store.add(folder)
 
 
