@@ -130,7 +130,8 @@ def _from_cbor(asset: str, payload: bytes, spec: WindowSpec) -> Window:
         raise Refused("E_CBOR", "the CBOR item nests too deeply or claims too great a length") from error
     if stream.tell() != len(payload):
         raise Refused("E_CBOR", f"{len(payload) - stream.tell()} bytes follow the CBOR item")
-    if not isinstance(content, dict) or content.get("v") != 1:
+    # By its type first: to compare a signalling NaN, which cbor2 before 6.3 makes of some decimals, raises.
+    if not isinstance(content, dict) or type(content.get("v")) is not int or content["v"] != 1:
         raise Refused("E_CBOR", "the CBOR item is not a map with v = 1")
     if unknown := [key[:40] if isinstance(key, str) else type(key).__name__ for key in content if key not in _KEYS]:
         raise Refused("E_CBOR", f"unknown keys {unknown[:5]}")
