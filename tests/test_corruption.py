@@ -109,6 +109,17 @@ def test_what_was_given_up_is_told(states: dict[str, Path], toy_release: Path, t
         ended(model)
 
 
+def test_no_two_starts_have_one_number_where_nothing_new_can_be_written(tmp_path: Path, toy_release: Path) -> None:
+    # Two starts on a full disk were one to replicas: those did not believe what the second announced.
+    config, sessions = config_of(tmp_path, toy_release), []
+    for _ in range(3):
+        model = started(config)
+        sessions.append(model._session)
+        ended(model)
+        (tmp_path / "state" / ".session.new").mkdir(exist_ok=True)  # in the way of the file beside
+    assert sessions == [1, 2, 3]
+
+
 def test_a_damaged_live_release_is_replaced_by_the_configured_one(
     states: dict[str, Path], toy_release: Path, tmp_path: Path
 ) -> None:

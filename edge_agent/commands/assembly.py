@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -274,7 +275,11 @@ def _forgotten(store: ReleaseStore, name: str) -> int:
 
 
 def _next_session(path: Path) -> int:
-    """The number of this start; a file that was damaged starts at the present second, which is larger."""
+    """The number of this start; a file that was damaged starts at the present second, which is larger.
+
+    On a full disk it is written over the old one, for a number that comes twice would make two starts one: to replicas,
+    and in the identities of raw windows.
+    """
     try:
         session = int(path.read_text()) + 1
     except FileNotFoundError:
@@ -283,5 +288,10 @@ def _next_session(path: Path) -> int:
         session = int(path.stat().st_mtime)
         log.error("session.damaged", path=str(path), session=session)
     with tolerant(), storage("the session number cannot be stored"):
-        write_atomically(path, str(session).encode())
+        try:
+            write_atomically(path, str(session).encode())
+        except OSError:
+            with path.open("r+b", buffering=0) as file:
+                file.write(str(session).encode())
+                os.fsync(file.fileno())
     return session
