@@ -3,9 +3,10 @@
     python -m benchmarks.epochs
 
 Each method runs with its tuned settings but for 20 epochs, as in the paper's figure: up to the tuned number that is the
-very run of the tables. Probing then Editing ends by itself. Epoch 0 is the original; the point after the last epoch is
-the network that the method returned, which may be an earlier state of it. Rows go to ``results/epochs.csv``: setting,
-method, model_seed, seed, epoch, acc_ft and acc_rt (percent of test windows). Runs that it holds are left alone.
+very run of the tables, where both are about the same original. Probing then Editing ends by itself. Epoch 0 is the
+original; the point after the last epoch is the network that the method returned, which may be an earlier state of it.
+Rows go to ``results/epochs.csv``: setting, method, model_seed, seed, original (its digest), epoch, acc_ft and acc_rt
+(percent of test windows). Runs that it holds are left alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import nn
 from benchmarks import models, runs
 from benchmarks.case import Case
 from benchmarks.machine import facts
-from benchmarks.measures.samples import answered, recall
+from benchmarks.measures.samples import answered, known, recall
 from benchmarks.plans import f3
 from benchmarks.runs import RESULTS, Run
 from edge_agent.core.training import logits
@@ -38,12 +39,15 @@ def follow(run: Run, case: Case) -> list[dict[str, Any]]:
 
     def look(network: nn.Module) -> None:
         watched = copy.deepcopy(network)  # measuring switches batch norm to evaluation
-        answers = {name: answered(logits(watched, pairs.windows)) for name, pairs in sides.items()}
-        points.append({name: round(recall(answers[name], pairs.labels), 4) for name, pairs in sides.items()})
+        kept = sides["acc_rt"]
+        right = recall(answered(logits(watched, kept.windows)), kept.labels)
+        left = known(logits(watched, sides["acc_ft"].windows), sides["acc_ft"].labels)
+        points.append({"acc_ft": round(left, 4), "acc_rt": round(right, 4)})
 
     look(case.original)
     look(runs.network_of(run, case, look)[0])
     told = {"setting": run.setting, "method": run.method, "model_seed": run.model_seed, "seed": run.seed}
+    told["original"] = models.digest(case.original)[:12]
     return [{"run": _key(run, epoch), **told, "epoch": epoch, **point} for epoch, point in enumerate(points)]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 
-from benchmarks import runs
+from benchmarks import plans, runs
 from benchmarks.methods import METHODS
-from benchmarks.runs import RESULTS
-from benchmarks.tables import TABLES, __main__, depth, every_class, f2, f3, gate, harm, page, rows, targets
+from benchmarks.runs import RESULTS, Run
+from benchmarks.tables import TABLES, __main__, depth, f2, f3, gate, harm, page, rows, targets
 from benchmarks.tables.rows import title, where
 from edge_agent.core.gate import GateSettings
 from tests.result_rows import (
@@ -251,9 +251,36 @@ def test_a_method_without_all_its_repeats_is_missing_from_the_boxes(tmp_path: Pa
     assert title("imp") in content.missing
 
 
-def test_cases_that_are_not_there_are_counted(tmp_path: Path) -> None:
-    content = every_class.make(write(tmp_path, runs=[run_row("pte"), run_row("pte", model=1)]))
-    assert f"{every_class.cases('cwru') - 2} cases of cwru" in content.missing
+def test_runs_that_are_not_there_are_counted(tmp_path: Path) -> None:
+    wanted = list(plans.every("cwru"))
+    held = read_back(tmp_path, run_row("pte"), run_row("pte", model=1), run_row("pte", architecture="vit_1d"))
+    assert rows.not_run(wanted, held) == [f"{len(wanted) - 2} of {len(wanted)} runs on CWRU, time blocks"]
+    assert rows.not_run([Run("cwru", ("IR007",), "pte")], held) == []
+
+
+def test_a_network_whose_training_ran_away_has_forgotten_nothing_in_any_table(tmp_path: Path) -> None:
+    # Its answers are no class's, so that older rows say 0 % of the forget windows, and 100 steps to learn them again.
+    gone = dict.fromkeys(("acc_f", "acc_r", "acc_ft", "acc_rt"), 0.0)
+    (told,) = read_back(tmp_path, run_row("scrub") | gone | deep(steps_to_relearn=100.0))
+    assert (told["acc_f"], told["acc_ft"], told["acc_r"], told["steps_to_relearn"]) == ("100.0", "100.0", "0.0", "")
+
+
+def test_an_interval_is_over_originals_that_have_the_same_classes(tmp_path: Path) -> None:
+    told = read_back(
+        tmp_path,
+        run_row("pte", retained_change=0.0),
+        run_row("pte", model=1, retained_change=6.0),
+        run_row("pte", forget="B007", retained_change=3.0),
+    )
+    assert rows.estimate(told, "retained_change") == rows.Estimate(3.0, None)
+    assert rows.estimate(told[:2], "retained_change").margin is not None
+
+
+def test_the_depth_of_ablations_stands_beside_that_of_the_same_classes(tmp_path: Path) -> None:
+    # References have it of more classes: their means stood beside figures of one.
+    whole = [run_row("pte", forget=name) | deep(steps_to_relearn=steps) for name, steps in (("IR007", 9), ("B007", 1))]
+    ablated = run_row("ablation_shipped_head") | deep(), run_row("ablation_shipped_head", forget="B007")
+    assert "9.00" in line_of(text_of("t4", write(tmp_path, runs=[*ablated, *whole])), "**PTE, shipped**")
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.case import Case
-from benchmarks.measures.samples import answered, recall
+from benchmarks.measures.samples import answered, known, recall
 from benchmarks.task import Labelled
 from edge_agent.core.metrics import h_mean, membership_attack
 from edge_agent.core.training import logits
@@ -32,7 +32,8 @@ def measure(case: Case, network: nn.Sequential, part: str = "test") -> dict[str,
     }
     after = {name: logits(network, pairs.windows) for name, pairs in sets.items()}
     before = _before(case, part)
-    row: dict[str, Any] = {f"acc_{name}": recall(answered(after[name]), pairs.labels) for name, pairs in sets.items()}
+    row: dict[str, Any] = {f"acc_{name}": known(after[name], sets[name].labels) for name in ("f", "ft")}
+    row |= {f"acc_{name}": recall(answered(after[name]), sets[name].labels) for name in ("r", "rt")}
     row |= {f"original_acc_{name}": recall(answered(output), sets[name].labels) for name, output in before.items()}
     row |= {f"n_{name}": len(pairs) for name, pairs in sets.items()}
     row["h_mean"] = h_mean(row["acc_rt"], row["original_acc_ft"], row["acc_ft"])

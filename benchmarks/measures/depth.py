@@ -19,6 +19,13 @@ TEST_WINDOWS: Final = 128  # of each class, where they are pushed, or asked afte
 SNR_DB: Final = (20, 10, 5)
 RADII: Final = {"0_1": 0.1, "0_3": 0.3}  # of the push, in standard deviations of a channel
 BITS: Final = (8, 4)
+COLUMNS: Final = (
+    *("linear_probe", "prototype_relearning", *(f"relearned_{count}" for count in relearning.COUNTS)),
+    *("steps_to_relearn", "relearned_on_retained"),
+    *(*(f"answered_snr_{level}_db" for level in SNR_DB), *(f"answered_pgd_{name}_sigma" for name in RADII)),
+    *(f"{what}_int{bits}" for what in ("answered", "codes_changed") for bits in BITS),
+    *("js_to_retrained", "mia_auc"),
+)
 
 
 def depth(network: nn.Sequential, case: Case, generator: torch.Generator) -> dict[str, float]:

@@ -36,3 +36,9 @@ def answered(output: Tensor) -> Tensor:
 def recall(answers: Tensor, labels: Tensor) -> float:
     """Percent of answers int64 (n,) that are the label."""
     return 100.0 * (answers == labels).double().mean().item()
+
+
+def known(output: Tensor, labels: Tensor) -> float:
+    """Percent of forget windows answered right, from logits (n, K); what is no number counts: it forgets nothing."""
+    right = (output.argmax(1) == labels) | output.isnan().any(1)
+    return 100.0 * right.double().mean().item()

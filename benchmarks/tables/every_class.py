@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from benchmarks import plans
 from benchmarks.methods import METHODS
 from benchmarks.plans import CLASSES
 from benchmarks.settings import MODEL_SEEDS, SETTINGS
@@ -17,6 +18,7 @@ from benchmarks.tables.rows import (
     data,
     mean_ranks,
     methods_of,
+    not_run,
     numbers,
     retain_free,
     runs,
@@ -34,9 +36,7 @@ def make(results: Path) -> Content:
     rows = [row for row in where(runs(results), seed="0", method=("retrain", *METHODS)) if "+" not in row["forget"]]
     done = settings_of(where(rows, method=SHIPPED))
     sections = [_section(setting, where(rows, setting=setting)) for setting in done]
-    counts = {name: len(where(rows, setting=name, method=SHIPPED)) for name in targets.LIMITS}
-    missing = [f"{cases(name) - count} cases of {name}" for name, count in counts.items() if count < cases(name)]
-    return Content(sections, where(rows, setting=done), missing)
+    return Content(sections, where(rows, setting=done), not_run(plans.every_setting(), runs(results)))
 
 
 def cases(setting: str) -> int:

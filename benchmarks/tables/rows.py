@@ -5,14 +5,15 @@ rows about the same run the later one; a row under the settings that the code ha
 
 **Interval.** ``estimate`` is a mean with a 95 % interval by Student's t. Its observations are the original networks:
 classes and unlearning seeds of one are averaged first, since they share its weights and are no independent draws. Three
-originals leave two degrees of freedom (factor 4.30, so intervals are wide), and one has no interval.
+originals leave two degrees of freedom (factor 4.30, so intervals are wide), and one has no interval. Where one original
+has classes that another has not, the mean is over all rows and has no interval: it would mix the two differences.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import models
+from benchmarks.measures import depth
 from benchmarks.methods import ALL
 from benchmarks.plans import REFERENCES
 from benchmarks.runs import RUNS, Run
@@ -49,7 +51,17 @@ def runs(folder: Path, architecture: str | None = models.ARCHITECTURE) -> list[R
         key = tuple(row[name] for name in SAME_RUN)
         if row["part"] == "test" and (key not in kept or current(row) or not current(kept[key])):
             kept[key] = row
-    return [row for row in kept.values() if architecture in (None, row["architecture"])]
+    return [_told(row) for row in kept.values() if architecture in (None, row["architecture"])]
+
+
+def _told(row: Row) -> Row:
+    """A network that answers nothing right, of any class, gives no numbers: training ran away, and it forgot nothing.
+
+    Rows say so by themselves since ``measures.samples.known``; older ones have 0 % of the forget windows, and a depth.
+    """
+    if any(float(row[f"acc_{side}"]) for side in ("f", "r", "ft", "rt")):
+        return row
+    return row | {"acc_f": "100.0", "acc_ft": "100.0"} | dict.fromkeys(depth.COLUMNS, "")
 
 
 def current(row: Row) -> bool:
@@ -68,6 +80,16 @@ def current(row: Row) -> bool:
         return run.id == row["run"]
     except TypeError:  # a setting that the method no longer has
         return False
+
+
+def not_run(wanted: Iterable[Run], rows: Iterable[Row]) -> list[str]:
+    """How many runs of a plan have no row, in words, for each setting."""
+    held = {tuple(row.get(name, "") for name in SAME_RUN) for row in rows}
+    counts, total = Counter[str](), Counter[str]()
+    for about in dict.fromkeys(tuple(str(run.describe()[name]) for name in SAME_RUN) for run in wanted):
+        total[about[0]] += 1
+        counts[about[0]] += about not in held
+    return [f"{count} of {total[name]} runs on {SETTINGS[name].title}" for name, count in counts.items() if count]
 
 
 def where(rows: Iterable[Row], **columns: str | Iterable[str]) -> list[Row]:
@@ -143,17 +165,21 @@ def retain_free(methods: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, and the half-width of its 95 % interval: None for a single observation."""
+    """A mean, and the half-width of its 95 % interval; None where there is none."""
 
     mean: float
     margin: float | None
 
 
 def estimate(rows: Sequence[Row], column: str) -> Estimate:
-    """Mean and interval of a column over the original networks."""
-    groups = defaultdict(list)
+    """Mean and interval of a column over the original networks; no interval where they have not the same classes."""
+    groups, classes = defaultdict(list), defaultdict(set)
     for row in rows:
-        groups[row["model_seed"]].append(float(row[column]))
+        original = row["model_seed"], row.get("original", "")
+        groups[original].append(float(row[column]))
+        classes[original].add((row["setting"], row["forget"]))
+    if len({frozenset(some) for some in classes.values()}) > 1:
+        return Estimate(float(np.mean(numbers(rows, column))), None)
     return student([float(np.mean(group)) for group in groups.values()])
 
 
