@@ -246,6 +246,8 @@ class ServedModel:
                 return
             self._wanted = None
             refuse_erased(loaded.release.card, self.forgetting.unwelcome(wanted))  # by what is erased now
+            if loaded.release.digest not in self._store.digests():
+                raise BrokenRelease("E_NO_RELEASE", f"release {wanted[:12]} was destroyed before it could go live")
             self.live.swap(loaded)
         except (BrokenRelease, StorageFailed) as error:
             self._wanted = None

@@ -146,6 +146,29 @@ def test_a_release_of_which_every_class_is_hidden_is_not_adopted(tmp_path: Path,
     ended(model)
 
 
+def test_a_release_that_was_destroyed_while_it_waited_does_not_go_live(tmp_path: Path, toy_release: Path) -> None:
+    """It had been loaded before the command came, and went live after the certificate had called it destroyed."""
+    before, after = on_probation(tmp_path, toy_release, kept_s=None)
+    (tmp_path / "state" / "journal.jsonl").unlink()
+    model = started(config_of(tmp_path, toy_release, '[forget]\nknown_again = "mask"'))
+    store, journal = model._store, model.forgetting._journal
+    wanted = store.add(toy.twin(toy_release, tmp_path / "later", name="later")).digest
+    store.want(wanted)
+    model.housekeep(0.0)
+    wait_until(lambda: model._installer._task and model._installer._task[1].done())
+    digests = {"release_before": before, "release_after": after}
+    journal.write(JobState("job-whine", ("whine",), "d", "executing", "committing", **digests))  # type: ignore[arg-type]
+    model.housekeep(1.0)
+    model.poll(may_start=True)
+    assert journal.states()[0].status == "successful"
+    assert store.digests() == [after]
+    model.housekeep(2.0)
+    assert (model.live.release.digest, store.current()) == (after, after)
+    refused = read_rows(tmp_path / "state" / "audit.jsonl")[-1]["content"]
+    assert (refused["release"], refused["code"]) == (wanted, "E_NO_RELEASE")
+    ended(model)
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff"])
 def test_a_damaged_certificate_is_not_published_and_not_withdrawn(
     tmp_path: Path, toy_release: Path, damage: bytes
