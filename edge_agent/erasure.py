@@ -85,7 +85,7 @@ class Erasure:
             {"what": "job folder", "how": "overwritten and unlinked" if on_disk else "removed from memory"}
         )
         destroyed += self._destroy_releases(state, live.digest, spared)
-        return self._vouch(state, "class.forgotten" if spared else "class.erased", destroyed, live.digest)
+        return self._vouch(state, "class.forgotten" if spared else "class.erased", destroyed, live)
 
     def end_probation(self, state: JobState, live: Release) -> bytes:
         """Destroy the parent that was kept; returns the new certificate.
@@ -93,7 +93,7 @@ class Erasure:
         Raises:
             StorageFailed: something may be left, or it could not be written down.
         """
-        return self._vouch(state, "class.erased", self._destroy_releases(state, live.digest), live.digest)
+        return self._vouch(state, "class.erased", self._destroy_releases(state, live.digest), live)
 
     def certificate(self, state: JobState) -> bytes | None:
         """The newest certificate of a command, if it has one.
@@ -152,7 +152,7 @@ class Erasure:
                 known[digest] = sorted(state.classes)
         return {digest: knows for digest, knows in known.items() if knows}
 
-    def _vouch(self, state: JobState, event: str, destroyed: list[dict[str, Any]], live: str) -> bytes:
+    def _vouch(self, state: JobState, event: str, destroyed: list[dict[str, Any]], live: Release) -> bytes:
         audit = self._parts.audit
         before = [row for row in audit.rows if row["event"] in ERASING and row["content"].get("id") == state.id]
         # What was destroyed before: at the beginning of the probation, or before a crash that left nothing to destroy.
@@ -180,12 +180,15 @@ class Erasure:
             write_atomically(self._path(state), document)
         return document
 
-    def _left(self, state: JobState, live: str) -> list[dict[str, Any]]:
+    def _left(self, state: JobState, live: Release) -> list[dict[str, Any]]:
         """What may still know a class, for a certificate never says more than was done."""
         left: list[dict[str, Any]] = [
             {"what": "release", "digest": digest, "knows": knows, "how": "kept sealed during a probation"}
-            for digest, knows in self._knowing(state, live).items()
+            for digest, knows in self._knowing(state, live.digest).items()
         ]
+        if again := sorted(set(live.card.living) & set(state.classes)):
+            how = "served with the class masked"
+            left.append({"what": "release", "digest": live.digest, "knows": again, "how": how})
         for name, knows in self._parts.neighbours().items():
             if both := sorted(set(knows) & set(state.classes)):
                 words = "another model of the same gateway, configured or left from before; it is not the command's"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 
@@ -88,6 +89,11 @@ class ServedModel:
     def close(self) -> None:
         """Write out what is held back."""
         self._cache.close()
+
+    @property
+    def state_dir(self) -> Path:
+        """Where all of it lies."""
+        return self._config.gateway.state_dir
 
     @property
     def has_job(self) -> bool:

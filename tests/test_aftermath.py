@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from edge_agent.adapters.audit import AuditLog, read_rows
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import read_release
 from edge_agent.clock import Clock
+from edge_agent.commands.assembly import assemble
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.erasure import Publisher
 from edge_agent.masks import erased_classes, unwelcome
 from edge_agent.schemas.messages import JobState
+from edge_agent.served import ServedModel
+from edge_agent.settings import OWN_MODEL
 from tests.offline import config_of, ended, quiet, started
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import edge_agent
@@ -123,6 +127,46 @@ def test_a_crash_between_going_back_and_writing_it_down_is_made_good_at_the_star
     assert model.live.masked == ()
     assert [(state.status, state.code) for state in model.forgetting._journal.states()] == [("failed", "E_ROLLED_BACK")]
     ended(model)
+
+
+def test_a_certificate_at_the_end_of_a_probation_names_a_later_release_that_serves_with_the_class_masked(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """It said that nothing was left, while the live release knew the class."""
+    before, _ = on_probation(tmp_path, toy_release)
+    later = store_at(tmp_path / "state").add(toy.twin(toy_release, tmp_path / "later", name="later"))
+    model = started(config_of(tmp_path, toy_release, '[forget]\nknown_again = "mask"'))
+    model.live.adopt(later)
+    model.forgetting._probation.count(time.monotonic() + 601.0)
+    content = certified(model)
+    assert before in [one.get("digest") for one in content["destroyed"]]
+    release = {"what": "release", "digest": later.digest, "knows": ["whine"], "how": "served with the class masked"}
+    assert content["not_destroyed"][0] == release
+    ended(model)
+
+
+def test_a_certificate_names_another_model_that_knows_the_class_by_a_stored_release_only(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """The parent on probation of the gateway's own model still knew what its live release did not."""
+    on_probation(tmp_path, toy_release)
+    more = f'[models.pumps]\nrelease = "{toy_release}"\nassets = ["pump-*"]'
+    own, pumps = assemble(config_of(tmp_path, toy_release, more)).models
+    assert isinstance(own, ServedModel)
+    assert isinstance(pumps, ServedModel)
+    state = pumps.forgetting._journal.write(done("whine"))
+    pumps.forgetting._erasure.erase(state, pumps.live.release)
+    (other,) = [one for one in certified(pumps)["not_destroyed"] if one["what"] == "model"]
+    assert (other["name"], other["knows"]) == (OWN_MODEL, ["whine"])
+    ended(own)
+    ended(pumps)
+
+
+def certified(model: ServedModel) -> dict[str, Any]:
+    """What the certificate of its only command says."""
+    document = model.forgetting._erasure.certificate(model.forgetting._journal.states()[0])
+    content: dict[str, Any] = json.loads(document or b"")["content"]
+    return content
 
 
 def test_of_the_stored_releases_the_one_that_has_forgotten_most_replaces_a_broken_one(

@@ -23,7 +23,7 @@ from edge_agent.adapters.workplace import Workplace, engines_folder
 from edge_agent.agent import Agent
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
-from edge_agent.commands.orphans import orphans
+from edge_agent.commands.orphans import known_in, orphans
 from edge_agent.commands.pull import fetcher, first_release
 from edge_agent.config import broker_address
 from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured, StorageFailed, Unreachable, Untrusted
@@ -161,7 +161,8 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
 
     def neighbours() -> dict[str, set[str]]:
         known = orphans(shared.root_dir, {other.name for other in models})
-        return known | {other.name: set(other.live.card.living) for other in models if other is not model}
+        others = [other for other in models if other is not model]
+        return known | {other.name: {*other.live.card.living, *known_in(other.state_dir)} for other in others}
 
     jobs = Jobs(Workplace(state_dir, config.forget.work_dir), cache, live)
     parts = Parts(store, cache, jobs, audit, shared.clock, shared.signer, neighbours)

@@ -13,10 +13,11 @@ from edge_agent.settings import MODELS
 def orphans(root_dir: Path, configured: Collection[str]) -> dict[str, set[str]]:
     """The classes that their releases know, by model; an agent does not touch them, and they may still be opened."""
     left = {path.name: path for path in (root_dir / MODELS).glob("*") if path.is_dir() and path.name not in configured}
-    return {name: _known(path) for name, path in sorted(left.items())}
+    return {name: known_in(path) for name, path in sorted(left.items())}
 
 
-def _known(folder: Path) -> set[str]:
+def known_in(folder: Path) -> set[str]:
+    """The classes that the releases in a model's state directory know, by their cards."""
     known: set[str] = set()
     for path in (folder / "releases").glob(f"*/{CARD}"):
         try:
