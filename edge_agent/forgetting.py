@@ -155,12 +155,15 @@ class Forgetting:
 
     def republish(self) -> None:
         """Announce the state of every command again: the newest of each set of classes is what stays retained."""
-        newest = {state.name: state for state in self._journal.states()}
-        for state in newest.values():
+        for state in self.newest().values():
             self._publish.state(state)
             with tolerant():  # of one that cannot be read the broker may keep a copy
                 # Nothing, where there is none, clears what the broker may have kept of one that was withdrawn.
                 self._publish.certificate(state.name, self._erasure.certificate(state) or b"")
+
+    def newest(self) -> dict[str, JobState]:
+        """The newest command for each set of classes, by its name."""
+        return {state.name: state for state in self._journal.states()}
 
     def release_adopted(self) -> None:
         """Another release went live by an operator's wish: what it brings back, within its probation, is undone.

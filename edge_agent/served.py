@@ -148,10 +148,11 @@ class ServedModel:
         self._broker.publish(self.topics.unlearn_status(name), messages.dump(content))
 
     def announce(self, state: messages.JobState) -> None:
-        """Publish a command's state, retained."""
-        self._broker.publish(
-            self.topics.unlearn_status(state.name), messages.dump(messages.job_status(state)), retain=True
-        )
+        """Publish a command's state; after that of an older one the newest of its classes, which alone is retained."""
+        topic, newest = self.topics.unlearn_status(state.name), self.forgetting.newest()[state.name]
+        if newest.id != state.id:
+            self._broker.publish(topic, messages.dump(messages.job_status(state)))
+        self._broker.publish(topic, messages.dump(messages.job_status(newest)), retain=True)
         if state.finished:  # what is cached and masked is not what it was
             self._status_s = float("-inf")
 

@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 from benchmarks import toy
 from edge_agent.adapters.audit import read_rows
+from edge_agent.adapters.journal import Journal
 from edge_agent.commands.local import LocalAgent, LocalBroker
+from edge_agent.schemas.commands import parse_unlearn
+from edge_agent.schemas.messages import JobState
 from tests.plant import Plant, plant_at, wait_until
 
 WHINE = toy.CLASSES.index("whine")
@@ -44,3 +47,25 @@ def test_a_thousand_deliveries_of_one_command_are_one_run(
     assert rows.count("command.accepted") == rows.count("class.erased") == 1
     journal = [json.loads(line[9:]) for line in (agent.state_dir / "journal.jsonl").read_text().splitlines()]
     assert {row["id"] for row in journal} == {"once"}
+
+
+def test_an_older_command_that_is_delivered_again_does_not_hide_what_the_newest_has_come_to(
+    start_agent: Callable[..., LocalAgent], plant: Plant, broker: LocalBroker
+) -> None:
+    """A late repeat of a command that had failed was retained over the success of the next one."""
+    agent = start_agent('[forget]\nknown_again = "mask"')  # so that the release still serves
+    agent.stop()
+    journal, body = Journal(agent.state_dir / "journal.jsonl"), b'{"id": "first"}'
+    digest = parse_unlearn("whine", body).digest
+    journal.write(JobState("first", ("whine",), digest, "failed", "gating", code="E_GATE", reason="too much harm"))
+    journal.write(JobState("second", ("whine",), "d", "successful", "done"))
+    journal.close()
+    agent.start()
+    agent.ready(times=2)
+    plant.expect("unlearn/whine/status", id="second")
+    plant.raw("unlearn/whine", body)
+    plant.expect("unlearn/whine/status", id="first", status="failed")
+    wait_until(lambda: plant.find("unlearn/whine/status")[-1]["id"] == "second")  # who was connected before
+    with plant_at(broker.port) as later:
+        later.expect("unlearn/whine/status")
+        assert [row["id"] for row in later.find("unlearn/whine/status")] == ["second"]
