@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,26 @@ def test_a_late_label_confirms_or_moves_a_window_on_disk(tmp_path: Path) -> None
     assert (seqs_of(cache, "hum"), seqs_of(cache, "rattle")) == ([0, 2], [1])
     assert cache.load("hum", 9)[1] == {"diagnosis": 1, "label": 1, "sender": 0}
     assert cache.load("rattle", 9)[1] == {"diagnosis": 0, "label": 1, "sender": 0}
+
+
+def test_a_late_label_without_a_boot_means_the_newest_window_on_disk(tmp_path: Path) -> None:
+    """It went to the oldest: a window from before the sender's restart was moved to a class that is not its own."""
+    cache = open_cache(tmp_path)
+    for label, captured_ns in (("hum", 0), ("whine", 0), ("hum", 3), ("whine", 2)):
+        window = replace(window_of(captured_ns, boot=f"{label}-{captured_ns}"), seq=7, captured_ns=captured_ns)
+        cache.offer(label, window, Source.DIAGNOSIS)
+    cache.close()
+    cache = open_cache(tmp_path)
+    cache.label("press", None, 7, "rattle")
+    assert (seqs_of(cache, "hum"), seqs_of(cache, "whine"), seqs_of(cache, "rattle")) == ([0], [0, 2], [3])
+
+
+def test_of_windows_whose_sender_says_no_time_a_label_means_that_which_came_last(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    for place, boot in enumerate("ab"):
+        cache.offer("hum", replace(window_of(place, boot=boot), seq=7, captured_ns=0), Source.DIAGNOSIS)
+    cache.label("press", None, 7, "rattle")
+    assert (seqs_of(cache, "hum"), seqs_of(cache, "rattle")) == ([0], [1])
 
 
 def test_a_worse_source_changes_nothing(tmp_path: Path) -> None:

@@ -135,10 +135,11 @@ class WindowCache:
                 del self._recent[place]
                 self.offer(label, window, Source.LABEL)
                 return
-        for key in self._where:
-            if key[0] == asset and key[2] == seq and boot in (None, key[1]):
-                self._upgrade(key, label, Source.LABEL)
-                return
+        found = [key for key in self._where if key[0] == asset and key[2] == seq and boot in (None, key[1])]
+        if found:
+            newest = max(reversed(found), key=self._captured_ns)  # of equal times that which came last
+            self._upgrade(newest, label, Source.LABEL)
+            return
         raise Refused("E_NOT_CACHED", f"no window {seq} of asset {asset!r} is at hand")
 
     def close_classes(self, labels: frozenset[str]) -> None:
@@ -267,6 +268,12 @@ class WindowCache:
             self._budget.spend(one.file.page_bytes(slot))
         self._vacate(one, slot)
         return self.offer(label, window, source)
+
+    def _captured_ns(self, key: Key) -> int:
+        """The sender's time of a cached window; -1 if its slot is damaged."""
+        label, slot = self._where[key]
+        packed = self._classes[label].file.header(slot)
+        return -1 if packed is None else Header.read(packed).captured_ns
 
     def _vacate(self, one: Reservoir, slot: int) -> None:
         """The slot holds no window any more."""
