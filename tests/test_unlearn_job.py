@@ -19,6 +19,7 @@ from edge_agent.adapters import job_folder
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.schemas.card import MODEL
+from tests.scripts import ROOT
 
 WHINE = toy.CLASSES.index("whine")
 # Prints every file that Python opens, then runs the job.
@@ -39,6 +40,16 @@ from edge_agent import unlearn_job
 limits = unlearn_job.gate.GateSettings(min_agreement=1.01)
 unlearn_job.gate.GateSettings = lambda: limits
 sys.exit(unlearn_job.main(sys.argv[1:]))
+"""
+# Starts the child as an agent does, and waits for it.
+PARENT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from edge_agent.adapters.child import Child
+from edge_agent.commands.local import wait_until
+child = Child(Path("job"), Path("job.log"))
+wait_until(lambda: child.ended() is not None, "the child has ended", 60)
 """
 PR_SET_MDWE = 65  # prctl(2): forbid memory that is writable and executable
 DATA_FILES = re.compile(r"\.(safetensors|onnx|onnx\.data|slots|npz|npy|pt|mat|jsonl|bin)$")
@@ -191,3 +202,12 @@ def test_the_child_ends_when_its_parent_has_gone(job: Path) -> None:
     done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert done.returncode == 3
     assert job_folder.read_outcome(job) is None
+
+
+def test_the_child_of_an_isolated_agent_runs_no_code_of_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
+    """The agent had -I and its child had not: a folder edge_agent in the working directory was run."""
+    (tmp_path / "edge_agent").mkdir()
+    (tmp_path / "edge_agent" / "__init__.py").write_text("print('of the folder')")
+    command = [sys.executable, "-I", "-c", PARENT, str(ROOT)]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    assert "of the folder" not in (tmp_path / "job.log").read_text()

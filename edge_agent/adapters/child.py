@@ -12,6 +12,11 @@ STOP_S: Final = 5.0
 LAST_WORDS: Final = 300  # characters of the log that go into a reason
 
 
+def python() -> list[str]:
+    """This interpreter, which looks for code in the caller's folder and environment only where this process does."""
+    return [sys.executable, "-I"] if sys.flags.isolated else [sys.executable]
+
+
 class Child:
     """``python -m edge_agent.unlearn_job FOLDER``, its output in a log file.
 
@@ -21,7 +26,7 @@ class Child:
 
     def __init__(self, folder: Path, log: Path) -> None:
         self._log = log
-        command = [sys.executable, "-m", "edge_agent.unlearn_job", str(folder), "--parent", str(os.getpid())]
+        command = [*python(), "-m", "edge_agent.unlearn_job", str(folder), "--parent", str(os.getpid())]
         with log.open("wb") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 

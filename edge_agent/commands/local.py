@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edge_agent.adapters.child import python
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.core.errors import Misconfigured, Unreachable
 from edge_agent.vault import Vault
@@ -132,7 +133,7 @@ class LocalAgent:
     def start(self) -> None:
         """Start the process; ``ready`` waits for its connection."""
         with self.log_path.open("ab") as log:
-            command = [sys.executable, "-m", *self.program, "run", "--config", str(self.config)]
+            command = [*python(), "-m", *self.program, "run", "--config", str(self.config)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self._env)
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -196,7 +197,7 @@ class LocalPage:
             Misconfigured: ``E_CONFIG``, it ended instead; with the end of its log.
         """
         with self.log_path.open("ab") as log:
-            command = [sys.executable, "-m", "edge_agent", "page", "--config", str(self._config)]
+            command = [*python(), "-m", "edge_agent", "page", "--config", str(self._config)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(lambda: _listens(self._port) or self.process.poll() is not None, "the page listens")
         if self.process.poll() is not None:
