@@ -18,6 +18,8 @@ from benchmarks import toy
 from edge_agent.adapters.releases import read_release
 from edge_agent.cli import main
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.commands.run import _only_agent
+from edge_agent.core.errors import Misconfigured
 from edge_agent.settings import Config
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import ROOT, edge_agent
@@ -233,3 +235,11 @@ def test_a_rollback_across_an_erasure_is_refused(start_agent: Start, plant: Plan
     for arguments in (("rollback",), ("install", toy_release)):
         run = edge_agent("releases", *arguments, "--config", agent.config)
         assert (run.returncode, "E_ERASED" in run.stderr) == (1, True), arguments
+
+
+def test_a_state_directory_has_one_agent_and_what_ends_that_is_not_said_to_be_another(tmp_path: Path) -> None:
+    """Whatever would have blocked while it served read "in use by another agent"."""
+    with _only_agent(tmp_path), pytest.raises(Misconfigured, match="in use by another agent"), _only_agent(tmp_path):
+        pass
+    with pytest.raises(BlockingIOError, match="of the agent's own"), _only_agent(tmp_path):
+        raise BlockingIOError("of the agent's own")

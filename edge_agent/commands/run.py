@@ -77,9 +77,10 @@ def _only_agent(state_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise Misconfigured("E_STATE", f"{state_dir} cannot be used: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Misconfigured("E_STATE", f"{state_dir} is in use by another agent") from error
         yield
-    except BlockingIOError as error:
-        raise Misconfigured("E_STATE", f"{state_dir} is in use by another agent") from error
     finally:
         os.close(lock)
