@@ -29,14 +29,13 @@ from edge_agent.core.errors import BrokenRelease, StorageFailed, Untrusted
 from edge_agent.files import remove, storage, write_atomically
 from edge_agent.jobs import Jobs
 from edge_agent.schemas.card import CARD, parse_card
+from edge_agent.schemas.certificate import KIND, VERSION
 from edge_agent.schemas.messages import JobState
 from edge_agent.settings import Gateway
 from edge_agent.signing import Signer, opened
 
 log = structlog.get_logger(__name__)
 
-KIND: Final = "edge-agent forgetting certificate"
-VERSION: Final = 1
 ERASING: Final = ("class.forgotten", "class.erased")  # rows of the audit log that say what was destroyed
 KEY_DESTROYED: Final = "sealed with AES-256-GCM; key overwritten and unlinked, then the file unlinked"
 

@@ -22,6 +22,7 @@ from edge_agent.commands.fleet import Member
 from edge_agent.commands.fleet_ask import survey
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.mqtt_client import BrokerAddress
+from edge_agent.schemas.certificate import KIND, VERSION
 from edge_agent.schemas.messages import dump
 from edge_agent.signing import Signer, read_public_key
 from tests.plant import Plant, plant_at, wait_until
@@ -232,11 +233,13 @@ def test_without_a_gateway_there_is_nothing_to_ask(operator: Path) -> None:
 # What is believed
 
 
+KIND_OF = {"kind": KIND, "version": VERSION}
+COMMAND = {"id": "f1", "classes": [HUM]}
 SIGNER, FORGER = Signer.of_seed(bytes(32)), Signer.of_seed(bytes([1]) * 32)
 
 
 def certificate(signer: Signer, gateway: str = "press-1", name: str = HUM, id_: str = "f1") -> bytes:
-    return signer.document({"gateway": gateway, "command": {"id": id_, "classes": [name]}})
+    return signer.document({**KIND_OF, "gateway": gateway, "command": {"id": id_, "classes": [name]}})
 
 
 def heard(topic: str, payload: bytes | dict[str, Any]) -> Heard:
@@ -275,6 +278,24 @@ def test_a_certificate_is_believed_if_the_gateways_key_signed_it_for_this_comman
 def test_a_certificate_of_somebody_or_something_else_is_not_believed(document: bytes, problem: str) -> None:
     one = member(document)
     assert one.ended
+    assert not one.succeeded
+    assert problem in str(one.problem)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({**KIND_OF, "command": COMMAND}, "gateway"),
+        ({**KIND_OF, "gateway": "press-1", "command": {"id": "f1"}}, "classes"),
+        ({"gateway": "press-1", "command": COMMAND}, "no edge-agent forgetting certificate of version 1"),
+        ({**KIND_OF, "version": 2, "gateway": "press-1", "command": COMMAND}, "of version 1"),
+    ],
+)
+def test_what_the_gateway_itself_has_signed_is_not_believed_if_it_is_no_certificate(
+    content: dict[str, Any], problem: str
+) -> None:
+    """One without a gateway's name ended the tool with a KeyError; of the kind nothing was asked."""
+    one = member(SIGNER.document(content))
     assert not one.succeeded
     assert problem in str(one.problem)
 

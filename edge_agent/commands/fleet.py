@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from edge_agent.commands.client import Heard
 from edge_agent.core.errors import Misconfigured, Untrusted
+from edge_agent.schemas.certificate import vouched
 from edge_agent.schemas.heard import Birth, Job
 from edge_agent.schemas.messages import TERMINAL
 from edge_agent.schemas.topics import Topics
@@ -146,8 +147,8 @@ class Fleet:
         if member.certificate is None or self.command is None:
             return
         try:
-            content = opened(member.certificate, self._key_of(member))
-            said = content["gateway"], ",".join(content["command"]["classes"])
+            about = vouched(opened(member.certificate, self._key_of(member)))
+            said = about.gateway, ",".join(about.command.classes)
             if said != (member.gateway, self.command[0]):
                 raise Untrusted("E_SIGNATURE", f"it is for {said[1]} of gateway {said[0]}")
         except (Untrusted, Misconfigured) as error:

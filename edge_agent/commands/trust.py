@@ -8,8 +8,8 @@ from typing import Any
 from edge_agent.adapters import audit
 from edge_agent.commands.state import open_vault
 from edge_agent.config import read_config
-from edge_agent.core.errors import Misconfigured, Untrusted
-from edge_agent.erasure import KIND, VERSION
+from edge_agent.core.errors import Misconfigured
+from edge_agent.schemas.certificate import vouched
 from edge_agent.signing import PublicKey, Signer, opened, read_public_key
 from edge_agent.vault import IDENTITY
 
@@ -32,8 +32,7 @@ def certificate(path: Path, key_path: Path) -> dict[str, Any]:
     except OSError as error:
         raise Misconfigured("E_KEY", f"{path} cannot be read: {error.strerror}") from error
     content = opened(document, read_public_key(key_path))
-    if (content.get("kind"), content.get("version")) != (KIND, VERSION):
-        raise Untrusted("E_SIGNATURE", f"it is signed, but no {KIND} of version {VERSION}")
+    vouched(content)
     return content
 
 
