@@ -61,13 +61,19 @@ class _Place(Protocol):
 
 
 def fetch(
-    url: str, trust: Trust, folder: Path, wanted: str | None = None, check: Callable[[Card], None] = lambda _: None
+    url: str,
+    trust: Trust,
+    folder: Path,
+    wanted: str | None = None,
+    check: Callable[[Card], None] = lambda _: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Release:
     """Fetch a release into a folder, and verify it.
 
     Args:
         wanted: its digest, if that is known.
         check: raises if the card's release is not to be had; called before any weights are fetched.
+        progress: called for each block that has come.
 
     Raises:
         Unreachable: ``E_SOURCE``, the server cannot be reached, or has it not.
@@ -88,7 +94,7 @@ def fetch(
     allowance = _Allowance(min(trust.max_bytes, shutil.disk_usage(folder).free - SPARE_BYTES), FETCH_S)
     with storage(f"{folder} cannot be written"):
         for name in card.files:
-            _download(place, name, folder / name, allowance)
+            _download(place, name, folder / name, allowance, progress)
         write_atomically(folder / CARD, content)
     return read_release(folder)
 
@@ -130,11 +136,12 @@ class _Allowance:
             raise Unreachable("E_SOURCE", f"the release did not come within {self._most_s:g} s")
 
 
-def _download(place: _Place, name: str, path: Path, allowance: _Allowance) -> None:
+def _download(place: _Place, name: str, path: Path, allowance: _Allowance, progress: Callable[[], None]) -> None:
     with place.open(name) as blocks, path.open("wb") as file:
         for block in blocks:
             allowance.take(len(block))
             file.write(block)
+            progress()
 
 
 def _place(url: str, trust: Trust) -> _Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -193,14 +194,20 @@ def test_windows_that_are_divided_from_now_on_do_not_come_twice(
         agent.kill()
 
 
-@NEEDS_OPENSSL
-def test_a_new_replica_fetches_the_release_that_is_announced_and_says_what_it_lacks(
-    site: Site, broker: LocalBroker, tmp_path: Path, toy_release: Path
-) -> None:
+def new_replica(site: Site, folder: Path, env: dict[str, str] | None = None) -> LocalAgent:
+    """A replica that has no release yet; not started."""
     config = site.replica.config.read_text().replace('name = "spare"', 'name = "third"')
     config = "".join(line for line in config.splitlines(keepends=True) if not line.startswith("release = "))
-    third = LocalAgent(tmp_path / "third", "third", broker.port, toy_release, start=False)
+    third = LocalAgent(folder, "third", 0, folder, env=env, start=False)
     third.config.write_text(config)
+    return third
+
+
+@NEEDS_OPENSSL
+def test_a_new_replica_fetches_the_release_that_is_announced_and_says_what_it_lacks(
+    site: Site, tmp_path: Path, toy_release: Path
+) -> None:
+    third = new_replica(site, tmp_path / "third")
     third.start()
     try:
         wait_until(lambda: third.events("release.awaited"), "it waits")
@@ -210,6 +217,27 @@ def test_a_new_replica_fetches_the_release_that_is_announced_and_says_what_it_la
         assert releases(third) == {read_release(toy_release).digest}
     finally:
         third.kill()
+
+
+@NEEDS_OPENSSL
+def test_systemd_is_asked_for_more_time_while_the_first_release_comes(
+    site: Site, tmp_path: Path, toy_release: Path
+) -> None:
+    """It was asked between attempts only: on a slow line each download was killed at TimeoutStartSec, for ever."""
+    digest = read_release(toy_release).digest
+    site.export(digest)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        third = new_replica(site, tmp_path / "third", {"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        third.start()
+        try:
+            told = list(iter(lambda: manager.recv(4096).decode().partition("\n")[0], "READY=1"))
+        finally:
+            third.kill()
+    assert third.events("release.awaited") == []
+    assert len(told) >= len(read_release(toy_release).card.files)
+    assert set(told) == {"EXTEND_TIMEOUT_USEC=90000000"}
 
 
 @NEEDS_OPENSSL

@@ -173,12 +173,16 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
 
 def _await_release(config: Config, store: ReleaseStore, notifier: Notifier) -> None:
     """A new replica has nothing to answer with until the gateway that it follows has announced its release."""
+
+    def extend() -> None:
+        notifier.send(f"EXTEND_TIMEOUT_USEC={EXTEND_US}", "STATUS=waiting for the first release")
+
     while True:
         try:
-            first_release(config, store)
+            first_release(config, store, progress=extend)
         except (Unreachable, BrokenRelease, Untrusted, StorageFailed) as error:
             log.warning("release.awaited", code=error.code, reason=error.reason, next_try_s=RETRY_S)
-            notifier.send(f"EXTEND_TIMEOUT_USEC={EXTEND_US}", "STATUS=waiting for the first release")
+            extend()
             time.sleep(RETRY_S)
         else:
             return

@@ -38,22 +38,29 @@ def trust_of(config: Config, more: tuple[PublicKey, ...] = ()) -> Trust:
     )
 
 
-def fetcher(config: Config) -> Callable[[str, Path], Release]:
-    """Fetches releases by digest from where the gateway that a replica follows has them."""
+def fetcher(config: Config, progress: Callable[[], None] = lambda: None) -> Callable[[str, Path], Release]:
+    """Fetches releases by digest from where the gateway that a replica follows has them.
+
+    Args:
+        progress: called for each block that has come.
+    """
     source = config.replica.source
     between = ":" if source.startswith("oci://") else "/"
 
     def by_digest(digest: str, folder: Path) -> Release:
         url = f"{source.rstrip('/')}{between}{digest}"
-        return fetch(url, trust_of(config), folder, digest)
+        return fetch(url, trust_of(config), folder, digest, progress=progress)
 
     return by_digest
 
 
-def first_release(config: Config, store: ReleaseStore) -> None:
+def first_release(config: Config, store: ReleaseStore, progress: Callable[[], None]) -> None:
     """Fetch the release that the gateway serves which a replica follows, for one that has none yet.
 
     What the gateway hides is written down, so that the first answer hides it.
+
+    Args:
+        progress: called for each block that has come.
 
     Raises:
         EdgeAgentError: it cannot be had now.
@@ -67,7 +74,7 @@ def first_release(config: Config, store: ReleaseStore) -> None:
     news = announcement(heard.payload)
     remember(news, config.gateway.state_dir / RECORD)
     with bare_folder() as folder:
-        fetcher(config)(news.digest, folder)
+        fetcher(config, progress)(news.digest, folder)
         store.add(folder)
 
 
