@@ -240,6 +240,44 @@ assert journal.states() == read_states(path) == [first, second]
     assert [state.id for state in _reopened(path)] == ["id-1", "id-2"]
 
 
+@pytest.mark.parametrize("failing", range(1, 5))
+def test_a_command_accepted_after_a_start_at_which_the_disk_failed_once_is_on_the_disk(
+    tmp_path: Path, failing: int
+) -> None:
+    """Where only the folder could not be synced, commands went to the old file, which had no name any more."""
+    script = f"""
+import errno
+import os
+from pathlib import Path
+from edge_agent.adapters.journal import Journal, read_states
+from edge_agent.core.errors import StorageFailed
+from tests.test_journal import _history, _state
+
+path = Path({str(tmp_path / "journal")!r})
+_history(path)
+sync, calls = os.fsync, []
+
+def fails_once(descriptor):
+    calls.append(descriptor)
+    if len(calls) == {failing}:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    sync(descriptor)
+
+os.fsync = fails_once
+journal = Journal(path)
+for number in (8, 9):
+    try:
+        journal.write(_state(number))
+    except StorageFailed:
+        journal.write(_state(number))
+assert len(calls) >= {failing}
+assert journal.states() == read_states(path)
+assert b"\\0" not in path.read_bytes()
+"""
+    run_script(script)
+    assert [state.id for state in _reopened(tmp_path / "journal")] == ["id-1", "id-2", "id-3", "id-8", "id-9"]
+
+
 def test_a_journal_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
     with pytest.raises(StorageFailed, match="E_STORAGE: the journal cannot be opened"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from edge_agent.core.errors import Misconfigured
-from edge_agent.files import append_durably, storage, write_atomically
+from edge_agent.files import append_durably, storage, sync_folder, write_atomically
 from edge_agent.schemas.messages import JobState
 
 MOST_BYTES: Final = 1 << 20  # before it is compacted; it is at every start
@@ -35,11 +35,10 @@ class Journal:
         self.damaged_lines = self._compact_bytes = 0
         with storage("the journal cannot be opened"):
             whole = self._load(path.read_bytes()) if path.exists() else 0
-            self._file: IO[bytes] = path.open("ab", buffering=0)
-            try:
+            self._file: IO[bytes] | None = path.open("ab", buffering=0)
+            os.ftruncate(self._file.fileno(), whole)  # a torn last line would take the next one with it
+            with suppress(OSError):  # a full disk must not keep the agent from serving
                 self._compact()
-            except OSError:  # a full disk must not keep the agent from serving: only cut off a torn last line
-                os.truncate(path, whole)
 
     def states(self) -> list[JobState]:
         """The state of every command, in order of acceptance."""
@@ -58,9 +57,10 @@ class Journal:
         previous = self._states.get(state.id)
         state = replace(state, rev=previous.rev + 1 if previous else 1)
         with storage("the journal cannot be written"):
-            append_durably(self._file.fileno(), _line(state))
+            file = self._opened()
+            append_durably(file.fileno(), _line(state))
         self._states[state.id] = state
-        if os.fstat(self._file.fileno()).st_size > max(MOST_BYTES, 2 * self._compact_bytes):
+        if os.fstat(file.fileno()).st_size > max(MOST_BYTES, 2 * self._compact_bytes):
             with suppress(OSError):  # it only grows on
                 self._compact()
         return state
@@ -68,11 +68,17 @@ class Journal:
     def _compact(self) -> None:
         """Write the newest state of each command, and nothing else."""
         content = b"".join(map(_line, self._states.values()))
+        self.close()
         write_atomically(self._path, content)
         self._compact_bytes = len(content)
-        file: IO[bytes] = self._path.open("ab", buffering=0)
-        self._file.close()
-        self._file = file
+
+    def _opened(self) -> IO[bytes]:
+        """The file to append to, which a compaction has replaced, even where it failed afterwards."""
+        if self._file is None:
+            self._path.touch()
+            sync_folder(self._path.parent)  # else a power cut might bring the replaced one back
+            self._file = self._path.open("ab", buffering=0)
+        return self._file
 
     def note(self, state: JobState) -> JobState:
         """Keep progress in memory only: after a crash the command starts its phase again anyway."""
@@ -82,7 +88,9 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; every line is on disk already."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _load(self, content: bytes) -> int:
         """Take over the states of all sound lines; returns where the last whole line ends."""
