@@ -89,6 +89,8 @@ class ServedModel:
     def close(self) -> None:
         """Write out what is held back."""
         self._cache.close()
+        with tolerant():
+            self._audit.close()
 
     @property
     def state_dir(self) -> Path:

@@ -31,7 +31,6 @@ def started(config: Config) -> ServedModel:
 
 def ended(model: ServedModel) -> None:
     model.close()
-    model._audit.close()
     model.forgetting._journal.close()
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
+import tracemalloc
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +18,8 @@ from hypothesis import strategies as st
 from edge_agent.adapters import audit
 from edge_agent.adapters.audit import AuditLog, Head, check, erased_classes
 from edge_agent.clock import Clock, Reading
-from edge_agent.core.errors import StorageFailed, Untrusted
+from edge_agent.core.errors import Refused, StorageFailed, Untrusted
+from edge_agent.page.records import Records
 from edge_agent.signing import canonical
 from tests.scripts import run_script
 
@@ -35,27 +40,37 @@ def five_rows(folder: Path) -> Path:
     return folder / "audit.jsonl"
 
 
+def sealed(row: dict[str, Any]) -> bytes:
+    """The line of a row, with the hash that fits it."""
+    content = {name: value for name, value in row.items() if name != "hash"}
+    return canonical({**content, "hash": hashlib.sha256(canonical(content)).hexdigest()})
+
+
+def checked(content: bytes, head: Head | None = None) -> int:
+    return check(io.BytesIO(content), head)
+
+
 def broken(content: bytes, head: Head | None = None) -> str:
     with pytest.raises(Untrusted) as caught:
-        check(content, head)
+        checked(content, head)
     assert caught.value.code == "E_CHAIN"
     return caught.value.reason
 
 
 def test_a_log_as_it_was_written_checks_out_and_goes_on_after_a_restart(tmp_path: Path) -> None:
     path = five_rows(tmp_path)
-    assert check(path.read_bytes()) == 5
+    assert checked(path.read_bytes()) == 5
     log = log_in(tmp_path)
     assert log.head.n == 5
     head = log.append("agent.started", version="1")
-    assert check(path.read_bytes(), head) == 6
+    assert checked(path.read_bytes(), head) == 6
     row = json.loads(path.read_bytes().splitlines()[-1])
     assert row["time"] == {"utc": "2030-01-02T03:04:05+00:00", "synchronised": True}
     assert row["content"] == {"version": "1"}
 
 
 def test_an_empty_log_is_whole(tmp_path: Path) -> None:
-    assert check(b"") == 0
+    assert checked(b"") == 0
     assert log_in(tmp_path).head == Head()
 
 
@@ -75,7 +90,7 @@ def test_removed_and_moved_rows_are_found(
     lines, head = path.read_bytes().splitlines(keepends=True), log_in(path.parent).head
     content = b"".join(lines[place] for place in order[:count])
     if order[:count] == list(range(count)):
-        assert check(content) == count
+        assert checked(content) == count
         if count < 5:
             assert "ends at row" in broken(content, head)  # rows cut off at the end are missed by who knows the head
     else:
@@ -87,8 +102,7 @@ def test_a_row_made_up_with_a_right_hash_does_not_fit_the_chain(tmp_path: Path) 
     lines = path.read_bytes().splitlines()
     row = json.loads(lines[2])
     row["content"]["id"] = "somebody else's"
-    row["hash"] = audit._hash(row)
-    lines[2] = canonical(row)
+    lines[2] = sealed(row)
     assert "row 4 does not follow" in broken(b"\n".join(lines) + b"\n")
 
 
@@ -108,12 +122,12 @@ def test_a_torn_last_row_is_cut_off_kept_aside_and_told(tmp_path: Path, cut: int
     assert "torn" in broken(path.read_bytes())
     log = log_in(tmp_path)
     log.append("agent.started")
-    assert [row["event"] for row in audit.read_rows(path)[-3:]] == [
+    assert [row["event"] for row in list(audit.read_rows(path))[-3:]] == [
         "command.accepted",
         "audit.damaged",
         "agent.started",
     ]
-    assert check(path.read_bytes()) == 6
+    assert checked(path.read_bytes()) == 6
     assert (tmp_path / "audit.damaged").stat().st_size > 50
 
 
@@ -125,6 +139,43 @@ def test_a_chain_that_was_broken_stays_broken_and_is_told_once(tmp_path: Path) -
     told = [row for row in log.rows if row["event"] == "audit.damaged"]
     assert [row["content"]["reason"] for row in told] == ["row 2 was changed"]
     assert broken(path.read_bytes()) == "row 2 was changed"
+
+
+def test_reading_a_long_log_takes_the_memory_of_what_is_kept_of_it(tmp_path: Path) -> None:
+    """Each start held all rows in memory, and the page read them twice: after a year a gateway had no room for them."""
+    previous = "0" * 64
+    with (tmp_path / "audit.jsonl").open("wb") as file:
+        for number in range(1, 4001):
+            row = {"n": number, "prev": previous, "time": NOW.document(), "event": "command.failed", "content": {}}
+            line = sealed(row)
+            previous = json.loads(line)["hash"]
+            file.write(line + b"\n")
+    tracemalloc.start()
+    try:
+        log = log_in(tmp_path)
+        shown = Records(tmp_path).audit(None, log.head)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (log.head.n, log.rows) == (4000, [])
+    assert (shown["count"], shown["problem"], shown["rows"][0]["n"], len(shown["rows"])) == (4000, None, 4000, 50)
+    assert peak_bytes < 300_000 < (tmp_path / "audit.jsonl").stat().st_size
+
+
+def test_a_refused_command_a_minute_leaves_no_more_than_a_days_share_of_rows_and_how_many_have_none(
+    tmp_path: Path,
+) -> None:
+    """It stayed below the share of an hour, and wrote half a million rows in a year."""
+    minutes, error = iter(range(2 * 1440)), Refused("E_CLASS", "nobody knows it")
+    log = AuditLog(tmp_path / "audit.jsonl", Clock(tmp_path / "clock", lambda: NOW), lambda: 60.0 * next(minutes))
+    for _ in range(2 * 1440):
+        log.refused("edge/toy/unlearn/x", b"", error)
+    log.close()
+    rows = list(audit.read_rows(tmp_path / "audit.jsonl"))
+    one_by_one = sum(row["event"] == "command.refused" for row in rows)
+    more = [row["content"]["count"] for row in rows if row["event"] == "commands.refused"]
+    assert one_by_one == 2 * audit.REFUSALS_PER_DAY
+    assert more == [1440 - 100, 1440 - 100]
 
 
 def test_an_erased_class_is_known_until_it_is_revived(tmp_path: Path) -> None:
@@ -158,7 +209,7 @@ print(crashes.everywhere(Path({str(tmp_path)!r}), five_rows, act, {how!r}))
         log = log_in(tmp_path / str(number))
         assert log.head.n in (5, 6)
         log.append("agent.started")
-        assert check((tmp_path / str(number) / "audit.jsonl").read_bytes()) == log.head.n
+        assert checked((tmp_path / str(number) / "audit.jsonl").read_bytes()) == log.head.n
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:

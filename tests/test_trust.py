@@ -170,7 +170,10 @@ def test_refused_commands_are_written_down_and_a_flood_of_them_is_counted(start_
     assert len(rows) == 60
     assert rows[0]["content"]["code"] == "E_CLASS"
     assert rows[0]["content"]["topic"] == "edge/toy/unlearn/unknown-0"
-    assert check((agent.state_dir / "audit.jsonl").read_bytes()) == 61
+    agent.stop()
+    with (agent.state_dir / "audit.jsonl").open("rb") as file:
+        assert check(file) == 62
+    assert list(read_rows(agent.state_dir / "audit.jsonl"))[-1]["content"] == {"count": 90}
 
 
 def test_a_release_that_knows_an_erased_class_may_serve_with_it_masked(

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ EVENTS: Final[dict[str, str]] = {
     "command.accepted": "a command to forget; id, classes, digest, reason, and the key that signed it",
     "command.failed": "it ended without a new model; id, classes, code, reason",
     "command.refused": "a command was refused; code, reason, topic, digest of the payload",
-    "commands.refused": "more were refused than an hour's worth is recorded of one by one; count",
+    "commands.refused": "more were refused than an hour or a day has rows for; count",
     "gate.judged": "the gate's verdict on an edit; id, accepted, reasons",
     "release.adopted": "another release serves; release, reason",
     "release.refused": "a release that an operator asked for was refused; release, code, reason",
@@ -41,7 +42,9 @@ EVENTS: Final[dict[str, str]] = {
 
 # What is read again while the agent runs, and so kept in memory; the others are many.
 REMEMBERED: Final = frozenset({"audit.damaged", "class.erased", "class.forgotten", "class.revived"})
-REFUSALS_PER_HOUR: Final = 60  # that get a row of their own: a flood must not wear out the disk
+REFUSALS_PER_HOUR: Final = 60  # that get a row of their own: a flood must not wear out the disk,
+REFUSALS_PER_DAY: Final = 100  # nor one a minute, for years, fill it
+DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,56 @@ class Head:
 
     n: int = 0
     hash: str = "0" * 64
+
+
+class Chain:
+    """Holds a log against its chain of hashes, row by row, in the memory of one.
+
+    Attributes:
+        count: the lines that have an end, damaged or not.
+        broken: what is wrong with the first row that is not as it was written, if one is.
+        torn: what comes after the last line's end.
+    """
+
+    def __init__(self, head: Head | None = None) -> None:
+        self.count, self.torn = 0, b""
+        self.broken: str | None = None
+        self._head, self._previous = head, Head()
+
+    def rows(self, lines: Iterable[bytes]) -> Iterator[Row]:
+        """The rows that are as they were written, wherever they stand; a damaged one must not tell what was erased."""
+        for line in lines:
+            if not line.endswith(b"\n"):
+                self.torn = line
+                return
+            row = _read(line[:-1])
+            self.count += 1
+            if self.broken is None:
+                self.broken = self._follow(row)
+            if row is not None:
+                yield row
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the log that ``rows`` has gone through."""
+        head, last = self._head, self._previous
+        if self.broken is not None:
+            return self.broken
+        if self.torn:
+            return "the last row was torn"
+        if head is not None and head.n > last.n:
+            return f"the log ends at row {last.n}, but there was a row {head.n}"
+        return None
+
+    def _follow(self, row: Row | None) -> str | None:
+        if row is None:
+            return f"row {self.count} was changed"
+        if (row["n"], row["prev"]) != (self.count, self._previous.hash):
+            return f"row {self.count} does not follow the one before: rows were removed or moved"
+        self._previous = Head(self.count, row["hash"])
+        if self._head is not None and self.count == self._head.n and self._previous != self._head:
+            return f"row {self.count} is not the one whose hash is {self._head.hash[:12]}"
+        return None
 
 
 class AuditLog:
@@ -66,29 +119,25 @@ class AuditLog:
         StorageFailed: it cannot be opened.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, path: Path, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._monotonic = clock, monotonic
+        self.rows: list[Row] = []
+        self.head, chain = Head(), Chain()
         with storage("the audit log cannot be opened"):
-            content = path.read_bytes() if path.exists() else b""
-            whole = content[: content.rfind(b"\n") + 1]
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.ftruncate(self._file, len(whole))
+            for row in read_rows(path, chain):
+                self._take(row)
+            os.ftruncate(self._file, os.fstat(self._file).st_size - len(chain.torn))
             sync_folder(path.parent)
-        rows = _believed(whole)
-        self.rows = [row for row in rows if row["event"] in REMEMBERED]
-        self.head = Head(rows[-1]["n"], rows[-1]["hash"]) if rows else Head()
         self._refused_s: list[float] = []
         self._refused_more = 0
-        torn = len(content) - len(whole)
-        if torn:
+        if chain.torn:
             with suppress(OSError):  # to keep it is a service, no promise
-                write_atomically(path.with_name("audit.damaged"), content[len(whole) :])
-            self.append("audit.damaged", bytes_given_up=torn)
-        try:
-            check(whole)
-        except Untrusted as error:
-            if not any(row["content"].get("reason") == error.reason for row in self._of("audit.damaged")):
-                self.append("audit.damaged", reason=error.reason)
+                write_atomically(path.with_name("audit.damaged"), chain.torn)
+            self.append("audit.damaged", bytes_given_up=len(chain.torn))
+        told = [row["content"].get("reason") for row in self.rows if row["event"] == "audit.damaged"]
+        if chain.broken is not None and chain.broken not in told:
+            self.append("audit.damaged", reason=chain.broken)
 
     def append(self, event: str, **content: Any) -> Head:
         """Write a row durably.
@@ -99,62 +148,62 @@ class AuditLog:
         assert event in EVENTS, event
         row: Row = {"n": self.head.n + 1, "prev": self.head.hash, "time": self._clock.now().document()}
         row |= {"event": event, "content": content}
-        row["hash"] = _hash(row)
+        line, row["hash"] = _written(row)
         with storage("the audit log cannot be written"):
-            append_durably(self._file, canonical(row) + b"\n")
-        if event in REMEMBERED:
-            self.rows.append(row)
-        self.head = Head(row["n"], row["hash"])
+            append_durably(self._file, line + b"\n")
+        self._take(row)
         return self.head
 
     def refused(self, topic: str, payload: bytes, error: EdgeAgentError) -> None:
-        """A row for a refused command; beyond some in an hour only how many there were.
+        """A row for a refused command; beyond some in an hour or a day only how many there were.
 
         Raises:
             StorageFailed: it was not written.
         """
-        now_s = time.monotonic()
-        self._refused_s = [at_s for at_s in self._refused_s if at_s > now_s - 3600.0]
-        if len(self._refused_s) >= REFUSALS_PER_HOUR:
+        now_s = self._monotonic()
+        self._refused_s = [at_s for at_s in self._refused_s if at_s > now_s - DAY_S]
+        of_hour = sum(at_s > now_s - 3600.0 for at_s in self._refused_s)
+        if of_hour >= REFUSALS_PER_HOUR or len(self._refused_s) >= REFUSALS_PER_DAY:
             self._refused_more += 1
             return
         self._refused_s.append(now_s)
-        if self._refused_more:
-            self.append("commands.refused", count=self._refused_more)
-            self._refused_more = 0
+        self._tell_of_more()
         digest = hashlib.sha256(payload).hexdigest()
         self.append("command.refused", topic=topic[:200], digest=digest, code=error.code, reason=error.reason)
 
-    def _of(self, event: str) -> list[Row]:
-        return [row for row in self.rows if row["event"] == event]
+    def _tell_of_more(self) -> None:
+        if self._refused_more:
+            self.append("commands.refused", count=self._refused_more)
+            self._refused_more = 0
+
+    def _take(self, row: Row) -> None:
+        if row["event"] in REMEMBERED:
+            self.rows.append(row)
+        self.head = Head(row["n"], row["hash"])
 
     def close(self) -> None:
-        """Close the file; every row is on disk already."""
-        os.close(self._file)
+        """Close the file, once it says how many refused commands have no row.
+
+        Raises:
+            StorageFailed: it does not say so; it is closed.
+        """
+        try:
+            self._tell_of_more()
+        finally:
+            os.close(self._file)
 
 
-def check(content: bytes, head: Head | None = None) -> int:
-    """Check a log's content; returns the number of its rows.
+def check(lines: Iterable[bytes], head: Head | None = None) -> int:
+    """Check a log, line by line, ends included; returns the number of its rows.
 
     Raises:
         Untrusted: ``E_CHAIN``, the first row that is not as it was written, or the head is not among them.
     """
-    previous = Head()
-    *lines, torn = content.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        row = _parsed(line)
-        if row is None or row["hash"] != _hash(row):
-            raise Untrusted("E_CHAIN", f"row {number} was changed")
-        if (row["n"], row["prev"]) != (number, previous.hash):
-            raise Untrusted("E_CHAIN", f"row {number} does not follow the one before: rows were removed or moved")
-        previous = Head(number, row["hash"])
-        if head is not None and number == head.n and previous != head:
-            raise Untrusted("E_CHAIN", f"row {number} is not the one whose hash is {head.hash[:12]}")
-    if torn:
-        raise Untrusted("E_CHAIN", "the last row was torn")
-    if head is not None and head.n > previous.n:
-        raise Untrusted("E_CHAIN", f"the log ends at row {previous.n}, but there was a row {head.n}")
-    return previous.n
+    chain = Chain(head)
+    deque(chain.rows(lines), maxlen=0)
+    if chain.problem is not None:
+        raise Untrusted("E_CHAIN", chain.problem)
+    return chain.count
 
 
 def erased_classes(rows: Iterable[Row]) -> tuple[frozenset[str], frozenset[str]]:
@@ -170,28 +219,31 @@ def erased_classes(rows: Iterable[Row]) -> tuple[frozenset[str], frozenset[str]]
     return frozenset(gone), frozenset(back)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a log that somebody else may be writing; none if there is no file."""
-    return _believed(path.read_bytes() if path.exists() else b"")
+def read_rows(path: Path, chain: Chain | None = None) -> Iterator[Row]:
+    """The rows of a log that somebody else may be writing; none if there is no file.
+
+    Args:
+        chain: what the whole file is held against on the way.
+    """
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        yield from (chain or Chain()).rows(file)
 
 
-def _believed(content: bytes) -> list[Row]:
-    """Rows that are as they were written; a damaged one must not tell which classes were erased."""
-    rows = (_parsed(line) for line in content.splitlines())
-    return [row for row in rows if row is not None and row["hash"] == _hash(row)]
-
-
-def _parsed(line: bytes) -> Row | None:
-    """A row that could have been written here; whether its hash is right is another question."""
+def _read(line: bytes) -> Row | None:
+    """A row as it was written."""
     try:
         row = json.loads(line)
         kinds = {"n": int, "prev": str, "time": dict, "event": str, "content": dict, "hash": str}
-        if {name: type(value) for name, value in row.items()} != kinds or canonical(row) != line:
+        if {name: type(value) for name, value in row.items()} != kinds or _written(row)[0] != line:
             return None
     except (ValueError, AttributeError, RecursionError):  # AttributeError: no object
         return None
     return dict(row)
 
 
-def _hash(row: Row) -> str:
-    return hashlib.sha256(canonical({name: value for name, value in row.items() if name != "hash"})).hexdigest()
+def _written(row: Row) -> tuple[bytes, str]:
+    """A row's canonical line, and the hash in it, which is that of the line without it."""
+    front = canonical({name: row[name] for name in ("content", "event")})[:-1]
+    back = canonical({name: row[name] for name in ("n", "prev", "time")})[1:]
+    value = hashlib.sha256(front + b"," + back).hexdigest()
+    return b'%s,"hash":"%s",%s' % (front, value.encode(), back), value

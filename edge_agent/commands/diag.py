@@ -14,6 +14,7 @@ import sys
 import tarfile
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import distributions
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent import __version__
-from edge_agent.adapters.audit import check as check_rows
+from edge_agent.adapters.audit import Chain, read_rows
 from edge_agent.adapters.journal import read_states
 from edge_agent.clock import read as read_clock
 from edge_agent.commands.check import check
 from edge_agent.config import read_config
-from edge_agent.core.errors import Misconfigured, Untrusted
+from edge_agent.core.errors import Misconfigured
 from edge_agent.files import size_of, storage
 from edge_agent.schemas.card import CARD
 from edge_agent.settings import OWN_MODEL, Config
@@ -123,11 +124,9 @@ def _cards(state_dir: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _audit(path: Path) -> dict[str, Any]:
-    content = path.read_bytes() if path.exists() else b""
-    try:
-        return {"rows": check_rows(content)}
-    except Untrusted as error:
-        return {"rows": content.count(b"\n"), "code": error.code, "reason": error.reason}
+    chain = Chain()
+    deque(read_rows(path, chain), maxlen=0)
+    return {"rows": chain.count} | ({"code": "E_CHAIN", "reason": chain.problem} if chain.problem else {})
 
 
 def _disk(state_dir: Path) -> dict[str, Any]:

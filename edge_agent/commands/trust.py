@@ -62,6 +62,7 @@ def check_audit(path: Path, head: audit.Head | None) -> int:
         Misconfigured: it cannot be read.
     """
     try:
-        return audit.check(path.read_bytes(), head)
+        with path.open("rb") as file:
+            return audit.check(file, head)
     except OSError as error:
         raise Misconfigured("E_STATE", f"{path} cannot be read: {error.strerror}") from error

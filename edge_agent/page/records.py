@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from edge_agent.adapters.audit import Head, check, read_rows
+from edge_agent.adapters.audit import Chain, Head, read_rows
 from edge_agent.adapters.journal import read_states
-from edge_agent.core.errors import BrokenRelease, Misconfigured, Untrusted
+from edge_agent.core.errors import BrokenRelease, Misconfigured
 from edge_agent.schemas.card import CARD, parse_card
 from edge_agent.schemas.heard import CertificateHead
 from edge_agent.schemas.messages import job_status
@@ -28,22 +29,22 @@ class Records:
     state_dir: Path
 
     def audit(self, before: int | None, published: Head | None) -> dict[str, Any]:
-        """The last rows before number ``before``, and whether the whole chain holds, worked out anew.
+        """The last rows before number ``before``, and whether the whole chain holds, read anew, once.
 
         Args:
             published: the head that the agent last announced; a log that ends before it was cut off.
         """
-        content = self._content(self.state_dir / "audit.jsonl")
+        path, chain = self.state_dir / "audit.jsonl", Chain(published)
         try:
-            count, problem = check(content, published), None
-        except Untrusted as error:
-            count, problem = content.count(b"\n"), error.reason
-        rows = [row for row in read_rows(self.state_dir / "audit.jsonl") if before is None or row["n"] < before]
+            with path.open("rb") as file:
+                rows = deque((row for row in chain.rows(file) if before is None or row["n"] < before), PAGE_ROWS)
+        except OSError as error:
+            raise _unreadable(path, error) from error
         return {
-            "rows": rows[: -PAGE_ROWS - 1 : -1],
-            "count": count,
-            "verified": problem is None,
-            "problem": problem,
+            "rows": list(reversed(rows)),
+            "count": chain.count,
+            "verified": chain.problem is None,
+            "problem": chain.problem,
             "published": published is not None,
         }
 
