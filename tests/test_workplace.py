@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.adapters import workplace
 from edge_agent.adapters.workplace import SHARED_MEMORY, Workplace, file_system
+from edge_agent.files import remove
 
 pytestmark = pytest.mark.skipif(file_system(SHARED_MEMORY) != "tmpfs", reason="/dev/shm is no tmpfs here")
 
@@ -70,6 +71,31 @@ def test_the_runtime_directory_of_systemd_goes_first(tmp_path: Path, monkeypatch
         place.clear()
     finally:
         runtime.rmdir()
+
+
+def test_what_a_crash_left_in_a_place_that_is_not_configured_any_more_is_cleared_and_the_place_forgotten(
+    place: Workplace, tmp_path: Path
+) -> None:
+    """Bare windows lay there until a reboot, while a certificate said that they were removed from memory."""
+    former = [SHARED_MEMORY / f"edge-agent-test-{os.getpid()}-{number}" for number in range(2)]
+    left = []
+    for root in former:
+        root.mkdir()
+        folder = Workplace(tmp_path, root).folder("job", 0)
+        assert folder.parent.parent == root
+        folder.mkdir()
+        left.append(folder / "windows")
+        left[-1].write_bytes(b"bare windows")
+    stranger = former[0] / "somebody else's"
+    stranger.touch()
+    try:
+        place.clear()
+        assert [path.exists() for path in left] == [False, False]
+        assert [list(root.iterdir()) for root in former] == [[stranger], []]
+        assert [path.name for path in tmp_path.iterdir()] == []
+    finally:
+        for root in former:
+            remove(root)
 
 
 def test_clearing_overwrites_what_is_on_the_disk_and_removes_what_is_in_memory(

@@ -1,7 +1,8 @@
 """Where job folders lie: in memory where there is room, so that bare windows and weights never reach a disk.
 
 In memory means a tmpfs: ``forget.work_dir``, else systemd's RuntimeDirectory, else /dev/shm. Without one, or without
-room in it, a job works in the state directory, and its files are overwritten before they are unlinked.
+room in it, a job works in the state directory, and its files are overwritten before they are unlinked. A place in
+memory is written down in the state directory first: after a crash the configuration may name another one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from edge_agent.files import remove, shred, storage
+from edge_agent.files import remove, shred, storage, write_atomically
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used, see _own
 BARE: Final = "edge-agent-bare-"  # before the process's id
@@ -28,20 +29,20 @@ class Workplace:
 
     def __init__(self, state_dir: Path, configured: Path | None = None) -> None:
         self._disk = state_dir / "jobs"
-        name = f"edge-agent-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]}"
-        usual = _usual_roots()
-        self._memory = [root / name for root in ([configured] if configured else usual)]
-        self._all = {*self._memory, *(root / name for root in usual)}  # an earlier start may have been told otherwise
+        self._used = state_dir / "workplaces"
+        self._name = f"edge-agent-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]}"
+        self._roots = [configured] if configured else _usual_roots()
 
     def folder(self, name: str, needed_bytes: int) -> Path:
         """Where a job of this name and size goes; its parent is there.
 
         Raises:
-            StorageFailed: not even in the state directory.
+            StorageFailed: not even in the state directory, or it cannot be written down.
         """
-        for place in self._memory:
+        for place in (root / self._name for root in self._roots):
             if file_system(place.parent) in IN_MEMORY and _own(place):
                 if shutil.disk_usage(place).free >= needed_bytes + SPARE_BYTES:
+                    self._write_down(place.parent)
                     return place / name
                 remove(place)
         with storage("the folder for jobs cannot be made"):
@@ -69,10 +70,23 @@ class Workplace:
             folders = list(self._disk.glob("*"))
             for folder in folders:
                 remove(folder)
-            for place in self._all:
+            for root in {*self._roots, *_usual_roots(), *self._written_down()}:
+                place = root / self._name
                 if place.is_dir() and _own(place):
                     remove(place)
+            remove(self._used)
         return bool(folders)
+
+    def _write_down(self, root: Path) -> None:
+        with storage("the place for jobs cannot be written down"):
+            known = self._written_down()
+            if root not in known:
+                write_atomically(self._used, b"\0".join(map(os.fsencode, sorted({*known, root}))))
+
+    def _written_down(self) -> set[Path]:
+        """Where jobs of earlier starts may have left something, also where the configuration says otherwise by now."""
+        content = self._used.read_bytes() if self._used.exists() else b""
+        return {Path(os.fsdecode(root)) for root in content.split(b"\0") if root}
 
 
 @contextmanager
