@@ -62,6 +62,8 @@ class Forgetting:
         self._probation = Probation(journal, live, self._masks, parts, self._erasure, publish)
         self._sealing, self._loading = Installer[Release](), Installer[Loaded]()
         self._result: Path | None = None  # what the job that ended last has made
+        self._ended: Ended | None = None  # how a job ended, until the audit log has it
+        self._failing: tuple[JobState, EdgeAgentError] | None = None  # why a command fails, until the journal has it
         self._wait_until_s = float("-inf")
 
     def accept(self, command: UnlearnCommand) -> JobState:
@@ -115,7 +117,7 @@ class Forgetting:
     @property
     def has_job(self) -> bool:
         """Whether a child is at work, or what it has made is on its way to the live model."""
-        if self._jobs.running is not None:
+        if self._jobs.running is not None or self._ended is not None:
             return True
         state = self.at_work
         return state is not None and (state.phase in COMMITTED or self._being_sealed(state))
@@ -136,7 +138,11 @@ class Forgetting:
         if now_s < self._wait_until_s:
             return
         try:
-            if self._jobs.running is not None:
+            if self._failing is not None:
+                self._fail(*self._failing)
+            elif self._ended is not None:
+                self._finish(self._ended)
+            elif self._jobs.running is not None:
                 self._follow(self._jobs.poll())
             elif waiting := self._masks.unfinished():
                 self._go_on(waiting[0], may_start=may_start)
@@ -233,6 +239,7 @@ class Forgetting:
                 state = replace(state, phase=news.phase, progress=news.progress, eta_s=news.eta_s, metrics=news.metrics)
                 self._publish.state(self._journal.note(state))
             case Ended():
+                self._ended = report
                 self._finish(report)
 
     def _finish(self, ended: Ended) -> None:
@@ -241,6 +248,7 @@ class Forgetting:
             reasons = [reason["words"] for reason in ended.metrics["gate"]]
             passed = all(reason["passed"] for reason in ended.metrics["gate"])
             self._audit.append("gate.judged", id=state.id, accepted=passed, reasons=reasons)
+        self._ended = None
         if ended.failure is not None:
             self._fail(state, ended.failure)
             return
@@ -342,11 +350,16 @@ class Forgetting:
         self._publish.certificate(final.name, certificate)
 
     def _fail(self, state: JobState, error: EdgeAgentError) -> None:
-        log.warning("command.failed", id=state.id, classes=state.classes, code=error.code, reason=error.reason)
+        """End a command without a new model; ``poll`` comes back until that is written down."""
+        self._ended = None
+        if not isinstance(error, StorageFailed):  # else what failed is tried again, not only to say so
+            self._failing = state, error
         about = {"id": state.id, "classes": list(state.classes), "code": error.code, "reason": error.reason}
         self._audit.append("command.failed", **about)
-        failed = replace(state, status="failed", code=error.code, reason=error.reason, eta_s=None)
-        self._publish.state(self._journal.write(failed))
+        failed = self._journal.write(replace(state, status="failed", code=error.code, reason=error.reason, eta_s=None))
+        self._failing = None
+        log.warning("command.failed", id=state.id, classes=state.classes, code=error.code, reason=error.reason)
+        self._publish.state(failed)
         self._masks.apply()
         self._jobs.clear()
 

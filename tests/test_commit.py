@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +16,11 @@ import pytest
 
 from benchmarks import toy
 from edge_agent.adapters import job_folder
+from edge_agent.adapters.audit import AuditLog, read_rows
 from edge_agent.adapters.journal import Journal, read_states
 from edge_agent.adapters.releases import Release, read_release
 from edge_agent.adapters.windows import WindowCache
+from edge_agent.clock import Clock
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.core.types import Window
 from edge_agent.reservoir import Source
@@ -79,6 +84,34 @@ def test_a_crash_after_the_point_of_no_return_ends_in_success(
         assert plant.expect("status", state="offline")["cached"]["whine"] == 0
     finally:
         agent.kill()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_job_that_ends_while_the_disk_fails_is_not_run_again(start_agent: Start, plant: Plant, killed: bool) -> None:
+    """Its outcome was lost with the write; after three such jobs the command failed: "the agent was stopped"."""
+    agent = start_agent()
+    agent.stop()
+    log = AuditLog(agent.state_dir / "audit.jsonl", Clock(agent.folder / "clock"))
+    log.append("command.failed", id="long ago", classes=[], code="E_GATE", reason="x" * 200_000)
+    log.close()
+    agent.start()
+    agent.ready(times=2)
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    plant.raw("unlearn/whine", b"")
+    job = wait_until(lambda: agent.events("job.started"))[0]
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Only the audit log is longer: nothing more can be written to it.
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (200_000, most))
+    if killed:
+        os.kill(job["pid"], signal.SIGKILL)
+    wait_until(lambda: agent.events("storage.failed"), FORGET_S)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (most, most))
+    status = wait_until(plant.final, FORGET_S)
+    assert (status["status"], status["code"]) == (("failed", "E_CHILD") if killed else ("successful", None))
+    assert len(agent.events("job.started")) == 1
+    rows = [row["event"] for row in read_rows(agent.state_dir / "audit.jsonl")]
+    assert (rows.count("gate.judged"), rows.count("command.failed")) == ((0, 2) if killed else (1, 1))
+    assert 1 <= len(agent.events("storage.failed")) <= 3  # it did not try in every turn
 
 
 @pytest.mark.parametrize("phase", ["committing", "erasing"])
