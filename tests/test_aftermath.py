@@ -208,7 +208,7 @@ def test_a_release_that_was_destroyed_while_it_waited_does_not_go_live(tmp_path:
     assert store.digests() == [after]
     model.housekeep(2.0)
     assert (model.live.release.digest, store.current()) == (after, after)
-    refused = read_rows(tmp_path / "state" / "audit.jsonl")[-1]["content"]
+    refused = list(read_rows(tmp_path / "state" / "audit.jsonl"))[-1]["content"]
     assert (refused["release"], refused["code"]) == (wanted, "E_NO_RELEASE")
     ended(model)
 
