@@ -32,8 +32,10 @@ def make(results: Path) -> Content:
     varied = where(rows, method=ABLATIONS)
     done = settings_of(varied)
     missing = [title(method) for method in ABLATIONS if not where(varied, method=method)]
-    sections = [_section(setting, where(rows, setting=setting)) for setting in done]
-    return Content([*sections, _of_paper()] if sections else [], where(rows, setting=done), missing)
+    wanted = {(case(row), row["seed"]) for row in varied}
+    used = [row for row in rows if (case(row), row["seed"]) in wanted]
+    sections = [_section(setting, where(used, setting=setting)) for setting in done]
+    return Content([*sections, _of_paper()] if sections else [], used, missing)
 
 
 def _section(setting: str, rows: list[Row]) -> str:
