@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -37,9 +38,9 @@ NOT_SHOWN = "labels", "commands_accepted", "releases_refused", "cache_over_budge
 PROMTOOL = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 
 
-def fetch(port: int, path: str) -> tuple[int, str]:
+def fetch(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -101,6 +102,25 @@ def test_a_taken_port_is_told_and_serving_goes_on(start_agent: Start, plant: Pla
         agent = start_agent(http_port=other.getsockname()[1])
         plant.answers(plant.feed(0, 5))
     assert "Address already in use" in agent.events("http.failed")[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"), [("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1"), ("localhost", "127.0.0.1")]
+)
+def test_it_listens_at_addresses_of_either_kind(host: str, asked: str) -> None:
+    """With an address of IPv6 it did not listen at all: "Address family for hostname not supported"."""
+    port = free_port()
+    try:
+        server = HttpServer(host, port, a_snapshot, None, ROOT)
+    except OSError as error:
+        if host.startswith(":") and error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+            pytest.skip("this machine has no IPv6")
+        raise
+    server.start()
+    try:
+        assert fetch(port, "/healthz", asked)[0] == 200
+    finally:
+        server.stop()
 
 
 def test_an_agent_without_finished_turns_is_not_alive() -> None:

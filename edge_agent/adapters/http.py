@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ class HttpServer:
         state_dir: on the disk whose room is shown.
 
     Raises:
-        OSError: the address cannot be bound.
+        OSError: the address is not known, or cannot be bound.
     """
 
     def __init__(self, host: str, port: int, look: Look, cert_file: Path | None, state_dir: Path) -> None:
@@ -50,8 +51,7 @@ class HttpServer:
         registry.register(Figures(look, cert_file, state_dir))
         ProcessCollector(registry=registry)
         handler = type("Handler", (_Handler,), {"look": staticmethod(look), "registry": registry})
-        self._server = ThreadingHTTPServer((host, port), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(host, port, handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     def start(self) -> None:
@@ -62,6 +62,16 @@ class HttpServer:
         """Close the socket."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        families = {family for family, *_ in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        # A name that is both, like localhost, is asked for over IPv4 by most who scrape it.
+        self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+        super().__init__((host, port), handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
