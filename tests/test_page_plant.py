@@ -15,6 +15,7 @@ from edge_agent.commands.client import Heard
 from edge_agent.page.asking import FAILURES, Doorman
 from edge_agent.page.pictures import picture
 from edge_agent.page.plant import HISTORY_S, MOST_ASSETS, MOST_JOBS, MOST_REFUSED, Plant
+from edge_agent.schemas.certificate import KIND, VERSION
 from edge_agent.schemas.heard import LiveRelease
 from edge_agent.schemas.topics import Topics
 from edge_agent.settings import OWN_MODEL
@@ -112,24 +113,22 @@ def test_whatever_is_published_is_taken_or_counted(topic: str, content: Any) -> 
     json.dumps([plant.state(), plant.live("m1", float("-inf"), 1.0)], allow_nan=False)
 
 
-def certificate(signer: Signer, classes: list[str], id_: str = "c-1") -> Heard:
-    document = signer.document({"kind": "x", "command": {"id": id_, "classes": classes}})
+def certificate(signer: Signer, classes: list[str], id_: str = "c-1", **other: Any) -> Heard:
+    content = {"kind": KIND, "version": VERSION, "gateway": "toy", "command": {"id": id_, "classes": classes}}
+    document = signer.document(content | other)
     return Heard(f"{BASE}/unlearn/hum/certificate", json.loads(document), True, document)
 
 
 def test_a_certificate_is_verified_with_the_key_of_the_birth() -> None:
     plant, signer = page_plant(), Signer.of_seed(bytes(32))
-    model = plant.models[OWN_MODEL]
+    model, heard_of = plant.models[OWN_MODEL], certificate(signer, ["hum"])
     assert plant.verified(model, "hum") == {"verified": False, "problem": "there is no certificate"}
-    plant.hear([certificate(signer, ["hum"])], 0.0)
+    plant.hear([heard_of], 0.0)
     assert not plant.verified(model, "hum")["verified"]
     plant.hear([heard("status", {"state": "online", "public_key": signer.public.pem})], 0.0)
-    assert plant.verified(model, "hum") == {
-        "verified": True,
-        "key": signer.public.fingerprint,
-        "content": {"kind": "x", "command": {"id": "c-1", "classes": ["hum"]}},
-    }
-    model.certificates["hum"] = model.certificates["hum"].replace(b'"x"', b'"y"')
+    verdict = plant.verified(model, "hum")
+    assert verdict == {"verified": True, "key": signer.public.fingerprint, "content": heard_of.content["content"]}
+    model.certificates["hum"] = model.certificates["hum"].replace(b'"toy"', b'"toi"')
     assert not plant.verified(model, "hum")["verified"]
     plant.hear([Heard(f"{BASE}/unlearn/hum/certificate", None, True, b"")], 0.0)
     assert plant.state()["models"][OWN_MODEL]["certificates"] == []
@@ -144,6 +143,24 @@ def test_a_certificate_of_another_command_proves_nothing_of_this_one(classes: li
     verdict = plant.verified(plant.models[OWN_MODEL], "hum")
     assert not verdict["verified"]
     assert "it is that of command" in verdict["problem"]
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        ({"gateway": "press-9"}, "on 'press-9'"),
+        ({"kind": "receipt"}, f"no {KIND} of version"),
+        ({"version": VERSION + 1}, f"no {KIND} of version"),
+    ],
+)
+def test_what_else_the_key_has_signed_is_no_certificate(other: dict[str, Any], problem: str) -> None:
+    """Its kind, its version and its gateway were not looked at: another document about the command was shown as one."""
+    plant, signer = page_plant(), Signer.of_seed(bytes(32))
+    birth = heard("status", {"state": "online", "public_key": signer.public.pem})
+    plant.hear([birth, certificate(signer, ["hum"], **other)], 0.0)
+    verdict = plant.verified(plant.models[OWN_MODEL], "hum")
+    assert not verdict["verified"]
+    assert problem in verdict["problem"]
 
 
 def test_a_will_leaves_what_the_agent_said_of_itself() -> None:

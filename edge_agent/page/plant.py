@@ -14,12 +14,13 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from edge_agent.commands.client import Heard
 from edge_agent.core.errors import Misconfigured, Refused, Untrusted
 from edge_agent.page.pictures import Picture, picture
-from edge_agent.schemas.heard import Birth, CertificateHead, Diagnosis, Job, LiveRelease, Refusal
+from edge_agent.schemas.certificate import vouched
+from edge_agent.schemas.heard import Birth, Diagnosis, Job, LiveRelease, Refusal
 from edge_agent.schemas.topics import ASSET, Topics
 from edge_agent.signing import opened, parse_public_key
 
@@ -251,14 +252,13 @@ class Plant:
         try:
             key = parse_public_key(model.birth.public_key if model.birth is not None else "", "the birth message")
             content = opened(document, key)
-            about = CertificateHead.model_validate(content).command
+            about = vouched(content)
         except (Untrusted, Misconfigured) as error:
-            return {"verified": False, "problem": error.reason}
-        except ValidationError:
-            return {"verified": False, "problem": "it is no certificate of a command to forget"}
-        job = model.jobs.get(name)
-        if about.classes != name.split(",") or (job is not None and about.id != job.id):
-            words = f"it is that of command {about.id!r} for {', '.join(about.classes)}"
+            return {"verified": False, "problem": error.reason[:1000]}
+        job, command = model.jobs.get(name), about.command
+        expected = self.gateway, name.split(","), command.id if job is None else job.id
+        if (about.gateway, command.classes, command.id) != expected:
+            words = f"it is that of command {command.id!r} for {', '.join(command.classes)} on {about.gateway!r}"
             return {"verified": False, "problem": words[:1000]}
         return {"verified": True, "key": key.fingerprint, "content": content}
 
