@@ -24,18 +24,18 @@ import structlog
 from edge_agent import acceptance
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import Release
+from edge_agent.candidate import Candidate
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.erasure import Erasure, Parts, Publisher
 from edge_agent.installer import Installer
 from edge_agent.intake import Intake
 from edge_agent.jobs import Ended, News
-from edge_agent.live import LiveModel, Loaded
+from edge_agent.live import LiveModel
 from edge_agent.masks import Masks
 from edge_agent.probation import Probation
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState, Phase, Status
 from edge_agent.settings import Config, Forget
-from edge_agent.shadow import Shadow
 from edge_agent.tally import storage_failed, tolerant
 
 log = structlog.get_logger(__name__)
@@ -60,10 +60,12 @@ class Forgetting:
         self._erasure = Erasure(config.gateway, parts)
         self._masks = masks
         self._probation = Probation(journal, live, self._masks, parts, self._erasure, publish)
-        self._sealing, self._loading = Installer[Release](), Installer[Loaded]()
+        self._candidate = Candidate(journal, live, masks, parts, self._erasure, self._probation, publish)
+        self._sealing = Installer[Release]()
         self._result: Path | None = None  # what the job that ended last has made
         self._ended: Ended | None = None  # how a job ended, until the audit log has it
         self._failing: tuple[JobState, EdgeAgentError] | None = None  # why a command fails, until the journal has it
+        self._told: str | None = None  # the command whose failure the audit log has
         self._wait_until_s = float("-inf")
 
     def accept(self, command: UnlearnCommand) -> JobState:
@@ -203,15 +205,15 @@ class Forgetting:
 
     def _go_on(self, state: JobState, *, may_start: bool = True) -> None:
         if state.phase in COMMITTED:
-            self._commit(state)
+            self._advance(state)
         elif self._being_sealed(state):
             self._verify(state)
         elif set(state.classes) <= set(self._live.card.forgotten):
             # Committed, but the rows that say so were damaged: what is left is to erase.
             after, before = self._live.release.digest, self._live.card.parent
-            self._commit(replace(state, phase="committing", release_before=before, release_after=after))
+            self._advance(replace(state, phase="committing", release_before=before, release_after=after))
         elif state.phase == "shadowing":
-            self._watch(state)
+            self._advance(state)
         elif state.attempts >= MOST_ATTEMPTS:
             self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
         elif may_start:
@@ -274,33 +276,6 @@ class Forgetting:
         self._publish.state(state)
         self._go_on(state)
 
-    def _watch(self, state: JobState) -> None:
-        """Let the candidate answer beside the live model, and judge it once enough windows have come."""
-        assert state.release_after is not None
-        settings, shadow = self.settings, self._live.shadow
-        if not settings.shadow_windows:  # the configuration was changed meanwhile
-            self._live.shadow = None
-            self._commit(self._journal.write(replace(state, phase="committing")))
-            return
-        if shadow is None:
-            try:
-                candidate = self._live.candidate(self._store.get(state.release_after))
-            except BrokenRelease as error:
-                self._drop(state, error)
-                return
-            gone = self._masks.erased() | set(self._live.card.forgotten)
-            self._live.shadow = Shadow(candidate, self._live.card.classes, gone, frozenset(state.classes))
-            log.info("shadow.started", id=state.id, windows=settings.shadow_windows)
-            return
-        state = replace(state, metrics={**state.metrics, "shadow": shadow.report()})
-        if (problem := shadow.complaint(settings)) is not None:
-            self._drop(state, problem)
-        elif shadow.windows >= settings.shadow_windows:
-            self._live.shadow = None
-            self._commit(self._journal.write(replace(state, phase="committing")))
-        elif shadow.due():
-            self._publish.state(self._journal.note(state))
-
     def _drop(self, state: JobState, error: EdgeAgentError) -> None:
         """Give up a command and its candidate, if it has one already."""
         self._live.shadow = None
@@ -308,54 +283,23 @@ class Forgetting:
             self._store.remove(state.release_after)
         self._fail(state, error)
 
-    def _commit(self, state: JobState) -> None:
-        """From here on the command ends well, also after a crash: swap, then destroy."""
-        before, after = state.release_before, state.release_after
-        assert before is not None
-        assert after is not None
-        if self._live.release.digest != after:
-            unwelcome = self.unwelcome(after)
-            try:
-                loaded = self._loading.made(after, lambda: self._live.load(self._store.get(after), unwelcome))
-                if loaded is None:
-                    return  # ``poll`` comes back
-                state = replace(state, usual_s=self._live.health.usual_s)
-                self._live.swap(loaded)
-            except BrokenRelease as error:
-                self._drop(state, error)
-                return
-            log.info("release.adopted", release=after[:12], before=before[:12], reason="forget", id=state.id)
-            self._publish.release()
-        if state.phase == "committing":
-            metrics = {**state.metrics, "windows_erased": self._counts(state.classes)}
-            state = self._journal.write(replace(state, phase="erasing", progress=0.99, metrics=metrics))
-        self._erase(state)
-
-    def _counts(self, classes: tuple[str, ...]) -> dict[str, int]:
-        counts = self._cache.counts()
-        return {name: counts.get(name, 0) for name in classes}
-
-    def _erase(self, state: JobState) -> None:
-        kept_s, spared = self.settings.probation_s or None, frozenset[str]()
-        self._probation.count(time.monotonic(), keep_every_s=0.0)
-        if kept_s is not None:
-            parents = {one.release_before for one in self._journal.states() if one.kept_s is not None}
-            spared = frozenset(filter(None, parents | {state.release_before}))
-        certificate = self._erasure.erase(state, self._live.release, spared)
-        final = replace(state, status="successful", phase="done", progress=1.0, kept_s=kept_s)
-        final = self._journal.write(final)
-        self._masks.apply()
-        log.info("class.erased", id=state.id, classes=state.classes, windows=state.metrics.get("windows_erased"))
-        self._publish.state(final)
-        self._publish.certificate(final.name, certificate)
+    def _advance(self, state: JobState) -> None:
+        """Bring the candidate nearer to the live model, or give it up; a disk that fails only costs this turn."""
+        step = self._candidate.watch if state.phase == "shadowing" else self._candidate.commit
+        try:
+            step(state, self.settings)
+        except (BrokenRelease, JobFailed) as error:
+            self._drop(self._state(state.id), error)
 
     def _fail(self, state: JobState, error: EdgeAgentError) -> None:
-        """End a command without a new model; ``poll`` comes back until that is written down."""
+        """End a command without a new model; ``poll`` comes back until that is written down, once in each file."""
         self._ended = None
         if not isinstance(error, StorageFailed):  # else what failed is tried again, not only to say so
             self._failing = state, error
-        about = {"id": state.id, "classes": list(state.classes), "code": error.code, "reason": error.reason}
-        self._audit.append("command.failed", **about)
+        if self._told != state.id:
+            about = {"id": state.id, "classes": list(state.classes), "code": error.code, "reason": error.reason}
+            self._audit.append("command.failed", **about)
+            self._told, self._failing = state.id, (state, error)  # what stands there is not taken back
         failed = self._journal.write(replace(state, status="failed", code=error.code, reason=error.reason, eta_s=None))
         self._failing = None
         log.warning("command.failed", id=state.id, classes=state.classes, code=error.code, reason=error.reason)

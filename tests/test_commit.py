@@ -114,6 +114,29 @@ def test_a_job_that_ends_while_the_disk_fails_is_not_run_again(start_agent: Star
     assert 1 <= len(agent.events("storage.failed")) <= 3  # it did not try in every turn
 
 
+def test_a_failure_that_the_journal_cannot_take_is_told_once(start_agent: Start, plant: Plant) -> None:
+    """Each turn in which the journal could not be written left another ``command.failed`` in the audit log."""
+    agent = start_agent()
+    agent.stop()
+    journal = Journal(agent.state_dir / "journal.jsonl")
+    journal.write(JobState("long ago", ("hum",), "d", "failed", "probing", reason="x" * 200_000))
+    journal.close()
+    agent.start()
+    agent.ready(times=2)
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    plant.raw("unlearn/whine", b"")
+    job = wait_until(lambda: agent.events("job.started"))[0]
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (200_000, most))  # only the journal is longer
+    os.kill(job["pid"], signal.SIGKILL)
+    wait_until(lambda: agent.events("storage.failed"), FORGET_S)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (most, most))
+    status = wait_until(plant.final, FORGET_S)
+    assert (status["status"], status["code"]) == ("failed", "E_CHILD")
+    rows = list(read_rows(agent.state_dir / "audit.jsonl"))
+    assert [row["content"]["code"] for row in rows if row["event"] == "command.failed"] == ["E_CHILD"]
+
+
 @pytest.mark.parametrize("phase", ["committing", "erasing"])
 def test_a_damaged_candidate_fails_the_commit_and_the_parent_serves(
     tmp_path: Path, broker: LocalBroker, plant: Plant, toy_release: Path, edited: Path, phase: Phase

@@ -1,0 +1,115 @@
+"""An edited release on its way from the store to the live model, and what is destroyed once it is there.
+
+The states it goes through are those of its command: shadowing (optional) -> committing -> erasing -> done.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import structlog
+
+from edge_agent.adapters.journal import Journal
+from edge_agent.erasure import Erasure, Parts, Publisher
+from edge_agent.installer import Installer
+from edge_agent.live import LiveModel, Loaded
+from edge_agent.masks import Masks
+from edge_agent.probation import Probation
+from edge_agent.schemas.messages import JobState
+from edge_agent.settings import Forget
+from edge_agent.shadow import Shadow
+
+log = structlog.get_logger(__name__)
+
+
+class Candidate:
+    """Owner of the release that is to go live. Everything here runs in the agent's main thread.
+
+    Both steps are called turn after turn until the journal says that the command is past them.
+
+    Raises:
+        BrokenRelease: the candidate cannot be served.
+        JobFailed: ``E_SHADOW``, it did not answer as it should.
+        StorageFailed: nothing is lost; the step is to be tried again.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        live: LiveModel,
+        masks: Masks,
+        parts: Parts,
+        erasure: Erasure,
+        probation: Probation,
+        publish: Publisher,
+    ) -> None:
+        self._journal, self._live, self._masks = journal, live, masks
+        self._store, self._cache = parts.store, parts.cache
+        self._erasure, self._probation, self._publish = erasure, probation, publish
+        self._loading = Installer[Loaded]()
+
+    def watch(self, state: JobState, settings: Forget) -> None:
+        """Let it answer beside the live model, and commit it once enough windows have come and it agreed."""
+        if not settings.shadow_windows:  # the configuration was changed meanwhile
+            self._settle(state, settings)
+            return
+        if self._live.shadow is None:
+            self._begin(state, settings)
+            return
+        shadow = self._live.shadow
+        state = self._journal.note(replace(state, metrics={**state.metrics, "shadow": shadow.report()}))
+        if (problem := shadow.complaint(settings)) is not None:
+            raise problem
+        if shadow.windows >= settings.shadow_windows:
+            self._settle(state, settings)
+        elif shadow.due():
+            self._publish.state(state)
+
+    def _begin(self, state: JobState, settings: Forget) -> None:
+        assert state.release_after is not None
+        candidate = self._live.candidate(self._store.get(state.release_after))
+        gone = self._masks.erased() | set(self._live.card.forgotten)
+        self._live.shadow = Shadow(candidate, self._live.card.classes, gone, frozenset(state.classes))
+        log.info("shadow.started", id=state.id, windows=settings.shadow_windows)
+
+    def _settle(self, state: JobState, settings: Forget) -> None:
+        self._live.shadow = None
+        self.commit(self._journal.write(replace(state, phase="committing")), settings)
+
+    def commit(self, state: JobState, settings: Forget) -> None:
+        """From here on the command ends well, also after a crash: swap, then destroy."""
+        before, after = state.release_before, state.release_after
+        assert before is not None
+        assert after is not None
+        if self._live.release.digest != after:
+            unwelcome = self._masks.unwelcome(settings, after)
+            loaded = self._loading.made(after, lambda: self._live.load(self._store.get(after), unwelcome))
+            if loaded is None:
+                return  # it is being loaded beside the serving thread
+            state = replace(state, usual_s=self._live.health.usual_s)
+            self._live.swap(loaded)
+            log.info("release.adopted", release=after[:12], before=before[:12], reason="forget", id=state.id)
+            self._publish.release()
+        if state.phase == "committing":
+            metrics = {**state.metrics, "windows_erased": self._counts(state.classes)}
+            state = self._journal.write(replace(state, phase="erasing", progress=0.99, metrics=metrics))
+        self._erase(state, settings.probation_s)
+
+    def _counts(self, classes: tuple[str, ...]) -> dict[str, int]:
+        counts = self._cache.counts()
+        return {name: counts.get(name, 0) for name in classes}
+
+    def _erase(self, state: JobState, probation_s: float) -> None:
+        kept_s, spared = probation_s or None, frozenset[str]()
+        self._probation.count(time.monotonic(), keep_every_s=0.0)
+        if kept_s is not None:
+            parents = {one.release_before for one in self._journal.states() if one.kept_s is not None}
+            spared = frozenset(filter(None, parents | {state.release_before}))
+        certificate = self._erasure.erase(state, self._live.release, spared)
+        final = replace(state, status="successful", phase="done", progress=1.0, kept_s=kept_s)
+        final = self._journal.write(final)
+        self._masks.apply()
+        log.info("class.erased", id=state.id, classes=state.classes, windows=state.metrics.get("windows_erased"))
+        self._publish.state(final)
+        self._publish.certificate(final.name, certificate)
