@@ -18,6 +18,7 @@ from benchmarks import toy
 from edge_agent import int8
 from edge_agent.adapters import checkpoints, job_folder
 from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.quantisation import quantise as quantise_model
 from edge_agent.adapters.releases import Release, read_release
 from edge_agent.commands.check import check
 from edge_agent.commands.local import local_gateway
@@ -59,6 +60,16 @@ def test_the_last_layer_of_an_int8_model_stays_in_float32(smaller: Release) -> N
     assert last.op_type == "Gemm"
     assert fed_by_int8
     assert not fed_by_int8 & set(last.input)
+
+
+def test_one_peak_among_the_windows_does_not_coarsen_the_steps_of_all(toy_release: Path, tmp_path: Path) -> None:
+    """With ranges up to the largest value, a third more answers of trained networks changed."""
+    windows = np.random.default_rng(0).normal(size=(400, *toy.dataset().test.windows.shape[1:])).astype(np.float32)
+    windows[200, 0, 100] = 1000.0
+    graph = onnx.load_from_string(quantise_model(read_release(toy_release).read(MODEL), windows, tmp_path)).graph
+    first = next(node for node in graph.node if node.op_type == "QuantizeLinear")
+    (step,) = (onnx.numpy_helper.to_array(one) for one in graph.initializer if one.name == first.input[1])
+    assert float(step) < 10.0 / 255
 
 
 def test_the_same_release_quantised_twice_is_the_same(toy_release: Path, smaller: Release, tmp_path: Path) -> None:
