@@ -58,13 +58,14 @@ class Candidate:
             self._begin(state, settings)
             return
         shadow = self._live.shadow
-        state = self._journal.note(replace(state, metrics={**state.metrics, "shadow": shadow.report()}))
+        state = replace(state, metrics={**state.metrics, "shadow": shadow.report()})
         if (problem := shadow.complaint(settings)) is not None:
+            self._journal.note(state)
             raise problem
         if shadow.windows >= settings.shadow_windows:
             self._settle(state, settings)
         elif shadow.due():
-            self._publish.state(state)
+            self._publish.state(self._journal.note(state))
 
     def _begin(self, state: JobState, settings: Forget) -> None:
         assert state.release_after is not None
@@ -92,8 +93,10 @@ class Candidate:
             log.info("release.adopted", release=after[:12], before=before[:12], reason="forget", id=state.id)
             self._publish.release()
         if state.phase == "committing":
+            # What there is to destroy: done in part, and then again, it must all stand in the certificate.
             metrics = {**state.metrics, "windows_erased": self._counts(state.classes)}
-            state = self._journal.write(replace(state, phase="erasing", progress=0.99, metrics=metrics))
+            state = replace(state, phase="erasing", progress=0.99, metrics=metrics)
+            state = self._journal.write(replace(state, doomed=self._erasure.knowing(state, after)))
         self._erase(state, settings.probation_s)
 
     def _counts(self, classes: tuple[str, ...]) -> dict[str, int]:

@@ -118,7 +118,10 @@ class Erasure:
         """
         with storage("the certificate cannot be removed"):
             remove(self._path(state))
-        self._parts.audit.append("certificate.withdrawn", id=state.id, classes=list(state.classes))
+        audit = self._parts.audit
+        told = [row["event"] for row in audit.rows if row["content"].get("id") == state.id]
+        if told[-1:] != ["certificate.withdrawn"]:  # else it is done again, for the journal could not be written
+            audit.append("certificate.withdrawn", id=state.id, classes=list(state.classes))
 
     def _erase_windows(self, name: str, state: JobState) -> dict[str, Any]:
         self._parts.cache.erase(name)
@@ -129,7 +132,9 @@ class Erasure:
         self, state: JobState, live: str, spared: frozenset[str] = frozenset()
     ) -> list[dict[str, Any]]:
         """Destroy every release that knows one of the classes, not only the parent."""
-        doomed = {digest: knows for digest, knows in self._knowing(state, live).items() if digest not in spared}
+        self._parts.store.sweep()  # a copy that could not be stored whole may know it as well
+        doomed = {**state.doomed, **self.knowing(state, live)}
+        doomed = {digest: knows for digest, knows in doomed.items() if digest not in {live, *spared}}
         for digest, knows in doomed.items():
             self._parts.store.remove(digest)
             log.info("release.destroyed", release=digest[:12], classes=knows)
@@ -141,8 +146,12 @@ class Erasure:
             for digest, knows in doomed.items()
         ]
 
-    def _knowing(self, state: JobState, live: str) -> dict[str, list[str]]:
-        """What the stored releases know of the classes of a command; one that nobody can read is taken to know all."""
+    def knowing(self, state: JobState, live: str) -> dict[str, list[str]]:
+        """What the stored releases know of the classes of a command; one that nobody can read is taken to know all.
+
+        Raises:
+            StorageFailed: the store cannot be read.
+        """
         known: dict[str, list[str]] = {}
         for digest in [one for one in self._parts.store.digests() if one != live]:
             try:
@@ -183,7 +192,7 @@ class Erasure:
         """What may still know a class, for a certificate never says more than was done."""
         left: list[dict[str, Any]] = [
             {"what": "release", "digest": digest, "knows": knows, "how": "kept sealed during a probation"}
-            for digest, knows in self._knowing(state, live.digest).items()
+            for digest, knows in self.knowing(state, live.digest).items()
         ]
         if again := sorted(set(live.card.living) & set(state.classes)):
             how = "served with the class masked"
@@ -193,7 +202,7 @@ class Erasure:
                 words = "another model of the same gateway, configured or left from before; it is not the command's"
                 left.append({"what": "model", "name": name, "knows": both, "how": words})
         source = self._gateway.release
-        if source is not None and (knows := _known(source) & set(state.classes)):
+        if source is not None and (knows := _known(source, frozenset(state.classes))):
             words = "the folder that gateway.release names is not the agent's to write"
             left.append({"what": "release folder", "path": str(source), "knows": sorted(knows), "how": words})
         return left
@@ -202,11 +211,14 @@ class Erasure:
         return self._folder / f"{hashlib.sha256(state.id.encode()).hexdigest()[:16]}.json"
 
 
-def _known(source: Path) -> frozenset[str]:
+def _known(source: Path, classes: frozenset[str]) -> frozenset[str]:
+    """What a release folder knows of some classes; one that is there and cannot be read is taken to know all."""
     try:
-        return frozenset(parse_card((source / CARD).read_bytes()).living)
-    except (OSError, BrokenRelease):
+        return classes & set(parse_card((source / CARD).read_bytes()).living)
+    except FileNotFoundError:
         return frozenset()
+    except (OSError, BrokenRelease):
+        return classes
 
 
 def _united(things: list[dict[str, Any]]) -> list[dict[str, Any]]:

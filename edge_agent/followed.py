@@ -106,16 +106,14 @@ class FollowedModel:
         self._record = config.gateway.state_dir / RECORD
         self._followed: Announcement | None = None
         self._errand: _Errand | None = None
-        self._again_s = self._status_s = float("-inf")
+        self._again_s = self._status_s = self._tidy_s = float("-inf")
+        self._unrecorded = self._untidy = False  # what a failing disk has left to do
 
     def resume(self) -> None:
         """After a start: hide what was hidden, before the first answer, and destroy what a crash has left."""
         log.info("model.started", model=self.name, release=self.live.release.digest[:12], classes=self.live.card.living)
-        try:
-            if (content := self._record.read_bytes() if self._record.exists() else None) is not None:
-                self._follow(Announcement.model_validate_json(content))
-        except (OSError, ValidationError) as error:
-            log.error("storage.failed", code="E_STORAGE", reason=f"{self._record} cannot be read: {error}"[:300])
+        if (known := recorded(self._record.parent)) is not None:
+            self._follow(known)
         self._keep_only()
 
     def stop(self) -> None:
@@ -144,9 +142,15 @@ class FollowedModel:
             log.info("announcement.outdated", release=news.digest[:12], order=news.order)
             return
         self._follow(news)
-        with tolerant():
-            remember(news, self._record)
+        self._write_down()
         self._publish_status("online")
+
+    def _write_down(self) -> None:
+        assert self._followed is not None
+        self._unrecorded = True
+        with tolerant():
+            remember(self._followed, self._record)
+            self._unrecorded = False
 
     def _follow(self, news: Announcement) -> None:
         self._followed, self._again_s = news, float("-inf")
@@ -190,10 +194,12 @@ class FollowedModel:
 
     def _keep_only(self) -> None:
         """Destroy every release but the live one."""
+        self._untidy = True
         with tolerant():
             for other in self._store.digests():
                 if other != self.live.release.digest:
                     self._store.remove(other)
+            self._untidy = False
 
     def republish(self) -> None:
         """The broker's retained topics are a projection of our state."""
@@ -219,6 +225,12 @@ class FollowedModel:
         self.tally.next_second()
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status("online")
+        if (self._unrecorded or self._untidy) and now_s >= self._tidy_s:
+            self._tidy_s = now_s + RETRY_S
+            if self._unrecorded:
+                self._write_down()
+            if self._untidy:
+                self._keep_only()
 
     def look(self) -> ModelSnapshot:
         """What it shows of itself."""
@@ -242,6 +254,19 @@ def remember(news: Announcement, record: Path) -> None:
     """
     with storage("what is followed cannot be stored"):
         write_atomically(record, news.model_dump_json().encode())
+
+
+def recorded(state_dir: Path) -> Announcement | None:
+    """What was followed before; None if nothing was.
+
+    Raises:
+        BrokenRelease: ``E_STORAGE``, it cannot be read, so nobody knows what is hidden.
+    """
+    record = state_dir / RECORD
+    try:
+        return Announcement.model_validate_json(record.read_bytes()) if record.exists() else None
+    except (OSError, ValidationError) as error:
+        raise BrokenRelease("E_STORAGE", f"{record} cannot be read: {error}"[:300]) from error
 
 
 def announcement(payload: bytes) -> Announcement:

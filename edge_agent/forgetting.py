@@ -141,7 +141,7 @@ class Forgetting:
             return
         try:
             if self._failing is not None:
-                self._fail(*self._failing)
+                self._drop(*self._failing)
             elif self._ended is not None:
                 self._finish(self._ended)
             elif self._jobs.running is not None:
@@ -268,7 +268,7 @@ class Forgetting:
                 return
             phase: Phase = "shadowing" if self.settings.shadow_windows else "committing"
             state = replace(state, phase=phase, progress=0.98, release_before=self._live.release.digest)
-            state = replace(state, release_after=sealed.digest)
+            state = replace(state, release_after=sealed.digest, on_disk=state.on_disk or self._jobs.on_disk)
             state = self._journal.write(state)
         except (BrokenRelease, StorageFailed) as error:
             self._drop(state, error)
@@ -277,9 +277,11 @@ class Forgetting:
         self._go_on(state)
 
     def _drop(self, state: JobState, error: EdgeAgentError) -> None:
-        """Give up a command and its candidate, if it has one already."""
+        """Give up a command and its candidate, if it has one already; no failing disk gives it a second trial."""
         self._live.shadow = None
-        if state.release_after is not None:
+        if not isinstance(error, StorageFailed):
+            self._failing = state, error
+        if state.release_after not in (None, self._live.release.digest):
             self._store.remove(state.release_after)
         self._fail(state, error)
 
@@ -296,6 +298,7 @@ class Forgetting:
         self._ended = None
         if not isinstance(error, StorageFailed):  # else what failed is tried again, not only to say so
             self._failing = state, error
+        self._jobs.clear()
         if self._told != state.id:
             about = {"id": state.id, "classes": list(state.classes), "code": error.code, "reason": error.reason}
             self._audit.append("command.failed", **about)
@@ -305,7 +308,6 @@ class Forgetting:
         log.warning("command.failed", id=state.id, classes=state.classes, code=error.code, reason=error.reason)
         self._publish.state(failed)
         self._masks.apply()
-        self._jobs.clear()
 
     def _clear_jobs(self) -> None:
         """Remove what is left of jobs; that some of it lay on a disk must stand in the certificate."""

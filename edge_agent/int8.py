@@ -6,6 +6,7 @@ each edit. docs/decisions/0023-int8.md says why, and how much is lost.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,6 @@ from edge_agent.core.evidence import Evidence
 from edge_agent.core.gate import GateSettings
 from edge_agent.core.probing import known_share
 from edge_agent.core.training import logits
-from edge_agent.files import sha256
 from edge_agent.schemas.card import INT8, MODEL, Card, self_test_windows
 
 MOST_LOST: Final = 0.005  # of the retained classes' windows, in the mean
@@ -63,24 +63,32 @@ def add(
     forget_windows: Tensor | None,
     threads: int,
 ) -> Int8Verdict:
-    """Give the release in ``folder`` an int8 model, unless the verdict has a complaint.
+    """Give the release in ``folder`` an int8 model, unless the verdict has a complaint; where it fails there is none.
 
     Args:
         network: what the release's float32 model was made of.
         calibration: dreams for ``quantise``, float32 (m, channels, length).
         evidence: for ``judge``.
         forget_windows: for ``judge``.
+
+    Raises:
+        BrokenRelease: ``E_PRECISION`` or ``E_MODEL``, no model can be made, or it does not run.
+        OSError: it cannot be written.
     """
     release = read_release(folder)
     content = quantise(release.read(MODEL), calibration.numpy(), folder)
     model = OnnxModel(content, threads)
     verdict = judge(network, model, evidence, forget_windows)
     if verdict.complaint is None:
-        (folder / INT8).write_bytes(content)
         card = release.card
         answers = model.logits(self_test_windows(card.channel_mean, card.channel_std, card.length)).tolist()
-        changes = {"self_test_int8": answers, "files": {**card.files, INT8: sha256(folder / INT8)}}
-        write_card(folder, Card.model_validate({**card.model_dump(), **changes}))
+        changes = {"self_test_int8": answers, "files": {**card.files, INT8: hashlib.sha256(content).hexdigest()}}
+        try:
+            (folder / INT8).write_bytes(content)
+            write_card(folder, Card.model_validate({**card.model_dump(), **changes}))
+        except OSError:
+            (folder / INT8).unlink(missing_ok=True)
+            raise
     return verdict
 
 

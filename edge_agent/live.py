@@ -194,6 +194,7 @@ class LiveModel:
             self.shadow.compare(windows, raw)
         logits = raw.astype(np.float64)
         logits[~sound] = 0.0
+        hidden = np.isin(logits.argmax(axis=1), self._columns)
         logits[:, self._columns] = -np.inf
         peak = logits.max(axis=1, keepdims=True)
         energy = peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
@@ -203,8 +204,10 @@ class LiveModel:
         ]
         names, floor = self.card.classes, self.card.energy_floor
         return [
-            Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor)) if fine else None
-            for row, order, score, fine in zip(probabilities, best, energy[:, 0], sound, strict=True)
+            Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor), bool(masked))
+            if fine
+            else None
+            for row, order, score, masked, fine in zip(probabilities, best, energy[:, 0], hidden, sound, strict=True)
         ]
 
     def _run(self, windows: Float32) -> tuple[Float32, NDArray[np.bool_]]:

@@ -45,6 +45,7 @@ EVENTS: Final[dict[str, str]] = {
     "shadow.started": "After the gate, the new model answers live windows unheard; id, windows.",
     "storage.failed": "A write failed (disk full, read-only); serving goes on, the write is tried again.",
     "subscription.refused": "The broker's ACL does not let the agent listen to these topics.",
+    "wish.refused": "A class cannot be revived: on probation, or not forgotten here; name, reason.",
     "session.damaged": "The session counter was damaged and starts anew.",
 }
 

@@ -64,8 +64,11 @@ class Masks:
             name = wish.read_bytes().decode(errors="replace") if wish.exists() else None
         if name is None:
             return
-        if name in self.erased() - {name for state in self._journal.states() if state.kept_s for name in state.classes}:
-            self._audit.append("class.revived", **{"class": name})
+        if name in on_probation(self._journal.states()) or name not in self.erased():
+            log.warning("wish.refused", name=name[:64], reason="the class is on probation, or was not forgotten here")
+        else:
+            if name not in audited(self._audit.rows)[1]:  # else it is done again, for the journal could not be written
+                self._audit.append("class.revived", **{"class": name})
             for state in self._journal.states():
                 if state.status == "successful" and name in state.classes:
                     self._journal.write(replace(state, revived=tuple(sorted({*state.revived, name}))))
@@ -73,6 +76,11 @@ class Masks:
             self.apply()
         with storage("the wish cannot be removed"):
             remove(wish)
+
+
+def on_probation(states: Iterable[JobState]) -> frozenset[str]:
+    """Classes whose parent release is still kept."""
+    return frozenset(name for state in states if state.kept_s is not None for name in state.classes)
 
 
 def erased_classes(states: Iterable[JobState], rows: Iterable[Row] = (), live: Card | None = None) -> frozenset[str]:

@@ -34,6 +34,7 @@ class Probation:
         self._journal, self._live, self._masks = journal, live, masks
         self._store, self._audit, self._erasure, self._publish = parts.store, parts.audit, erasure, publish
         self._counted_s = time.monotonic()
+        self._bad: str | None = None  # a release that did badly, until it is destroyed
 
     def count(self, now_s: float, keep_every_s: float = KEPT_EVERY_S) -> None:
         """Destroy the parents whose time is over. Time is written down now and then, and counted while we run.
@@ -95,9 +96,9 @@ class Probation:
         self._publish.release()
         reason = f"live health: {complaint}"
         log.error("release.adopted", release=parent.digest[:12], before=bad[:12], reason=reason)
+        self._bad = bad
         self.undo(reason)
         self._audit.append("release.adopted", release=parent.digest, reason=reason)
-        self._store.remove(bad)
 
     def undo(self, reason: str) -> None:
         """Take back what a parent on probation that is live again knows: it was not forgotten after all.
@@ -105,6 +106,9 @@ class Probation:
         Raises:
             StorageFailed: it is as it was before for some.
         """
+        if self._bad is not None:
+            self._store.remove(self._bad)
+            self._bad = None
         live, kept = self._live.release, self._kept()
         if live.digest not in {state.release_before for state in kept}:
             return

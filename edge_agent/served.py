@@ -35,6 +35,7 @@ from edge_agent.tally import Tally, tolerant
 log = structlog.get_logger(__name__)
 
 STATUS_EVERY_S = 10.0
+SETTLE_EVERY_S = 60.0  # it opens every file of the cache anew
 LONGEST_NAME = 4096  # of a class list that is answered: a topic has at most 65,535 bytes
 
 
@@ -72,6 +73,8 @@ class ServedModel:
         self._announcements = 0
         self._installer = Installer[Loaded]()
         self._wanted: str | None = None  # the release that an operator asked for, while it is being loaded
+        self._adopted: str | None = None  # one that is live, until cache and audit log have followed
+        self._settle_s = float("-inf")
 
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer."""
@@ -223,10 +226,12 @@ class ServedModel:
         for duty in (self._revive, self.forgetting.guard):
             with tolerant():
                 duty()
+        if now_s >= self._settle_s:
+            self._settle(now_s)
         if not self._tell_replicas() and now_s >= self._status_s + STATUS_EVERY_S:
             self.publish_status()
         if (wanted := self._wanted or self._store.wanted()) is not None:
-            self._adopt_wanted(wanted)
+            self._adopt_wanted(wanted, now_s)
 
     def look(self) -> ModelSnapshot:
         """What it shows of itself."""
@@ -242,7 +247,7 @@ class ServedModel:
     def _revive(self) -> None:
         self._masks.revive_wanted(self._config.gateway.state_dir)
 
-    def _adopt_wanted(self, wanted: str) -> None:
+    def _adopt_wanted(self, wanted: str, now_s: float) -> None:
         """Adopt the release that ``edge-agent releases`` asked for, once no command works on the present one."""
         if self.forgetting.at_work:
             return
@@ -269,13 +274,21 @@ class ServedModel:
                     self._store.remove(wanted)
             return
         log.info("release.adopted", release=wanted[:12], reason="operator")
-        try:
-            self._audit.append("release.adopted", release=wanted, reason="operator")
+        self._adopted = wanted
+        self._masks.apply()
+        self._settle(now_s)
+        self.publish_release()
+
+    def _settle(self, now_s: float) -> None:
+        """Let cache, probation and audit log follow a release that an operator adopted; what fails is tried again."""
+        if self._adopted is None:
+            return
+        self._settle_s = now_s + SETTLE_EVERY_S
+        with tolerant():
             fit_cache(self._cache, self.live)
             self.forgetting.release_adopted()
-        except StorageFailed as error:
-            self.tally.failed("cache_failures", "storage.failed", error.code, error.reason)
-        self.publish_release()
+            self._audit.append("release.adopted", release=self._adopted, reason="operator")
+            self._adopted = None
 
     def reload(self, config: Config) -> None:
         """Take over what may change while it runs."""
@@ -287,7 +300,7 @@ def fit_cache(cache: WindowCache, live: LiveModel) -> None:
     """Give the cache the classes and the window shape of the live release.
 
     Raises:
-        StorageFailed: some classes are not cached until the next start.
+        StorageFailed: some classes are not cached until it is done again.
     """
     dropped = cache.fit(live.card.classes, (live.spec.channels, live.spec.length))
     if dropped:

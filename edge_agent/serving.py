@@ -152,7 +152,9 @@ class Serving:
             return
         settings = self.settings
         name, confidence = answer.top[0]
-        sure = settings.from_diagnosis and confidence >= settings.min_confidence and not answer.unusual
+        # With its class masked the model is as sure of another one, where the window does not belong.
+        sure = settings.from_diagnosis and not answer.hidden
+        sure = sure and confidence >= settings.min_confidence and not answer.unusual
         known = window.label in self._live.card.classes
         if window.label is not None and not known:
             words = f"the window's label {window.label[:64]!r} is no class of the live release; it was answered"

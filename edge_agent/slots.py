@@ -100,6 +100,10 @@ class SlotFile:
         """Overwrite a slot."""
         os.pwrite(self._descriptor, bytes(self.slot_bytes), slot * self.slot_bytes)
 
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk."""
+        os.fdatasync(self._descriptor)
+
     def lend(self, name: str) -> None:
         """Remember, durably, that a content of this file is about to be moved to another one."""
         if name not in self.lent:

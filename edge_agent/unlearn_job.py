@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edge_agent.adapters import checkpoints, heap
 from edge_agent.adapters.job_folder import (
@@ -38,8 +38,8 @@ from edge_agent.adapters.job_folder import (
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core import gate, pte
 from edge_agent.core.edit_settings import EditSettings
-from edge_agent.core.errors import EdgeAgentError, JobFailed
-from edge_agent.core.evidence import ClassEvidence, prepare
+from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed
+from edge_agent.core.evidence import ClassEvidence, Evidence, prepare
 from edge_agent.core.margins import ClassMargins
 from edge_agent.core.training import logits
 from edge_agent.files import sha256
@@ -143,17 +143,27 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     left = {parent.card.classes[row.label]: row.margins_left for row in verdict.classes}
     parity = _write_result(folder, parent, edited, job, left, windows[:PARITY_WINDOWS])
     if INT8 in parent.card.files:
-        from edge_agent import int8  # the quantiser takes 33 MiB and half a second
-
         evidence = replace(evidence, margins=tuple(left.get(name, ClassMargins()) for name in parent.card.classes))
-        smaller = int8.add(folder / RESULT, edited, anchors, evidence, windows, job.threads)
-        numbers["int8"] = {**asdict(smaller), "refused": smaller.complaint}
+        numbers["int8"] = _smaller(folder / RESULT, edited, anchors, evidence, windows, job.threads)
     return {
         **numbers,
         "onnx_parity": parity,
         "child_s": round(time.monotonic() - started_s, 3),
         "child_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
+
+
+def _smaller(
+    result: Path, edited: nn.Module, anchors: Tensor, evidence: Evidence, windows: Tensor, threads: int
+) -> dict[str, Any]:
+    """Give the result an int8 model, or say why it has none: for that no command to forget may fail."""
+    from edge_agent import int8  # the quantiser takes 33 MiB and half a second
+
+    try:
+        smaller = int8.add(result, edited, anchors, evidence, windows, threads)
+    except (BrokenRelease, OSError, MemoryError) as error:
+        return {"refused": str(error) or type(error).__name__}
+    return {**asdict(smaller), "refused": smaller.complaint}
 
 
 def curve(trace: tuple[pte.Step, ...]) -> list[list[float]]:

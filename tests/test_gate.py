@@ -117,7 +117,19 @@ def test_without_any_evidence_nothing_is_accepted() -> None:
     done = good_edit()
     nothing = Evidence(done.evidence.dreams.pick(torch.tensor([], dtype=torch.int64)), (RATTLE,), toy_margins())
     verdict = _judge(done, evidence=nothing)
-    assert verdict.refusal == "no dreams tell what it did to the other classes"
+    others = [name for name in toy.CLASSES if name != "rattle"]
+    assert verdict.refusal == "; ".join(f"{name}: no dreams tell what it did to this class" for name in others)
+
+
+@pytest.mark.parametrize("label", [label for label in range(len(toy.CLASSES)) if label != RATTLE])
+def test_an_edit_is_refused_where_one_class_has_no_dreams(label: int) -> None:
+    """The class was passed over: an edit that took a third of its windows was accepted."""
+    done = good_edit()
+    dreams = done.evidence.dreams
+    rest = Evidence(dreams.pick((dreams.first != label) | (dreams.second >= 0)), (RATTLE,), toy_margins())
+    verdict = _judge(done, evidence=rest)
+    assert set(_failed(verdict)) == {"evidence"}
+    assert verdict.refusal.startswith(f"{toy.CLASSES[label]}: ")
 
 
 def test_every_reason_is_a_sentence_with_its_value_and_its_limit() -> None:

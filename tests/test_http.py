@@ -105,7 +105,8 @@ def test_a_taken_port_is_told_and_serving_goes_on(start_agent: Start, plant: Pla
 
 
 @pytest.mark.parametrize(
-    ("host", "asked"), [("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1"), ("localhost", "127.0.0.1")]
+    ("host", "asked"),
+    [("::1", "[::1]"), ("::", "[::1]"), ("::", "127.0.0.1"), ("localhost", "127.0.0.1"), ("", "127.0.0.1")],
 )
 def test_it_listens_at_addresses_of_either_kind(host: str, asked: str) -> None:
     """With an address of IPv6 it did not listen at all: "Address family for hostname not supported"."""
@@ -121,6 +122,17 @@ def test_it_listens_at_addresses_of_either_kind(host: str, asked: str) -> None:
         assert fetch(port, "/healthz", asked)[0] == 200
     finally:
         server.stop()
+
+
+def test_a_host_that_cannot_be_one_is_told_and_serving_goes_on(start_agent: Start, plant: Plant) -> None:
+    """Python takes two dots in a row for a mistake of the program, and the agent ended with a traceback."""
+    agent = start_agent(http_port=free_port())
+    agent.stop()
+    agent.config.write_text(agent.config.read_text().replace("[http]\n", '[http]\nhost = "a..b"\n'))
+    agent.start()
+    agent.ready(times=2)
+    plant.answers(plant.feed(0, 5))
+    assert "a..b" in agent.events("http.failed")[0]["reason"]
 
 
 def test_an_agent_without_finished_turns_is_not_alive() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from benchmarks import toy
 from edge_agent.commands.client import Heard
 from edge_agent.page.asking import FAILURES, Doorman
 from edge_agent.page.pictures import picture
-from edge_agent.page.plant import HISTORY_S, MOST_ASSETS, MOST_JOBS, MOST_REFUSED, Plant
+from edge_agent.page.plant import HISTORY_S, MOST_ASSETS, MOST_JOBS, MOST_REFUSED, Model, Plant
 from edge_agent.schemas.certificate import KIND, VERSION
 from edge_agent.schemas.heard import LiveRelease
 from edge_agent.schemas.topics import Topics
@@ -41,7 +42,8 @@ TOPICS = ["diagnosis/m1", "status", "release", "unlearn/hum/status", "unlearn/hu
 
 
 def page_plant() -> Plant:
-    return Plant("toy", Topics(BASE), {OWN_MODEL: Topics(BASE)}, utc=lambda: NOON)
+    pumps = Model("toy/models/pumps", Topics(f"{BASE}/models/pumps"))
+    return Plant("toy", Topics(BASE), {OWN_MODEL: Model("toy", Topics(BASE)), "pumps": pumps}, utc=lambda: NOON)
 
 
 def heard(topic: str, content: Any, *, retained: bool = False) -> Heard:
@@ -161,6 +163,16 @@ def test_what_else_the_key_has_signed_is_no_certificate(other: dict[str, Any], p
     verdict = plant.verified(plant.models[OWN_MODEL], "hum")
     assert not verdict["verified"]
     assert problem in verdict["problem"]
+
+
+def test_a_certificate_of_a_further_model_names_it_as_a_gateway_of_its_own() -> None:
+    plant, signer = page_plant(), Signer.of_seed(bytes(32))
+    base = f"{BASE}/models/pumps"
+    birth = json.dumps({"state": "online", "public_key": signer.public.pem}).encode()
+    document = certificate(signer, ["hum"], gateway="toy/models/pumps")
+    plant.hear([Heard(f"{base}/status", json.loads(birth), True, birth)], 0.0)
+    plant.hear([replace(document, topic=f"{base}/unlearn/hum/certificate")], 0.0)
+    assert plant.verified(plant.models["pumps"], "hum")["verified"]
 
 
 def test_a_will_leaves_what_the_agent_said_of_itself() -> None:

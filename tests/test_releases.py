@@ -239,6 +239,7 @@ def test_current_and_wanted_are_symlinks_that_move_by_rename(store: ReleaseStore
         "master.copy",
         "master.key",
         "releases",
+        "releases.lock",
     ]
 
 

@@ -17,6 +17,7 @@ from edge_agent.commands import local
 from edge_agent.commands.fleet import Member, asked
 from edge_agent.commands.local import LocalAgent, LocalBroker, wait_until
 from edge_agent.commands.pull import sign
+from edge_agent.followed import RECORD
 from edge_agent.settings import Config, Gateway, Mqtt, Replica
 from edge_agent.signing import Signer
 from tests.plant import BASE, Plant, known_windows, plant_at, toy_agent
@@ -98,9 +99,11 @@ def test_windows_are_divided_and_each_is_answered_once(
 
 
 @NEEDS_OPENSSL
+@pytest.mark.parametrize("damaged", [False, True])
 def test_a_replica_hides_what_is_forgotten_at_once_and_swaps_when_it_can_have_the_release(
-    site: Site, plant: Plant, spare: Plant, toy_release: Path
+    site: Site, plant: Plant, spare: Plant, toy_release: Path, damaged: bool
 ) -> None:
+    """Where its record was damaged, it began with nothing hidden, until the broker told it."""
     plant.answers(plant.feed(0, 60))
     plant.raw(f"unlearn/{HUM}", b"")
     spare.expect("status", masked=[HUM], release=read_release(toy_release).digest)
@@ -109,6 +112,8 @@ def test_a_replica_hides_what_is_forgotten_at_once_and_swaps_when_it_can_have_th
     assert site.replica.events("release.refused")[0]["code"] == "E_SOURCE"
     # It hides the class from the first answer after a crash on, whatever the broker says first.
     site.replica.kill()
+    if damaged:
+        (site.replica.state_dir / RECORD).write_bytes(b'{"digest": "')
     seqs = plant.feed(0, 40)
     site.replica.start()
     site.replica.ready(2)

@@ -131,7 +131,7 @@ def test_a_trial_that_was_cut_short_begins_anew_after_a_restart(
     agent = start_agent("[forget]\nshadow_windows = 60\nshadow_agreement = 0.8")
     asked(plant)
     plant.answers(plant.feed(0, 40, seed=3))
-    agent.kill()
+    agent.stop()  # killed, it would be sent some of them again, and count them
     agent.start()
     agent.ready(times=2)
     wait_until(lambda: len(agent.events("shadow.started")) == 2)

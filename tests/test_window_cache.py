@@ -190,6 +190,30 @@ def test_what_the_disk_kept_of_a_moved_window_does_not_outlive_the_class_that_it
     assert seqs_of(open_cache(tmp_path), "hum") == [0, 2, 3]
 
 
+def test_what_the_disk_kept_of_a_window_does_not_outlive_the_class_that_it_was_moved_to_at_last(tmp_path: Path) -> None:
+    """Only the file that it was moved from last got a new key; the one before kept it for whoever had its blocks."""
+    cache = open_cache(tmp_path)
+    for seq in range(4):
+        cache.offer("hum", window_of(seq), Source.DIAGNOSIS)
+    kept = files_of(tmp_path)
+    cache.label("press", "b", 1, "rattle")
+    assert cache.offer("whine", window_of(1), Source.SENDER)
+    assert cache.erase("whine") == 1
+    assert found_in(tmp_path, kept) == []
+    assert (seqs_of(cache, "hum"), seqs_of(cache, "rattle")) == ([0, 2, 3], [])
+    cache.close()
+
+
+def test_a_class_stays_closed_in_later_releases(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    cache.close_classes(frozenset({"hum"}))
+    cache.fit(CLASSES, (2, 16))
+    window = replace(window_of(0), samples=np.zeros((2, 16), np.float32))
+    assert not cache.offer("hum", window, Source.SENDER)
+    assert cache.offer("rattle", window, Source.SENDER)
+    cache.close()
+
+
 def test_closed_classes_take_nothing_and_forget_who_waits_for_a_label(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     cache.offer("hum", window_of(0), Source.DIAGNOSIS)

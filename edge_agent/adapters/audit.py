@@ -41,7 +41,9 @@ EVENTS: Final[dict[str, str]] = {
 }
 
 # What is read again while the agent runs, and so kept in memory; the others are many.
-REMEMBERED: Final = frozenset({"audit.damaged", "class.erased", "class.forgotten", "class.revived"})
+REMEMBERED: Final = frozenset(
+    {"audit.damaged", "certificate.withdrawn", "class.erased", "class.forgotten", "class.revived"}
+)
 REFUSALS_PER_HOUR: Final = 60  # that get a row of their own: a flood must not wear out the disk,
 REFUSALS_PER_DAY: Final = 100  # nor one a minute, for years, fill it
 DAY_S: Final = 86_400.0

@@ -44,6 +44,7 @@ class HttpServer:
 
     Raises:
         OSError: the address is not known, or cannot be bound.
+        ValueError: it is no address.
     """
 
     def __init__(self, host: str, port: int, look: Look, cert_file: Path | None, state_dir: Path) -> None:
@@ -68,7 +69,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
-        families = {family for family, *_ in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        families = {family for family, *_ in found}
         # A name that is both, like localhost, is asked for over IPv4 by most who scrape it.
         self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
         super().__init__((host, port), handler)

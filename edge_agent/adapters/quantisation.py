@@ -1,7 +1,7 @@
 """ONNX Runtime's static quantisation: the int8 model of a float32 one (Jacob et al. 2018, section 2).
 
 Weights become signed 8 bits, per output channel; what flows between them unsigned 8 bits, whose ranges are what given
-windows make the model produce, but for the outermost values: finer steps for nearly all are worth more than the peaks
+windows make the model produce, but for the largest values: finer steps for nearly all are worth more than the peaks
 (percentile calibration, Wu et al. 2020, arXiv 2004.09602). For this pair of types ONNX Runtime has its fastest kernels.
 The last layer stays in float32: it costs next to nothing, and what it is given reaches twice as far for real windows as
 for dreams.
@@ -27,12 +27,13 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
 from edge_agent.schemas.card import INPUT
 
 BATCH: Final = 32
 COUNTED_AT_ONCE: Final = 8  # windows whose every map between the layers is in memory: 3 MiB each at width 64
-PERCENTILE: Final = 99.999  # of the values, and as many at the lower end; ONNX Runtime's default
+PERCENTILE: Final = 99.999  # of the values of either sign, by their size; ONNX Runtime's default
 
 
 def quantise(model: bytes, windows: Float32, folder: Path) -> bytes:
@@ -41,7 +42,17 @@ def quantise(model: bytes, windows: Float32, folder: Path) -> bytes:
     Args:
         windows: what its ranges are taken from, float32 (n, channels, length).
         folder: for files on the way, which know what the model knows; nothing stays there.
+
+    Raises:
+        BrokenRelease: ``E_PRECISION``, none can be made.
     """
+    try:
+        return _quantised(model, windows, folder)
+    except Exception as error:  # three libraries, of no common root, and nothing that must not go on without this model
+        raise BrokenRelease("E_PRECISION", f"no int8 model can be made: {str(error)[:300]}") from error
+
+
+def _quantised(model: bytes, windows: Float32, folder: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=folder) as name, _kept_in(Path(name)):
         given, plain, made = (Path(name) / f"{stage}.onnx" for stage in ("given", "plain", "int8"))
         given.write_bytes(model)

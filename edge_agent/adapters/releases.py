@@ -7,17 +7,20 @@ that destroying the key destroys what the release knew (decision 0012).
 
 from __future__ import annotations
 
-from contextlib import suppress
+import fcntl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.errors import BrokenRelease, KeyLost
-from edge_agent.files import remove, storage, sync_folder, sync_tree, write_atomically
+from edge_agent.core.errors import BrokenRelease, KeyLost, StorageFailed
+from edge_agent.files import appearing, remove, storage, sync_folder, sync_tree, write_atomically
 from edge_agent.schemas.card import CARD, Card, digest, parse_card
 from edge_agent.vault import Cipher, Vault
 
 SEALED: Final = ".sealed"  # at the end of the names of sealed files
+LOCK: Final = "releases.lock"  # of the state directory
 
 
 @dataclass(frozen=True)
@@ -123,22 +126,41 @@ class ReleaseStore:
     def add(self, folder: Path) -> Release:
         """Seal a release into the store; it is there whole or not at all. A damaged copy there is replaced."""
         release = read_release(folder)
-        target = self.folder / release.digest
-        with storage("the release cannot be stored"):
-            if not self._is_whole(release.digest):
-                self.remove(release.digest)
-                beside = self.folder / f".{release.digest}.new"
-                remove(beside)
-                beside.mkdir()
-                cipher = self._vault.make(_key(release.digest))
-                for name in release.card.files:
-                    content = cipher.seal(release.read(name), f"{release.digest}/{name}")
-                    (beside / (name + SEALED)).write_bytes(content)
-                (beside / CARD).write_bytes(release.read(CARD))
-                sync_tree(beside)
-                beside.rename(target)
-                sync_folder(self.folder)
+        with self._adding(wait=True):
+            self._add(release)
         return self.get(release.digest)
+
+    def _add(self, release: Release) -> None:
+        if not self._is_whole(release.digest):
+            self.remove(release.digest)
+            try:
+                self._seal(release)
+            except BaseException:  # Ctrl-C, too: what is left, and opens, would outlive the erasure of what it knows
+                with suppress(StorageFailed):
+                    self.remove(release.digest)
+                raise
+
+    @contextmanager
+    def _adding(self, *, wait: bool) -> Iterator[None]:
+        """Hold the lock under which releases are added: by whichever thread or process.
+
+        Raises:
+            StorageFailed: it cannot be had, or somebody else has it.
+        """
+        with ExitStack() as stack:
+            with storage("the release store cannot be locked, or a release is being added"):
+                file = stack.enter_context((self.state_dir / LOCK).open("wb"))
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            yield
+
+    def _seal(self, release: Release) -> None:
+        with storage("the release cannot be stored"), appearing(self.folder / release.digest) as beside:
+            cipher = self._vault.make(_key(release.digest))
+            for name in release.card.files:
+                content = cipher.seal(release.read(name), f"{release.digest}/{name}")
+                (beside / (name + SEALED)).write_bytes(content)
+            (beside / CARD).write_bytes(release.read(CARD))
+            sync_tree(beside)
 
     def _is_whole(self, name: str) -> bool:
         try:
@@ -177,13 +199,21 @@ class ReleaseStore:
                 sync_folder(self.folder)
             remove(doomed)
 
-    def sweep(self) -> None:
-        """Remove what a crash left half added or half removed."""
-        with storage("the release store cannot be swept"):
-            for path in self.folder.glob(".*"):
-                remove(path)
-        for key in set(self._vault.names(_key(""))) - {_key(name) for name in self.digests()}:
-            self._vault.destroy(key)
+    def sweep(self, *, wait: bool = False) -> None:
+        """Remove what a crash or a failing disk left half added or half removed.
+
+        Args:
+            wait: until a release that somebody is adding is there.
+
+        Raises:
+            StorageFailed: something is left, or a release is just being added.
+        """
+        with self._adding(wait=wait):
+            with storage("the release store cannot be swept"):
+                for path in self.folder.glob(".*"):
+                    remove(path)
+            for key in set(self._vault.names(_key(""))) - {_key(name) for name in self.digests()}:
+                self._vault.destroy(key)
 
     def export(self, name: str, folder: Path) -> Release:
         """Write a release out as it was before it was sealed, into a new folder.

@@ -55,6 +55,7 @@ class WindowCache:
         self._recent: deque[Window] = deque(maxlen=recent)
         self._budget, self.over_budget = budget, 0
         self._classes: dict[str, Reservoir] = {}
+        self._closed = frozenset[str]()
         self._where: dict[Key, tuple[str, int]] = {}
 
     def fit(self, classes: tuple[str, ...], shape: tuple[int, int]) -> int:
@@ -143,7 +144,11 @@ class WindowCache:
         raise Refused("E_NOT_CACHED", f"no window {seq} of asset {asset!r} is at hand")
 
     def close_classes(self, labels: frozenset[str]) -> None:
-        """Take no windows of these classes, which are being forgotten or have been; take those of all others."""
+        """Take no windows of these classes, which are being forgotten or have been; take those of all others.
+
+        It holds for classes of later releases, too.
+        """
+        self._closed = labels
         for name, one in self._classes.items():
             if name in labels and not one.closed:
                 self._recent.clear()  # a window whose label is still to come may be of this class
@@ -183,7 +188,7 @@ class WindowCache:
             StorageFailed: something may be left.
         """
         self._recent.clear()
-        self.close_classes(frozenset({label}) | {name for name, one in self._classes.items() if one.closed})
+        self.close_classes(self._closed | {label})
         count = self.counts().get(label, 0)
         with storage(f"the cached windows of {label} cannot be destroyed"):
             self._open_missing()  # one that is not open may hold a window that was moved from it to this class
@@ -195,8 +200,6 @@ class WindowCache:
                 if self._file_name(label) in other.file.lent:
                     other.file.rekey()
             self._open_missing()
-        if label in self._classes:
-            self._classes[label].closed = True
         return count
 
     def close(self) -> None:
@@ -211,7 +214,7 @@ class WindowCache:
     def _open(self, label: str) -> Reservoir:
         sizes = HEADER_BYTES, self._body_bytes, self.per_class
         file = SlotFile(self._folder, self._file_name(label), self._vault, *sizes)
-        one = Reservoir(file, self.per_class)
+        one = Reservoir(file, self.per_class, closed=label in self._closed)
         for slot in range(file.count):
             if (packed := file.header(slot)) is not None:
                 header = Header.read(packed)
@@ -230,6 +233,7 @@ class WindowCache:
         other = self._classes.get(place[0], one)
         if other is not one and self._file_name(label) in other.file.lent:
             other.file.clear(place[1])
+            other.file.sync()
             self._vacate(other, place[1])
             return False
         one.file.clear(slot)
@@ -263,8 +267,11 @@ class WindowCache:
             return True
         with storage("a window cannot be moved to its class"):
             # What may be left of it on the disk must not outlive an erasure of the class that it belongs to.
-            one.file.lend(self._file_name(label))
+            for other in self._classes.values():  # also of a file that it was moved from before
+                if other is one or self._file_name(old_label) in other.file.lent:
+                    other.file.lend(self._file_name(label))
             one.file.clear(slot)
+            one.file.sync()  # a power cut must not bring it back: its label does not come again
             self._budget.spend(one.file.page_bytes(slot))
         self._vacate(one, slot)
         return self.offer(label, window, source)

@@ -30,7 +30,7 @@ from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured, Storag
 from edge_agent.discovery import Discovery
 from edge_agent.erasure import Parts, Publisher
 from edge_agent.files import storage, write_atomically
-from edge_agent.followed import RETRY_S, FollowedModel
+from edge_agent.followed import RETRY_S, FollowedModel, recorded
 from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.jobs import Jobs
@@ -143,7 +143,7 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
     vault = Vault(state_dir, shared.master)
     store = ReleaseStore(state_dir, vault)
     with tolerant():
-        store.sweep()
+        store.sweep(wait=True)
     audit = AuditLog(state_dir / "audit.jsonl", shared.clock)
     live = _live_model(name, config, store, journal, audit)
     sizes = config.cache.windows_per_class, config.cache.max_bytes, config.cache.recent
@@ -171,6 +171,15 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
     return model
 
 
+def _must_hear(config: Config) -> bool:
+    """Whether a replica must hear what is hidden before it answers: it has no record of that, or no sound one."""
+    try:
+        return recorded(config.gateway.state_dir) is None and config.gateway.release is None
+    except BrokenRelease as error:
+        log.error("storage.failed", code=error.code, reason=error.reason)
+        return True
+
+
 def _await_release(config: Config, store: ReleaseStore, notifier: Notifier) -> None:
     """A new replica has nothing to answer with until the gateway that it follows has announced its release."""
 
@@ -193,8 +202,8 @@ def _followed(config: Config, shared: _Shared, notifier: Notifier) -> FollowedMo
     state_dir, leader = config.gateway.state_dir, Topics(config.replica.of)
     store = ReleaseStore(state_dir, Vault(state_dir, shared.master))
     with tolerant():
-        store.sweep()
-    if config.gateway.release is None and not store.digests():
+        store.sweep(wait=True)
+    if _must_hear(config):
         _await_release(config, store, notifier)
     tally, live = Tally(shared.broker, shared.topics.refused), _empty(OWN_MODEL, config, store)
     _adopt_first(config.gateway.release, store, live, lambda _: frozenset())

@@ -55,7 +55,7 @@ def fetcher(config: Config, progress: Callable[[], None] = lambda: None) -> Call
 
 
 def first_release(config: Config, store: ReleaseStore, progress: Callable[[], None]) -> None:
-    """Fetch the release that the gateway serves which a replica follows, for one that has none yet.
+    """Hear what the gateway serves and hides which a replica follows, and fetch its release if there is none yet.
 
     What the gateway hides is written down, so that the first answer hides it.
 
@@ -73,6 +73,8 @@ def first_release(config: Config, store: ReleaseStore, progress: Callable[[], No
         raise Unreachable("E_SOURCE", f"no release is announced on {topic}")
     news = announcement(heard.payload)
     remember(news, config.gateway.state_dir / RECORD)
+    if store.digests():
+        return  # the next one is fetched while it serves
     with bare_folder() as folder:
         fetcher(config, progress)(news.digest, folder)
         store.add(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from edge_agent.adapters.audit import read_rows
@@ -11,7 +12,7 @@ from edge_agent.commands.state import become_owner, open_vault
 from edge_agent.core.errors import BrokenRelease, Refused
 from edge_agent.files import storage, write_atomically
 from edge_agent.live import refuse_erased
-from edge_agent.masks import REVIVE, erased_classes, unwelcome
+from edge_agent.masks import REVIVE, erased_classes, on_probation, unwelcome
 from edge_agent.schemas.card import Card
 from edge_agent.settings import Config
 
@@ -60,8 +61,10 @@ def refuse(config: Config, store: ReleaseStore, card: Card, digest: str) -> None
     Raises:
         BrokenRelease: ``E_ERASED``.
     """
-    current = store.current()
-    live = store.get(current).card if current else None
+    live, current = None, store.current()
+    if current is not None:
+        with suppress(BrokenRelease):  # one that is damaged is what another release is to repair
+            live = store.get(current).card
     if config.forget.known_again == "refuse":
         states = read_states(store.state_dir / "journal.jsonl")
         refuse_erased(card, unwelcome(tombstones(store.state_dir, live), states, digest))
@@ -76,13 +79,16 @@ def revive(config: Config, name: str) -> None:
     """Ask the agent, which alone writes its state, to let an erased class come back.
 
     Raises:
-        Refused: ``E_CLASS``, it is not forgotten on this gateway.
+        Refused: ``E_CLASS``, it is not forgotten on this gateway, or on probation.
         StorageFailed: the wish cannot be stored.
     """
     become_owner(config.gateway.root_dir)
     erased = tombstones(config.gateway.state_dir)
     if name not in erased:
         raise Refused("E_CLASS", f"class {name!r} is not forgotten here; forgotten: {', '.join(sorted(erased)) or '-'}")
+    if name in on_probation(read_states(config.gateway.state_dir / "journal.jsonl")):
+        words = "the release before it is kept and can be adopted again (edge-agent releases rollback)"
+        raise Refused("E_CLASS", f"class {name!r} is on probation: {words}")
     with storage("the wish cannot be stored"):
         write_atomically(config.gateway.state_dir / REVIVE, name.encode())
 

@@ -57,8 +57,9 @@ def _shown(config: Config, agent: Agent) -> Iterator[None]:
     host, port = config.http.host, config.http.port
     try:
         server = HttpServer(host, port, lambda: agent.snapshot, config.mqtt.cert_file, config.gateway.state_dir)
-    except OSError as error:
-        log.error("http.failed", code="E_CONFIG", reason=f"{host}:{port}: {error.strerror}")
+    except (OSError, ValueError) as error:  # ValueError: no host could be called so
+        reason = error.strerror if isinstance(error, OSError) else error
+        log.error("http.failed", code="E_CONFIG", reason=f"{host}:{port}: {reason}")
         yield
         return
     server.start()

@@ -58,6 +58,11 @@ class Evidence:
 
         return strayed
 
+    def missing(self, classes: int) -> list[int]:
+        """The retained ones of so many classes that no dream stands for: harm to them could not be seen."""
+        there = set(self.dreams.first[self.dreams.second < 0].tolist())
+        return [label for label in range(classes) if label not in {*self.forget, *there}]
+
     def compare(self, original: nn.Module, edited: nn.Module) -> list[ClassEvidence]:
         """One row for each retained class that has dreams."""
         windows = self.dreams.windows

@@ -92,6 +92,7 @@ def judge(
         for check, value, limit, what in shares
     ]
     rows = evidence.compare(original, edited)
+    reasons += [_none(names[label]) for label in evidence.missing(len(names))]
     reasons += _of_evidence(rows, names, settings)
     moved = drift(original, edited)
     words = f"the edited weights moved by {moved:.1%}, limit {settings.max_drift:.0%}"
@@ -102,7 +103,7 @@ def judge(
 def _of_evidence(rows: list[ClassEvidence], names: tuple[str, ...], settings: GateSettings) -> list[Reason]:
     """What dreams tell of the retained classes, each check at its worst class."""
     if not rows:
-        return [Reason("evidence", 0.0, 1.0, passed=False, words="no dreams tell what it did to the other classes")]
+        return []
     worst = max(rows, key=lambda row: row.predicted_loss)
     value, limit = worst.predicted_loss, settings.max_predicted_loss
     words = f"{names[worst.label]}: {value:.1%} of its windows would be answered otherwise, limit {limit:.1%}"
@@ -116,6 +117,10 @@ def _of_evidence(rows: list[ClassEvidence], names: tuple[str, ...], settings: Ga
     words = f"{names[worst.label]}: {value:.1%} of its probability at its borders is kept, limit {limit:.0%}"
     reasons.append(_least("border_kept", value, limit, words))
     return reasons
+
+
+def _none(name: str) -> Reason:
+    return Reason("evidence", 0.0, 1.0, passed=False, words=f"{name}: no dreams tell what it did to this class")
 
 
 def _least(check: str, value: float, limit: float, words: str) -> Reason:

@@ -68,8 +68,9 @@ class Asset:
 
 @dataclass
 class Model:
-    """The gateway's own model, or a further one."""
+    """The gateway's own model, or a further one; to the outside each is a gateway with a name of its own."""
 
+    gateway: str
     topics: Topics
     birth: Birth | None = None
     release: LiveRelease | None = None
@@ -87,10 +88,10 @@ class Plant:
     """
 
     def __init__(
-        self, gateway: str, topics: Topics, models: Mapping[str, Topics], utc: Callable[[], str] = utc_now
+        self, gateway: str, topics: Topics, models: Mapping[str, Model], utc: Callable[[], str] = utc_now
     ) -> None:
         self.gateway, self._topics, self._utc = gateway, topics, utc
-        self.models = {name: Model(topics) for name, topics in models.items()}
+        self.models = models
         self.assets: OrderedDict[str, Asset] = OrderedDict()
         self.connected, self.reason = False, "connecting"
         self.refused: deque[Refusal] = deque(maxlen=MOST_REFUSED)
@@ -256,7 +257,7 @@ class Plant:
         except (Untrusted, Misconfigured) as error:
             return {"verified": False, "problem": error.reason[:1000]}
         job, command = model.jobs.get(name), about.command
-        expected = self.gateway, name.split(","), command.id if job is None else job.id
+        expected = model.gateway, name.split(","), command.id if job is None else job.id
         if (about.gateway, command.classes, command.id) != expected:
             words = f"it is that of command {command.id!r} for {', '.join(command.classes)} on {about.gateway!r}"
             return {"verified": False, "problem": words[:1000]}

@@ -24,7 +24,7 @@ from edge_agent.page.app import Page, application
 from edge_agent.page.asking import Doorman
 from edge_agent.page.assets import built_whole
 from edge_agent.page.listener import Listener
-from edge_agent.page.plant import Plant
+from edge_agent.page.plant import Model, Plant
 from edge_agent.page.records import Records
 from edge_agent.schemas.topics import Topics
 from edge_agent.settings import OWN_MODEL, Config
@@ -47,13 +47,13 @@ def serve(config_path: Path) -> None:
     os.nice(NICE)
     built_whole()
     threads.end_with("")  # without its ear the page would go on showing what was
-    names = [OWN_MODEL, *config.models]
-    models = {name: Topics(config.of_model(name).base) for name in names}
+    configs = {name: config.of_model(name) for name in [OWN_MODEL, *config.models]}
+    models = {name: Model(one.gateway.name, Topics(one.base)) for name, one in configs.items()}
     plant = Plant(config.gateway.name, Topics(config.base), models)
     token = read_secret("page.token_file", config.page.token_file)
     page = Page(
         plant,
-        {name: Records(config.of_model(name).gateway.state_dir) for name in names},
+        {name: Records(one.gateway.state_dir) for name, one in configs.items()},
         _address(config),
         Doorman(token, config.page.user_header, config.commands.signed),
     )

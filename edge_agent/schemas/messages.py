@@ -42,6 +42,7 @@ class Answer:
     top: tuple[tuple[str, float], ...]
     energy: float  # log-sum-exp of the logits (Liu et al. 2020): low for windows unlike the training set
     unusual: bool  # energy is below the release's floor
+    hidden: bool = False  # the model's own best answer is a class that is masked
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class JobState:
     kept_s: float | None = None  # what is left of the parent's probation; only time in which the agent runs counts
     usual_s: float | None = None  # median run time per window of the parent, before
     on_disk: bool = False  # whether a job of it had its folder on a disk
+    doomed: Mapping[str, Sequence[str]] = field(default_factory=dict)  # releases to destroy, and what they know of it
     expires_at: str | None = None  # ISO 8601; not started later
     revived: tuple[str, ...] = ()  # classes that an operator allowed to come back
     metrics: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,115 @@
+"""Windows in one batch: each is answered for itself, refused for itself, and cached where it belongs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import toy
+from edge_agent import rig
+from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import read_release
+from edge_agent.commands.demo import packaged_release
+from edge_agent.core.errors import Refused
+from edge_agent.core.types import Float32, Window
+from edge_agent.mqtt_link import Message
+from edge_agent.schemas.card import MODEL
+from edge_agent.schemas.windows import WindowSpec, encode, examine
+from edge_agent.served import ServedModel
+from tests.offline import config_of, ended, quiet, started
+
+pytestmark = pytest.mark.usefixtures(quiet.__name__)
+
+
+class Ear:
+    """Stands in for the broker, where only what it is told counts."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, dict[str, Any]] = {}
+        self.refused: list[str] = []
+
+    def answer(self, _: object, __: str, payload: bytes) -> bool:
+        content = json.loads(payload)
+        self.answers[content["seq"]] = content
+        return True
+
+    def publish(self, _: str, payload: bytes, **__: object) -> None:
+        self.refused.append(json.loads(payload)["code"])
+
+
+def heard(model: ServedModel, windows: list[Float32], rate_hz: float = toy.RATE_HZ) -> Ear:
+    """What the model says to windows that come at once, all from one asset."""
+    ear: Any = Ear()
+    model.serving._broker = model.tally._broker = ear
+    boot = uuid4().hex[:8]
+    batch = [Window("m1", boot, seq, 0, None, samples) for seq, samples in enumerate(windows)]
+    received_s = time.monotonic()
+    topic = "edge/toy/windows/m1"
+    model.serving.serve(
+        [Message(topic, encode(one, rate_hz, "m/s^2"), retained=False, received_s=received_s) for one in batch]
+    )
+    told: Ear = ear
+    return told
+
+
+def test_each_window_of_a_batch_gets_its_own_answer_though_others_are_refused(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    model = started(config_of(tmp_path, toy_release))
+    every = toy.dataset().test.windows  # class after class
+    windows = list(every[:: len(every) // 12][:12].copy())
+    windows[1][0, 5] = np.nan
+    windows[4][2, 0] = 1e6
+    windows[5][1, 1] = -np.inf
+    told = heard(model, windows)
+    sound = [seq for seq in range(12) if seq not in {1, 4, 5}]
+    assert sorted(told.answers) == sound
+    assert len(told.refused) == 3
+    logits = OnnxModel(read_release(toy_release).read(MODEL), 1).logits(np.stack([windows[seq] for seq in sound]))
+    expected = [toy.CLASSES[label] for label in logits.argmax(axis=1)]
+    assert [told.answers[seq]["class"] for seq in sound] == expected
+    assert len(set(expected)) > 2
+    ended(model)
+
+
+def test_windows_of_a_masked_class_are_not_cached_as_another(tmp_path: Path) -> None:
+    """With its class masked the model was as sure of the next best: there its windows outlived the certificate."""
+    with packaged_release() as release:
+        model = started(config_of(tmp_path, release, "[cache]\nfrom_diagnosis = true"))
+    least = model.serving.settings.min_confidence
+    model.live.hide(frozenset({"OF-2"}))
+    told = heard(model, rig_windows("OF-2"), rig.RATE_HZ)
+    sure = [one for one in told.answers.values() if one["confidence"] >= least and "unusual" not in one["flags"]]
+    assert {one["class"] for one in sure} == {"IF-2"}
+    assert sum(model._cache.counts().values()) == 0
+    heard(model, rig_windows("NC"), rig.RATE_HZ)
+    assert model._cache.counts()["NC"] > 0
+    ended(model)
+
+
+def rig_windows(name: str) -> list[Float32]:
+    generator = np.random.default_rng(1)
+    return list(rig.windows(rig.Run.draw(generator, 1100), name, 24, generator))
+
+
+SPEC = WindowSpec(2, 4, 1000.0, max_abs=10.0)
+SAMPLES = st.lists(st.floats(-12, 12, width=32) | st.just(np.nan) | st.just(0.0), min_size=8, max_size=8)
+
+
+@given(st.lists(SAMPLES, min_size=1, max_size=6))
+def test_windows_are_examined_together_as_they_are_one_by_one(rows: list[list[float]]) -> None:
+    windows = np.array(rows, np.float32).reshape(-1, 2, 4)
+    together = [_said(found) for found in examine(windows, SPEC)]
+    assert together == [_said(examine(window[np.newaxis], SPEC)[0]) for window in windows]
+
+
+def _said(found: Any) -> Any:
+    return (found.code, found.reason) if isinstance(found, Refused) else found
