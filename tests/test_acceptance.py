@@ -56,6 +56,12 @@ def refusal(
     return str(caught.value)
 
 
+def test_a_class_that_is_erased_but_known_to_the_release_does_not_count_among_those_that_stay() -> None:
+    check(COMMAND, CARD, [], dict.fromkeys(CARD.classes, 100), Forget(), NOW)
+    with pytest.raises(Refused, match="1 classes would stay, at least 2 must"):
+        check(COMMAND, CARD, [], dict.fromkeys(CARD.classes, 100), Forget(), NOW, frozenset({"b"}))
+
+
 def test_a_command_for_a_class_with_windows_enough_is_accepted() -> None:
     check(COMMAND, CARD, [], {"a": 32}, Forget(), NOW)
     check(replace(COMMAND, expires_at=NOW), CARD, [], {"a": 32}, Forget(), NOW)

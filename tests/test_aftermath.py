@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from edge_agent.commands.assembly import assemble
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.erasure import Publisher
+from edge_agent.health import FEWEST
 from edge_agent.masks import erased_classes, unwelcome
 from edge_agent.schemas.messages import JobState
 from edge_agent.served import ServedModel
@@ -107,13 +109,83 @@ def on_probation(tmp_path: Path, toy_release: Path, **state: Any) -> tuple[str, 
 
 
 def test_a_probation_is_not_charged_for_the_time_before_it_began(tmp_path: Path, toy_release: Path) -> None:
+    """Beside one that had not been counted for some minutes, one of 200 s was over at once."""
+    before, after = on_probation(tmp_path, toy_release)
+    model = started(config_of(tmp_path, toy_release, "[forget]\nprobation_s = 200"))
+    child = model._store.add(toy.twin(toy_release, tmp_path / "grandchild", forgotten=("whine", "hum")))
+    committing(model, "hum", after, child.digest)
+    model.forgetting._probation._counted_s -= 250.0
+    polled(model)
+    kept = {state.id: state.kept_s for state in model.forgetting._journal.states()}
+    assert kept["job-whine"] == pytest.approx(350.0, abs=5.0)
+    assert kept["job-hum"] == pytest.approx(200.0, abs=5.0)
+    assert set(model._store.digests()) == {before, after, child.digest}
+    ended(model)
+
+
+def committing(model: ServedModel, name: str, before: str, after: str) -> None:
+    """A command whose candidate is stored and about to go live."""
+    state = replace(done(name), status="executing", phase="committing", release_before=before, release_after=after)
+    model.forgetting._journal.write(state)
+
+
+def polled(model: ServedModel) -> None:
+    """Let the agent have its turns until no command is left."""
+
+    def ended_all() -> bool:
+        model.poll(may_start=False)
+        return model.forgetting.at_work is None
+
+    wait_until(ended_all)
+
+
+def test_what_was_usual_before_the_swap_is_what_a_release_on_probation_is_held_against(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    model = started(config_of(tmp_path, toy_release, "[forget]\nprobation_s = 200"))
+    before = model.live.release.digest
+    model.live.answer(toy.dataset().test.windows[:FEWEST])
+    usual_s = model.live.health.usual_s
+    child = model._store.add(toy.twin(toy_release, tmp_path / "child", forgotten=("whine",)))
+    committing(model, "whine", before, child.digest)
+    polled(model)
+    assert usual_s is not None
+    assert model.forgetting._journal.states()[0].usual_s == usual_s
+    ended(model)
+
+
+def test_a_command_that_was_begun_three_times_is_not_begun_again(tmp_path: Path, toy_release: Path) -> None:
     model = started(config_of(tmp_path, toy_release))
-    probation, journal = model.forgetting._probation, model.forgetting._journal
-    start_s = probation._counted_s
-    probation.count(start_s + 900.0, keep_every_s=0.0)  # as it is right before the next line
-    journal.write(done("whine", kept_s=600.0, release_before="a", release_after="b"))
-    probation.count(start_s + 900.2)
-    assert [state.kept_s for state in journal.states()] == [600.0]
+    model.forgetting._journal.write(replace(done("whine"), status="executing", phase="editing", attempts=3))
+    model.forgetting._masks.apply()
+    assert "whine" in model.live.hidden
+    model.poll(may_start=True)
+    state = model.forgetting._journal.states()[0]
+    assert (state.status, state.code, state.attempts) == ("failed", "E_INTERRUPTED", 3)
+    assert "whine" not in model.live.hidden
+    ended(model)
+
+
+def test_a_command_that_has_expired_while_it_waited_is_not_begun(tmp_path: Path, toy_release: Path) -> None:
+    model = started(config_of(tmp_path, toy_release))
+    waiting = replace(done("whine"), status="accepted", phase="masked", expires_at="2020-01-01T00:00:00+00:00")
+    model.forgetting._journal.write(waiting)
+    model.forgetting._masks.apply()
+    model.poll(may_start=True)
+    state = model.forgetting._journal.states()[0]
+    assert (state.status, state.code, state.attempts) == ("failed", "E_EXPIRED", 0)
+    assert model.live.masked == ()
+    ended(model)
+
+
+def test_a_stored_release_that_nobody_can_read_is_taken_to_know_the_class(tmp_path: Path, toy_release: Path) -> None:
+    on_probation(tmp_path, toy_release, kept_s=None)
+    model = started(config_of(tmp_path, toy_release))
+    older = model._store.add(toy.twin(toy_release, tmp_path / "older", forgotten=("whine",), name="older")).digest
+    (model._store.folder / older / "card.json").write_bytes(b"{")
+    model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release)
+    assert model._store.digests() == [model.live.release.digest]
+    assert [one["knew"] for one in certified(model)["destroyed"] if one.get("digest") == older] == [["whine"]]
     ended(model)
 
 

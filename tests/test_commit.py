@@ -196,19 +196,26 @@ def test_a_rollback_over_two_probations_undoes_both(start_agent: Start, plant: P
 
 
 def test_another_release_is_adopted_only_when_no_command_is_unfinished(
-    start_agent: Start, plant: Plant, toy_release: Path
+    start_agent: Start, plant: Plant, toy_release: Path, tmp_path: Path
 ) -> None:
     """A release that came between two queued commands made the second crash the agent."""
-    agent = start_agent("[forget]\nprobation_s = 600")
+    agent = start_agent()
     stock(plant, WHINE, RATTLE)
     plant.raw("unlearn/whine", b"")
     plant.raw("unlearn/rattle", b"")
     plant.expect("unlearn/rattle/status", status="accepted")
-    store_at(agent.state_dir).want(read_release(toy_release).digest)
+    newer = toy.twin(toy_release, tmp_path / "newer", forgotten=("whine", "rattle"))
+    store_at(agent.state_dir).want(store_at(agent.state_dir).add(newer).digest)
     ended = wait_until(lambda: [row for name in ("whine", "rattle") if (row := plant.final(name))][1:], FORGET_S)
-    assert ended[0]["status"] == "successful"
-    wait_until(lambda: store_at(agent.state_dir).wanted() is None)
-    assert agent.process.poll() is None
+    assert ended[0]["status"] == plant.final("whine")["status"] == "successful"  # type: ignore[index]
+    wait_until(lambda: store_at(agent.state_dir).current() == read_release(newer).digest)
+    wait_until(lambda: told(agent) == ["class.erased", "class.erased", "release.adopted"])
+
+
+def told(agent: LocalAgent) -> list[str]:
+    """What the audit log says of classes that were erased and releases that were adopted, in order."""
+    rows = [row["event"] for row in read_rows(agent.state_dir / "audit.jsonl")]
+    return [event for event in rows if event in {"class.erased", "release.adopted"}]
 
 
 def test_a_broker_that_refuses_diagnoses_does_not_make_the_agent_deaf(

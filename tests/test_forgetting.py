@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,17 @@ import pytest
 
 from benchmarks import toy
 from benchmarks.adversity import forensics
+from edge_agent.adapters.audit import read_rows
 from edge_agent.adapters.onnx_session import OnnxModel
+from edge_agent.adapters.releases import read_release
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.commands.local import LocalAgent, LocalBroker
+from edge_agent.core.margins import LEVELS, ClassMargins
 from edge_agent.schemas.card import MODEL
+from edge_agent.settings import Forget
+from edge_agent.unlearn_job import OOM_SCORE
 from edge_agent.vault import Vault
-from tests.plant import Plant, plant_at, store_at, wait_until
+from tests.plant import Plant, plant_at, store_at, toy_agent, wait_until
 
 Start = Callable[..., LocalAgent]
 WHINE = toy.CLASSES.index("whine")
@@ -265,15 +269,40 @@ def _is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_a_command_that_expires_while_it_waits_for_another_is_not_started(stocked: LocalAgent, plant: Plant) -> None:
-    soon = datetime.now(timezone.utc) + timedelta(seconds=2)
+def test_an_edit_that_the_gate_refuses_leaves_all_as_it_was(
+    tmp_path: Path, broker: LocalBroker, toy_release: Path, plant: Plant
+) -> None:
+    # Its windows are said to lie so close to their borders that any edit would cost some.
+    narrow = ClassMargins(1.0, tuple(np.linspace(1e-6, 1e-4, len(LEVELS)).tolist()))
+    release = toy.twin(toy_release, tmp_path / "narrow", margins=(narrow,) * len(toy.CLASSES))
+    agent = toy_agent(tmp_path / "agent", broker.port, release)
+    try:
+        agent.ready()
+        stock(plant)
+        status = forget(plant)
+        assert (status["status"], status["code"], status["release_after"]) == ("failed", "E_GATE", None)
+        assert "of its windows would be answered otherwise" in status["reason"]
+        rows = list(read_rows(agent.state_dir / "audit.jsonl"))
+        assert [row["content"]["accepted"] for row in rows if row["event"] == "gate.judged"] == [False]
+        assert [row["content"]["code"] for row in rows if row["event"] == "command.failed"] == ["E_GATE"]
+        answers = plant.answers(plant.feed(WHINE, 10, seed=18))
+        assert "whine" in {row["class"] for row in answers}
+        assert {row["release"] for row in answers} == {read_release(release).digest}
+        agent.stop()
+        assert plant.expect("status", state="offline")["cached"]["whine"] == 74
+        assert store_at(agent.state_dir).digests() == [read_release(release).digest]
+        assert job_files(agent) == []
+    finally:
+        agent.kill()
+
+
+def test_a_job_gives_way_to_serving_and_is_the_first_that_the_kernel_kills(stocked: LocalAgent, plant: Plant) -> None:
     plant.raw("unlearn/whine", b"")
-    plant.raw(f"unlearn/{toy.CLASSES[WHINE - 1]}", json.dumps({"expires_at": soon.isoformat()}).encode())
-    ended = wait_until(lambda: plant.final(toy.CLASSES[WHINE - 1]), FORGET_S)
-    assert (ended["status"], ended["code"]) == ("failed", "E_EXPIRED")
-    assert plant.final()["status"] == "successful"  # type: ignore[index]
-    answers = plant.answers(plant.feed(WHINE - 1, 10, seed=21))
-    assert toy.CLASSES[WHINE - 1] in {row["class"] for row in answers}  # the mask is lifted
+    pid = wait_until(lambda: stocked.events("job.started"))[0]["pid"]
+    place = Path(f"/proc/{pid}")
+    wait_until(lambda: (place / "oom_score_adj").read_text().strip() == OOM_SCORE)
+    nice = [os.getpriority(os.PRIO_PROCESS, one) for one in (stocked.process.pid, pid)]
+    assert nice[1] == min(19, nice[0] + Forget().nice)
 
 
 def test_the_mask_holds_from_the_first_answer_after_a_restart(stocked: LocalAgent, plant: Plant) -> None:

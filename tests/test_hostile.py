@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import struct
 import tarfile
 import urllib.request
@@ -80,8 +79,11 @@ def test_a_signed_document_with_one_more_member_is_refused() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_in_place_of_the_audit_log_are_read_as_no_row_or_found_out(content: bytes) -> None:
-    path = Path(os.devnull)
+def test_any_bytes_in_place_of_the_audit_log_are_read_as_no_row_and_found_out(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "audit.jsonl"
+    path.write_bytes(content)
     assert list(read_rows(path)) == []
     if content:
         with pytest.raises(Untrusted):
@@ -248,6 +250,8 @@ def test_no_secret_appears_in_what_the_agent_says(tmp_path: Path, start_agent: S
         http_port=port,
     )
     plant.answers(plant.feed(2, 40, seed=1))
+    vault = Vault(agent.state_dir, read_master(master))
+    secrets = {vault.secret(name) for name in vault.names("")}
     plant.raw("unlearn/whine", b'{"id": "canary"}')
     wait_until(lambda: plant.find("unlearn/whine/certificate"), 120)
     plant.raw("unlearn/whine", b'{"id": "canary-password-7f3a-not-said"')
@@ -262,10 +266,11 @@ def test_no_secret_appears_in_what_the_agent_says(tmp_path: Path, start_agent: S
         files = [archive.extractfile(name) for name in archive.getnames()]
         said += metrics.read() + b"".join(file.read() for file in files if file is not None)
     said += (agent.state_dir / "audit.jsonl").read_bytes() + (agent.state_dir / "journal.jsonl").read_bytes()
-    vault = Vault(agent.state_dir, read_master(master))
-    secrets = [b"canary-password-7f3a", bytes.fromhex("c0ffee" * 10 + "abcd"), vault.secret(IDENTITY)]
-    secrets += [path.read_bytes() for path in (agent.state_dir / "keys").iterdir()]
-    assert len(secrets) > 5
+    secrets |= {b"canary-password-7f3a", bytes.fromhex("c0ffee" * 10 + "abcd")}
+    assert vault.secret(IDENTITY) in secrets
+    secrets |= {vault.secret(name) for name in vault.names("")}  # those that the edit has made
+    secrets |= {path.read_bytes() for path in (agent.state_dir / "keys").iterdir()}
+    assert len(secrets) > 15
     for secret in secrets:
         for form in (secret, secret.hex().encode(), repr(secret)[2:-1].encode()):
             assert form not in said

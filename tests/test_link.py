@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from benchmarks.adversity.proxy import Proxy
+from edge_agent.adapters.mqtt import LONGEST_WAIT_S, MANY, SPREAD_S, Broker
 from edge_agent.commands.client import connected
 from edge_agent.commands.local import LocalBroker
 from edge_agent.mqtt_client import BrokerAddress, tls_stamp
@@ -61,6 +64,19 @@ def test_certificates_that_cannot_be_looked_at_do_not_end_the_thread_that_looks(
     # A folder that was closed for a moment, while a certificate was renewed, ended it.
     nowhere = Path("x" * 300)  # too long for a name: an OSError that Path.exists lets through
     assert tls_stamp(BrokerAddress("127.0.0.1", 1883, "a", ca_file=nowhere)) == ((),)
+
+
+def test_agents_come_back_to_a_broker_one_by_one_and_wait_longer_after_many_attempts() -> None:
+    address = BrokerAddress("127.0.0.1", 1883, "a")
+    door: Any = None  # nobody knocks
+    broker = Broker(address, [], door, lambda _: False, ("status", b""), random.Random(1))
+    first = [broker._pause_s(0) for _ in range(200)]
+    assert 0.0 <= min(first) < 0.5
+    assert 4.5 < max(first) <= SPREAD_S
+    for attempts, wait_s in ((1, SPREAD_S), (MANY - 1, SPREAD_S), (MANY, LONGEST_WAIT_S), (1000, LONGEST_WAIT_S)):
+        waits = [broker._pause_s(attempts) for _ in range(200)]
+        assert 0.9 * wait_s <= min(waits) < 0.93 * wait_s
+        assert 1.07 * wait_s < max(waits) <= 1.1 * wait_s
 
 
 def test_a_window_is_acknowledged_when_the_broker_has_its_diagnosis(broker: LocalBroker) -> None:

@@ -138,6 +138,11 @@ def test_an_output_that_is_not_finite_gives_no_answer_and_spares_its_neighbours(
     assert [answer is None for answer in answers] == [False, True, False]
 
 
+def test_a_model_whose_self_test_is_not_finite_does_not_go_live(live: LiveModel, make: Make) -> None:
+    with pytest.raises(BrokenRelease, match="logits differ by nan"):
+        live.adopt(make("Log", channel_mean=(-1.0, -1.0)))
+
+
 def test_what_an_accelerator_compiled_of_another_release_is_gone_when_one_goes_live(make: Make, tmp_path: Path) -> None:
     engines = tmp_path / "engines"
     live = LiveModel(store_at(tmp_path / "state"), threads=1, max_abs=100.0, engines=engines)

@@ -151,6 +151,22 @@ def test_the_state_that_is_kept_is_the_one_with_the_best_evidence() -> None:
     assert strayed == pytest.approx(looked_at[done.outcome.chosen_step], rel=1e-4)
 
 
+def test_a_class_that_windows_held_out_still_show_is_not_forgotten() -> None:
+    # Of the two classes to forget only one is edited away; held out are windows of the other, which dreams hold.
+    chirp, settings, generator = 4, replace(SETTINGS, max_steps=40), seeded()
+    network = toy_network()
+    at = cut(network, settings.scope)
+    trunk, tail = network[:at], network[at:]
+    task, _ = pte._prepared(network, trunk, windows_of(RATTLE), (RATTLE, chirp), settings, generator, lambda *_: None)
+    task.holdout = logits(trunk, windows_of(chirp)[:20])
+    anchors, _ = dreams_without(RATTLE)
+    task.anchors = pte._Anchors.of(logits(trunk, anchors), logits(network, anchors), (RATTLE,), settings)
+    forgotten, _, trace = pte._run(tail.requires_grad_(True), task, None, generator, lambda _: None)
+    assert trace[-1].forget_share == 0.0
+    assert trace[-1].holdout_share > 0.0
+    assert not forgotten
+
+
 def test_consolidation_goes_on_after_the_class_is_gone() -> None:
     trace = good_edit().outcome.trace
     gone_at = next(step.number for step in trace if step.forget_share == step.holdout_share == 0.0)

@@ -23,7 +23,7 @@ from edge_agent.core.errors import (
     Unreachable,
     Untrusted,
 )
-from edge_agent.remote import SIGNATURE, Trust, fetch
+from edge_agent.remote import SIGNATURE, Trust, _Allowance, fetch
 from edge_agent.signing import PublicKey, Signer
 from tests.plant import Plant, toy_agent
 from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent
@@ -198,6 +198,30 @@ def test_what_is_no_manifest_and_a_registry_that_is_not_there_are_told_at_once(
     with pytest.raises(Misconfigured, match="token_file") as caught:
         fetch(f"oci://anna:secret@{registry}/press:1", trust, tmp_path)
     assert "secret" not in str(caught.value)
+
+
+def test_a_redirection_is_not_followed_for_the_token_is_for_one_server(
+    server: Server, trust: Trust, tmp_path: Path, pki: Path
+) -> None:
+    other = Server(server.folder, pki)
+    server.elsewhere["card.json"] = f"{other.url}/press/card.json"
+    with pytest.raises(Unreachable, match="302"):
+        fetch(f"{server.url}/press", replace(trust, token="secret"), emptied(tmp_path / "got"))
+    other.stop()
+    assert server.tokens == {"Bearer secret"}
+    assert (other.asked, other.tokens) == ([], set())
+
+
+def test_a_card_that_does_not_end_is_not_read_for_ever(server: Server, trust: Trust, tmp_path: Path) -> None:
+    server.endless.add("card.json")
+    with pytest.raises(BrokenRelease, match=r"card\.json has more than"):
+        fetch(f"{server.url}/press", trust, emptied(tmp_path / "got"))
+
+
+def test_a_release_that_comes_too_slowly_is_given_up() -> None:
+    _Allowance(1000, 60.0).take(1)
+    with pytest.raises(Unreachable, match="did not come within"):
+        _Allowance(1000, -1.0).take(1)
 
 
 def test_a_release_that_is_too_large_is_not_taken(server: Server, trust: Trust, tmp_path: Path) -> None:

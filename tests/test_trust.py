@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,10 +138,7 @@ def test_a_parent_on_probation_is_named_by_the_certificate_until_it_is_destroyed
     first = forgotten(plant)["content"]
     assert first["not_destroyed"][0]["how"] == "kept sealed during a probation"
     assert "release" not in {one["what"] for one in first["destroyed"]}
-    begun_s = time.monotonic()
     wait_until(lambda: len(plant.find("unlearn/whine/certificate")) > 1)
-    # It was charged for the time before it began, at most five minutes, and ended at once.
-    assert time.monotonic() > begun_s + 2
     second = plant.find("unlearn/whine/certificate")[-1]["content"]
     assert [one["what"] for one in second["destroyed"]] == ["cached windows", "job folder", "release"]
     assert [one["what"] for one in second["not_destroyed"]] == ["release folder"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,15 +12,36 @@ from typing import Any
 
 
 class Server:
-    """Files over HTTPS, and what was asked for."""
+    """Files over HTTPS, and what was asked for.
+
+    Attributes:
+        elsewhere: names that are redirected, and where to.
+        endless: names of files that never end.
+    """
 
     def __init__(self, folder: Path, pki: Path) -> None:
         self.folder, self.asked, self.tokens = folder, list[str](), set[str | None]()
+        self.elsewhere, self.endless = dict[str, str](), set[str]()
 
         class Handler(SimpleHTTPRequestHandler):
             def log_message(handler, *_: Any) -> None:  # noqa: N805
                 self.asked.append(handler.path.rpartition("/")[2])
                 self.tokens.add(handler.headers["Authorization"])
+
+            def do_GET(handler) -> None:  # noqa: N805
+                name = handler.path.rpartition("/")[2]
+                if name in self.elsewhere:
+                    handler.send_response(302)
+                    handler.send_header("Location", self.elsewhere[name])
+                    handler.end_headers()
+                elif name in self.endless:
+                    handler.send_response(200)
+                    handler.end_headers()
+                    with suppress(OSError):
+                        while True:
+                            handler.wfile.write(bytes(1 << 16))
+                else:
+                    super().do_GET()
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pki / "broker.pem", pki / "broker.key")
