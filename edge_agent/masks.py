@@ -105,4 +105,4 @@ def unwelcome(erased: frozenset[str], states: Iterable[JobState], digest: str) -
     kept = [state for state in states if state.kept_s is not None]
     if digest not in {state.release_before for state in kept}:
         return erased
-    return erased - {name for state in kept for name in state.classes}
+    return erased - on_probation(kept)

@@ -12,6 +12,7 @@ from edge_agent.commands.assembly import assemble
 from edge_agent.config import read_config
 from edge_agent.served import ServedModel
 from edge_agent.settings import Config
+from tests.plant import wait_until
 
 
 def config_of(folder: Path, release: Path, more: str = "") -> Config:
@@ -27,6 +28,17 @@ def started(config: Config) -> ServedModel:
     assert isinstance(model, ServedModel)
     model.forgetting.resume()
     return model
+
+
+def polled(model: ServedModel) -> None:
+    """Turns of the agent until no command is left, without the seconds that it waits after a failure."""
+
+    def turn() -> bool:
+        model.forgetting._wait_until_s = float("-inf")
+        model.poll(may_start=False)
+        return model.forgetting.at_work is None
+
+    wait_until(turn)
 
 
 def ended(model: ServedModel) -> None:

@@ -27,7 +27,7 @@ from edge_agent.masks import erased_classes, unwelcome
 from edge_agent.schemas.messages import JobState
 from edge_agent.served import ServedModel
 from edge_agent.settings import OWN_MODEL
-from tests.offline import config_of, ended, quiet, started
+from tests.offline import config_of, ended, polled, quiet, started
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import edge_agent
 
@@ -127,16 +127,6 @@ def committing(model: ServedModel, name: str, before: str, after: str) -> None:
     """A command whose candidate is stored and about to go live."""
     state = replace(done(name), status="executing", phase="committing", release_before=before, release_after=after)
     model.forgetting._journal.write(state)
-
-
-def polled(model: ServedModel) -> None:
-    """Let the agent have its turns until no command is left."""
-
-    def ended_all() -> bool:
-        model.poll(may_start=False)
-        return model.forgetting.at_work is None
-
-    wait_until(ended_all)
 
 
 def test_what_was_usual_before_the_swap_is_what_a_release_on_probation_is_held_against(

@@ -86,6 +86,16 @@ def test_a_crash_after_the_point_of_no_return_ends_in_success(
         agent.kill()
 
 
+def begun(agent: LocalAgent, plant: Plant) -> int:
+    """Start the agent again and have it forget a class; the process id of its job."""
+    agent.start()
+    agent.ready(times=2)
+    plant.answers(plant.feed(WHINE, 64, seed=11))
+    plant.raw("unlearn/whine", b"")
+    pid: int = wait_until(lambda: agent.events("job.started"))[0]["pid"]
+    return pid
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_job_that_ends_while_the_disk_fails_is_not_run_again(start_agent: Start, plant: Plant, killed: bool) -> None:
     """Its outcome was lost with the write; after three such jobs the command failed: "the agent was stopped"."""
@@ -94,16 +104,12 @@ def test_a_job_that_ends_while_the_disk_fails_is_not_run_again(start_agent: Star
     log = AuditLog(agent.state_dir / "audit.jsonl", Clock(agent.folder / "clock"))
     log.append("command.failed", id="long ago", classes=[], code="E_GATE", reason="x" * 200_000)
     log.close()
-    agent.start()
-    agent.ready(times=2)
-    plant.answers(plant.feed(WHINE, 64, seed=11))
-    plant.raw("unlearn/whine", b"")
-    job = wait_until(lambda: agent.events("job.started"))[0]
+    pid = begun(agent, plant)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Only the audit log is longer: nothing more can be written to it.
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (200_000, most))
     if killed:
-        os.kill(job["pid"], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     wait_until(lambda: agent.events("storage.failed"), FORGET_S)
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (most, most))
     status = wait_until(plant.final, FORGET_S)
@@ -121,14 +127,10 @@ def test_a_failure_that_the_journal_cannot_take_is_told_once(start_agent: Start,
     journal = Journal(agent.state_dir / "journal.jsonl")
     journal.write(JobState("long ago", ("hum",), "d", "failed", "probing", reason="x" * 200_000))
     journal.close()
-    agent.start()
-    agent.ready(times=2)
-    plant.answers(plant.feed(WHINE, 64, seed=11))
-    plant.raw("unlearn/whine", b"")
-    job = wait_until(lambda: agent.events("job.started"))[0]
+    pid = begun(agent, plant)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (200_000, most))  # only the journal is longer
-    os.kill(job["pid"], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     wait_until(lambda: agent.events("storage.failed"), FORGET_S)
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (most, most))
     status = wait_until(plant.final, FORGET_S)
@@ -210,6 +212,8 @@ def test_another_release_is_adopted_only_when_no_command_is_unfinished(
     assert ended[0]["status"] == plant.final("whine")["status"] == "successful"  # type: ignore[index]
     wait_until(lambda: store_at(agent.state_dir).current() == read_release(newer).digest)
     wait_until(lambda: told(agent) == ["class.erased", "class.erased", "release.adopted"])
+    assert store_at(agent.state_dir).wanted() is None
+    assert agent.process.poll() is None
 
 
 def told(agent: LocalAgent) -> list[str]:

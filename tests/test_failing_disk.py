@@ -28,7 +28,7 @@ from edge_agent.reservoir import Source
 from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card
 from edge_agent.schemas.messages import JobState
 from edge_agent.served import SETTLE_EVERY_S, ServedModel
-from tests.offline import config_of, ended, quiet, started
+from tests.offline import config_of, ended, polled, quiet, started
 from tests.plant import store_at, wait_until
 from tests.test_aftermath import certified, on_probation
 
@@ -54,17 +54,6 @@ class Failing:
 
 def fail(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, when: Callable[..., bool], times: int = 1) -> None:
     monkeypatch.setattr(owner, name, Failing(getattr(owner, name), when, times))
-
-
-def polled(model: ServedModel, until: Callable[[], Any]) -> None:
-    """Turns of the agent, without the seconds that it waits after a failure."""
-
-    def turn() -> Any:
-        model.forgetting._wait_until_s = float("-inf")
-        model.poll(may_start=True)
-        return until()
-
-    wait_until(turn)
 
 
 def rows(folder: Path, event: str) -> list[dict[str, Any]]:
@@ -140,7 +129,7 @@ def test_a_certificate_names_all_that_was_destroyed_before_the_disk_failed_and_a
     job = tmp_path / "state" / "jobs" / "1"
     model.forgetting._result = toy.twin(toy_release, job / "result", forgotten=("whine",), parent=before)
     fail(monkeypatch, AuditLog, "append", lambda event, *_: event == "class.erased", times=2)
-    polled(model, lambda: model.forgetting.at_work is None)
+    polled(model)
     content = certified(model)
     destroyed = {one["digest"] for one in content["destroyed"] if one["what"] == "release"}
     assert destroyed == {before, other}
@@ -178,7 +167,7 @@ def test_a_candidate_that_failed_its_trial_gets_no_second_one_from_a_failing_dis
     model.forgetting._journal.write(replace(JobState("a", ("whine",), "d", "executing", "shadowing"), **digests))
     fail(monkeypatch, ReleaseStore, "remove", lambda name: name == after)
     with capture_logs() as logs:
-        polled(model, lambda: model.forgetting.at_work is None)
+        polled(model)
     state = model.forgetting._journal.states()[0]
     assert (state.status, state.code) == ("failed", "E_SHADOW")
     assert [line["event"] for line in logs].count("shadow.started") == 1

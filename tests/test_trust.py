@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,10 @@ def test_a_parent_on_probation_is_named_by_the_certificate_until_it_is_destroyed
     assert [one["what"] for one in second["destroyed"]] == ["cached windows", "job folder", "release"]
     assert [one["what"] for one in second["not_destroyed"]] == ["release folder"]
     assert events(agent)[-2:] == ["class.forgotten", "class.erased"]
+    begun, over = list(read_rows(agent.state_dir / "audit.jsonl"))[-2:]
+    # It was charged for the time before it began, at most five minutes, and ended at once.
+    passed = datetime.fromisoformat(over["time"]["utc"]) - datetime.fromisoformat(begun["time"]["utc"])
+    assert passed.total_seconds() >= 2
     assert store_at(agent.state_dir).digests() == [second["releases"]["after"]]
 
 

@@ -31,7 +31,6 @@ from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.types import Float32
 from edge_agent.schemas.card import INPUT
 
-BATCH: Final = 32
 COUNTED_AT_ONCE: Final = 8  # windows whose every map between the layers is in memory: 3 MiB each at width 64
 PERCENTILE: Final = 99.999  # of the values of either sign, by their size; ONNX Runtime's default
 
