@@ -92,6 +92,11 @@ class Plant:
         found: list[dict[str, Any]] = wait_until(lambda: self.find(topic, **content), timeout_s)
         return found[0]
 
+    def status(self) -> dict[str, Any]:
+        """Wait until the newest status is the agent's own, which a will is not; returns it."""
+        wait_until(lambda: (self.find("status") or [{}])[-1].get("state") == "online")
+        return self.find("status")[-1]
+
     def final(self, classes: str = "whine", **content: Any) -> dict[str, Any] | None:
         """The newest final status of a command, if there is one."""
         rows = self.find(f"unlearn/{classes}/status", **content)

@@ -91,11 +91,11 @@ def test_windows_are_divided_and_each_is_answered_once(
     assert len(plant.find("diagnosis/m1")) == 60
 
     def shares() -> list[int]:
-        return [one.find("status")[-1]["counters"].get("windows_answered", 0) for one in (plant, spare)]
+        return [one.status()["counters"].get("windows_answered", 0) for one in (plant, spare)]
 
     local.wait_until(lambda: sum(shares()) == 60, "both have told", 30)
     assert min(shares()) > 10
-    assert spare.find("status")[-1]["replica_of"] == BASE
+    assert spare.status()["replica_of"] == BASE
 
 
 @NEEDS_OPENSSL
@@ -144,7 +144,7 @@ def test_a_replica_follows_a_rollback_and_no_announcement_from_before(
     assert HUM not in {row["class"] for row in plant.answers(plant.feed(0, 40))}
     site.export(old)
     assert edge_agent("releases", "rollback", "--config", site.leader.config).returncode == 0
-    wait_until(lambda: spare.find("status")[-1]["release"] == old, "the replica follows", 60)
+    wait_until(lambda: spare.status()["release"] == old, "the replica follows", 60)
     assert {row["class"] for row in plant.answers(plant.feed(0, 40))} == {HUM}
     assert releases(site.replica) == {old}
 

@@ -192,7 +192,7 @@ def test_a_release_that_knows_an_erased_class_may_serve_with_it_masked(
     agent.start()
     answers = plant.answers(plant.feed(WHINE, 10, seed=4))  # from the first answer on
     assert all("whine" not in dict(row["top"]) for row in answers)
-    assert plant.find("status")[-1]["cached"]["whine"] == 0
+    assert plant.status()["cached"]["whine"] == 0
 
 
 def test_a_class_that_is_masked_in_a_later_release_gets_no_windows_of_the_next_class(
