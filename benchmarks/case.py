@@ -45,14 +45,14 @@ class Case:
         return self._network(self.forget)
 
     @cached_property
-    def other_retrained(self) -> nn.Sequential:
-        """The same by the next seed: as far from ``retrained`` as chance alone leads."""
+    def other(self) -> Case:
+        """The same by the next seed, whose ``retrained`` is as far from this one's as chance alone leads."""
         position = MODEL_SEEDS.index(self.model_seed) if self.model_seed in MODEL_SEEDS else -1
-        return replace(self, model_seed=MODEL_SEEDS[(position + 1) % len(MODEL_SEEDS)]).retrained
+        return replace(self, model_seed=MODEL_SEEDS[(position + 1) % len(MODEL_SEEDS)])
 
     @property
     def retraining_cost(self) -> Cost:
-        """What the training of ``retrained`` cost."""
+        """What the training of ``retrained``, which must have been, cost."""
         return models.training_cost(self.setting, self.model_seed, self.forget, self.architecture, self.setting.width)
 
     @cached_property

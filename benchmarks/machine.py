@@ -19,13 +19,17 @@ CACHE = ROOT / ".cache" / "benchmarks"
 
 
 def facts(checkout: Path = ROOT) -> dict[str, str]:
-    """Commit of a checkout (with + for a changed tree), processor and versions."""
+    """Commit of a checkout (with + if anything but results has changed since), processor and versions."""
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False)
         return run.stdout.strip()
 
-    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    changed = (
+        "+"
+        if git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+        else ""
+    )
     packages = ("torch", "onnxruntime", "paho-mqtt", "numpy")
     return {
         "commit": git("rev-parse", "--short=12", "HEAD") + changed,

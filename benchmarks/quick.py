@@ -1,14 +1,17 @@
 """Everything once, small: a data set of tones and networks of width 4 that have hardly been trained.
 
-Every method takes two steps, every measure looks at what is left, and every file is read back; then all is thrown away.
-The numbers mean nothing. It needs no data and takes a minute or two.
+Every method takes two steps, every measure looks at what is left, and every file is read back; a method is tuned; and
+every page is made of a copy of the committed results. Then all is thrown away. The numbers mean nothing. It needs no
+data and takes some minutes.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import epochs, gate_edits, models, runs, tsne
+from benchmarks import epochs, gate_edits, models, runs, tsne, tuning
 from benchmarks.case import Case
 from benchmarks.methods import ABLATIONS, ALL
 from benchmarks.runs import Run
 from benchmarks.settings import Setting, tensors
+from benchmarks.tables import TABLES, page
 from benchmarks.task import Cost, Method
 from edge_agent.core import training
 from edge_agent.core.dreams import Dreams, DreamSettings, dream
@@ -36,7 +40,7 @@ TRAINING: Final = training.TrainingSettings(epochs=3, batch=32, rate=1e-2, max_s
 DREAMS: Final = DreamSettings(typical=3, soft=3, border=3)
 SHORT: Final = {"epochs": 2, "max_epochs": 1, "max_steps": 2, "attack_steps": 1, "probe_steps": 1}
 NAME: Final = "quick"
-ARCHITECTURES: Final = ("swin_1d", "vit_1d")  # beside the usual one
+ARCHITECTURES: Final = ("swin_1d", "vit_1d", "resnet18_2d")  # beside the usual one
 
 
 def tones() -> Dataset:
@@ -99,6 +103,15 @@ def case_of(run: Run) -> Case:
     return case(run.forget, run.architecture)
 
 
+def pages(folder: Path) -> None:
+    """Every table and figure, from a copy of the committed CSV files: pages know the real settings, not these tones."""
+    folder.mkdir()
+    for path in runs.RESULTS.glob("*.csv"):
+        shutil.copy(path, folder)
+    for table in TABLES.values():
+        page.write(table, folder)
+
+
 def short(method: Method[Any]) -> tuple[tuple[str, Any], ...]:
     """Settings with which the method takes about two steps."""
     return tuple((name, value) for name, value in SHORT.items() if hasattr(method.settings, name))
@@ -110,6 +123,12 @@ def run_of(method: str, forget: tuple[str, ...] = CLASSES[1:2], *, depth: bool =
     return Run(NAME, forget, method, changed=changed, depth=depth, **more)
 
 
+def tuning_runs(method: str) -> list[Run]:
+    """The trials of a method, as ``benchmarks.tuning`` makes them, on these tones."""
+    about = Run(NAME, (SETTING.surrogate,), method, part="validation")
+    return [replace(about, changed=changed) for changed in tuning.trials(method)]
+
+
 def main() -> None:
     """Go through everything."""
     started_s = time.monotonic()
@@ -119,11 +138,13 @@ def main() -> None:
     wanted += [run_of(name, architecture=each) for each in ARCHITECTURES for name in ("original", "pte", "delete_all")]
     few = [run_of("pte"), run_of("delete_all")]
     with tempfile.TemporaryDirectory(prefix="edge-agent-quick-") as folder:
-        paths = [Path(folder) / name for name in ("runs.csv", "epochs.csv", "tsne.csv")]
+        paths = [Path(folder) / name for name in ("runs.csv", "epochs.csv", "tsne.csv", "tuning.csv")]
         runs.carry_on(wanted, paths[0], case_of)
+        runs.carry_on(tuning_runs("delete_all"), paths[3], case_of)
         epochs.carry_on(few, paths[1], case_of)
         tsne.draw_anew(few, paths[2], case_of)
         gate_edits.judged(case(), "no consolidation")
+        pages(Path(folder) / "committed")
         if runs.missing(wanted, paths[0]) or epochs.missing(few, paths[1]) or not paths[2].exists():
             sys.exit("runs are missing in what was written")
     print(f"{len(wanted)} small runs in {time.monotonic() - started_s:.0f} s; nothing is kept")

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,7 +96,7 @@ def perform(run: Run, case_of: Callable[[Run], Case] = case_of, path: Path = RUN
     case = case_of(run)
     network, cost = network_of(run, case)
     row = run.describe() | accuracy.measure(case, network, run.part)
-    row["original"] = models.digest(case.original)[:12]
+    row["original"] = _original(case)
     row |= _told_of_retrain(run, row["original"], path) or _measured_of_retrain(case, run.part)
     row["gap"] = gap(row)
     row |= {name: round(value, 3) for name, value in dataclasses.asdict(cost).items()}
@@ -122,7 +121,7 @@ def network_of(
     if run.method == "retrain":
         return case.retrained, case.retraining_cost
     if run.method == "other_retrain":
-        return case.other_retrained, case.retraining_cost
+        return case.other.retrained, case.other.retraining_cost
     method = ALL[run.method]
     settings = dataclasses.replace(method.settings, **dict(run.changed))
     sides = case.forget_set, case.retain_set
@@ -148,20 +147,18 @@ def read(path: Path = RUNS) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        rows = {row["run"]: row for row in csv.DictReader(file) if None not in row.values()}
-    return list(rows.values())
+        whole = (line for line in file if line.endswith("\n"))
+        return list({row["run"]: row for row in csv.DictReader(whole)}.values())
 
 
 def add(row: Row, path: Path = RUNS) -> None:
-    """Append a row; columns that the file does not have yet are added to it."""
+    """Append a row; columns that the file does not have yet are added to it, a row that a crash cut off is dropped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        columns: list[str] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                columns = next(csv.reader(file))
-        if set(row) <= set(columns):
+        text = path.read_text() if path.exists() else ""
+        columns = next(csv.reader([text.partition("\n")[0]]), [])
+        if set(row) <= set(columns) and text.endswith("\n"):
             with path.open("a", newline="") as file:
                 csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
             return
@@ -189,11 +186,15 @@ def carry_on(wanted: Iterable[Run], path: Path = RUNS, case_of: Callable[[Run], 
     """Do what is missing, with a line for each run on standard error.
 
     Whoever works on a case has claimed it, for its runs share the networks that take the time. What another process
-    has claimed is left to it, and looked at again at the end, in case it was stopped.
+    has claimed is left to it, and looked at again at the end, in case it was stopped. Where something is missing of a
+    case, rows about another original, which another machine has made, are done again with it: rows of one case are
+    there to be compared.
     """
+    wanted = list(dict.fromkeys(wanted))
     todo = missing(wanted, path)
-    progress = _progress(len(todo))
-    cases = [list(group) for _, group in groupby(todo, key=_about)]
+    lacking = dict.fromkeys(_about(run) for run in todo)
+    cases = [[run for run in wanted if _about(run) == about] for about in lacking]
+    progress = _Progress(len(todo))
     left = [group for group in cases if not _work_on(group, path, case_of, progress, wait=False)]
     for group in left:
         _work_on(group, path, case_of, progress, wait=True)
@@ -203,16 +204,27 @@ def _about(run: Run) -> str:
     return f"{run.setting} {'+'.join(run.forget)} {run.model_seed} {run.architecture}"
 
 
-def _work_on(
-    group: list[Run], path: Path, case_of: Callable[[Run], Case], progress: Callable[[Run, Row], None], *, wait: bool
-) -> bool:
+def _work_on(group: list[Run], path: Path, case_of: Callable[[Run], Case], progress: _Progress, *, wait: bool) -> bool:
     """Do what is missing of one case; False if another process has claimed it and we do not wait."""
     with claimed(_about(group[0]), path, wait=wait) as ours:
-        for run in missing(group, path) if ours else ():
+        todo = missing(group, path) if ours else []
+        again = _of_another_original(group, _original(case_of(todo[0])), path) if todo else []
+        progress.total += len(again)
+        for run in [*todo, *again]:
             row = perform(run, case_of, path)
             add(row, path)
-            progress(run, row)
+            progress.say(run, row)
     return ours
+
+
+def _of_another_original(group: list[Run], original: str, path: Path) -> list[Run]:
+    others = {row["run"] for row in read(path) if row.get("original") != original}
+    return [run for run in group if run.id in others]
+
+
+def _original(case: Case) -> str:
+    """As rows name it."""
+    return models.digest(case.original)[:12]
 
 
 @contextmanager
@@ -232,14 +244,17 @@ def claimed(name: str, path: Path, *, wait: bool) -> Iterator[bool]:
             yield True
 
 
-def _progress(total: int) -> Callable[[Run, Row], None]:
-    started_s = time.monotonic()
-    numbers = count(1)
+class _Progress:
+    """A line on standard error for each run that is done."""
 
-    def say(run: Run, row: Row) -> None:
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._done = 0
+        self._started_s = time.monotonic()
+
+    def say(self, run: Run, row: Row) -> None:
+        self._done += 1
         words = f"acc_ft {row['acc_ft']:.2f}, retained {row['retained_change']:+.2f}, {row['seconds']:.1f} s"
         title = f"{run.setting} {'+'.join(run.forget)} {run.method} {run.model_seed}/{run.seed}"
-        spent_s = time.monotonic() - started_s
-        print(f"{spent_s:6.0f} s  {next(numbers)}/{total}  {title}: {words}", file=sys.stderr, flush=True)
-
-    return say
+        spent_s = time.monotonic() - self._started_s
+        print(f"{spent_s:6.0f} s  {self._done}/{self.total}  {title}: {words}", file=sys.stderr, flush=True)

@@ -15,8 +15,9 @@ import torch
 
 from benchmarks import models, quick, runs
 from benchmarks.case import Case
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, facts
 from benchmarks.runs import Run
+from benchmarks.task import Cost
 from tests.result_rows import rows_of
 from tests.scripts import run_script
 
@@ -90,6 +91,22 @@ with runs.claimed(sys.argv[1], Path(sys.argv[2]), wait=False) as ours:
 """
 
 
+def test_what_is_missing_of_a_case_brings_its_rows_about_another_original_along(tmp_path: Path) -> None:
+    """Rows of a second machine's networks were added to those of the first, with which nothing could compare them."""
+    path, finetune = tmp_path / "runs.csv", quick.run_of("finetune")
+    elsewhere = quick.run_of("delete_all", quick.CLASSES[:1])  # a case of which nothing is missing
+    wanted = [DELETE, finetune, elsewhere]
+    runs.carry_on([DELETE, elsewhere], path, quick.case_of)
+    runs.write(path, runs.read(path)[0], [row | {"original": "of another"} for row in runs.read(path)])
+    runs.carry_on(wanted, path, quick.case_of)
+    ours = models.digest(quick.case().original)[:12]
+    assert {row["run"]: row["original"] for row in runs.read(path)} == {
+        DELETE.id: ours,
+        finetune.id: ours,
+        elsewhere.id: "of another",
+    }
+
+
 def test_a_case_is_worked_on_by_one_process_at_a_time(tmp_path: Path) -> None:
     """Two processes that shared a plan once trained the same networks side by side, and gained nothing."""
     path = tmp_path / "runs.csv"
@@ -152,8 +169,17 @@ def test_of_two_rows_of_one_run_the_later_counts(tmp_path: Path) -> None:
 
 def test_a_row_that_a_crash_cut_off_is_no_finished_run(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
-    path.write_text("run,gap,seconds\n1,0.5,2.0\n2,1.")
-    assert [row["run"] for row in runs.read(path)] == ["1"]
+    for cut in ("2,1.", "2,1.5,3."):  # a last column may be cut as well
+        path.write_text(f"run,gap,seconds\n1,0.5,2.0\n{cut}")
+        assert [row["run"] for row in runs.read(path)] == ["1"]
+
+
+def test_a_row_that_a_crash_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:
+    """The next row went on where the cut one had ended: it was lost, and the cut one came back with its figures."""
+    path = tmp_path / "runs.csv"
+    path.write_text("run,gap,seconds\n1,0.5,2.0\n2,1.5,3.")
+    runs.add({"run": "3", "gap": 9.5, "seconds": 7.0}, path)
+    assert path.read_text() == "run,gap,seconds\n1,0.5,2.0\n3,9.5,7.0\n"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +220,35 @@ def test_the_id_of_a_run_changes_with_the_recipes_of_networks_and_dreams(
 def test_ids_are_still_those_of_the_committed_rows() -> None:
     assert Run("cwru", ("IR007",), "original").id == "fa8f70977712ec9d"
     assert Run("cwru", ("IR007",), "head_surgery").id == "54b35b1c84dcfd33"
+
+
+def test_a_second_retrained_network_costs_what_its_own_training_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row had the seconds of the other one, which with nothing trained yet was a file that was not there."""
+    costs = {0: Cost(seconds=1.0), 1: Cost(seconds=2.0)}
+    monkeypatch.setattr(quick.SmallCase, "retraining_cost", property(lambda case: costs[case.model_seed]))
+    run = quick.run_of("other_retrain")
+    network, cost = runs.network_of(run, quick.case_of(run))
+    assert cost == costs[1]
+    assert models.digest(network) == models.digest(quick.case().other.retrained)
+
+
+def test_a_changed_tree_is_one_whose_code_has_changed_not_its_results(tmp_path: Path) -> None:
+    """The first row that was appended marked all later ones, so that the mark said nothing."""
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    results, code = tmp_path / "benchmarks" / "results", tmp_path / "code.py"
+    results.mkdir(parents=True)
+    for path in (results / "runs.csv", code):
+        path.write_text("as committed\n")
+    git("init")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "one")
+    (results / "runs.csv").write_text("a row more\n")
+    assert not facts(tmp_path)["commit"].endswith("+")
+    code.write_text("changed\n")
+    assert facts(tmp_path)["commit"].endswith("+")
 
 
 def test_results_come_from_the_same_kernels_on_every_x86_64_and_speed_is_measured_with_the_best() -> None:

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.tables import harm
-from benchmarks.tables.rows import estimate, mean_ranks, share_interval, shared, student, where
+from benchmarks.tables.rows import (
+    estimate,
+    mean_ranks,
+    of_paper_class,
+    original,
+    share_interval,
+    shared,
+    student,
+    where,
+)
 from tests.result_rows import read_back, run_row
 
 FIGURES = st.floats(0, 100, allow_nan=False)
@@ -59,6 +68,18 @@ def test_ranks_are_over_cases_that_all_methods_have(tmp_path: Path) -> None:
     told = read_back(tmp_path, run_row("imp", h_mean=1.0), run_row("pte", h_mean=2.0), *alone)
     assert mean_ranks(told) == ({"imp": 2.0, "pte": 1.0}, 1)
     assert mean_ranks([]) == ({}, 0)
+
+
+def test_a_page_about_one_class_is_about_one_network_of_each_seed(tmp_path: Path) -> None:
+    """A row about a second network of a seed counted as one more original, which narrowed the interval."""
+    told = [run_row("pte", model=model, original="ab") for model in (0, 1)]
+    told += [run_row("imp", model=0, original="ab"), run_row("delete", model=0, original="cd")]
+    one = of_paper_class(read_back(tmp_path, *told), "cwru")
+    assert {(row["method"], *original(row)) for row in one} == {
+        ("pte", "0", "ab"),
+        ("pte", "1", "ab"),
+        ("imp", "0", "ab"),
+    }
 
 
 def test_only_what_is_about_the_same_original_network_is_compared(tmp_path: Path) -> None:

@@ -154,6 +154,24 @@ def test_a_target_is_met_at_its_limit_and_not_beyond(
         assert line_of(targets.verdicts("cwru", told), start)[-1] == verdict
 
 
+def test_a_mean_with_a_target_stands_with_its_interval(tmp_path: Path) -> None:
+    changes = enumerate((0.1, 0.2, 0.3))
+    told = read_back(tmp_path, *(run_row("pte", model=model, retained_change=change) for model, change in changes))
+    assert line_of(targets.verdicts("cwru", told), "Acc_rt against the original, mean")[1] == "0.20 ± 0.25"
+
+
+def test_one_class_stands_beside_several_only_where_every_method_forgot_it(tmp_path: Path) -> None:
+    """Lines for one class were about other classes from method to method, and one of them was a single row."""
+    together = [run_row(method, forget="IR007+B007") for method in ("pte", "delete", "delete_all")]
+    alone = [run_row(method, forget=name) for method, name in (
+        ("pte", "IR007"), ("pte", "B007"), ("delete_all", "IR007"), ("delete", "B007"),
+    )]  # fmt: skip
+    text = text_of("t3", write(tmp_path, runs=[*together, *alone]))
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| 1 |")]
+    assert [(line[1], line[-1]) for line in lines] == [("DELETE-all", "1 |"), ("PTE, shipped", "1 |")]
+    assert "1 of 2 classes by themselves on CWRU, time blocks" in text
+
+
 def test_rivals_are_compared_without_the_class_they_were_tuned_on_which_the_targets_keep(tmp_path: Path) -> None:
     told = [
         run_row(method, forget=forget, changes={"Normal": -60.0 if forget == "OR007@6" else -0.5})

@@ -8,7 +8,8 @@ features: whatever claims to forget has to go deeper than this.
 no scale. -1e4 is within float16, and no logit of a window that a sensor could send comes near it. A row of zeros rounds
 to zeros at any number of bits. Two things to know. An 8-bit scale over the *logits* would be spent on this constant, so
 they must stay in floating point, as they do where weights alone are quantised. And training that wants the class back
-meets the constant, not depth: the measures of relearning know a removed logit by its row of zeros and lift it first.
+meets the constant, not depth: the measures that relearn from forget windows know a removed logit by its row of zeros
+and lift it first. Retained windows only ever press a logit down, so relearning on them leaves it as it is: 0 %.
 """
 
 from __future__ import annotations

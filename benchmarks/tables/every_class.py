@@ -20,12 +20,14 @@ from benchmarks.tables.rows import (
     methods_of,
     not_run,
     numbers,
+    original,
     retain_free,
     runs,
     settings_of,
     shared,
     title,
     where,
+    windows_behind,
 )
 
 SHIPPED: Final = "pte"
@@ -47,10 +49,15 @@ def cases(setting: str) -> int:
 def _section(setting: str, rows: list[Row]) -> str:
     """Several methods are compared without the class on which rivals were tuned; the targets are about every class."""
     shipped = where(rows, method=SHIPPED)
-    count = f"{len(shipped)} of {cases(setting)} cases ({len(CLASSES[setting])} classes, {len(MODEL_SEEDS)} originals)"
+    originals = len({original(row) for row in shipped})
+    count = f"{len(shipped)} of {cases(setting)} cases ({len(CLASSES[setting])} classes, {originals} originals)"
     surrogate = SETTINGS[setting].surrogate
     rivals = _compared([row for row in rows if row["forget"] != surrogate])
-    parts = [f"**{title(SHIPPED)}**: {count}.", targets.verdicts(setting, shipped), _class_by_class(shipped)]
+    parts = [
+        f"**{title(SHIPPED)}**: {count}. {windows_behind(shipped)}",
+        targets.verdicts(setting, shipped),
+        _class_by_class(shipped),
+    ]
     if rivals:
         parts += [f"**Methods**, every class but {surrogate}, on which rivals were tuned:", _comparison(rivals)]
         parts.append(_standing(rivals))

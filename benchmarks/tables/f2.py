@@ -13,7 +13,7 @@ from benchmarks.plans import REPEATED, REPEATS
 from benchmarks.settings import MODEL_SEEDS, SETTINGS
 from benchmarks.tables import figures
 from benchmarks.tables.page import Content, Table, grid, number, section
-from benchmarks.tables.rows import Row, numbers, of_paper_class, runs, settings_of, title, where
+from benchmarks.tables.rows import Row, numbers, of_paper_class, runs, settings_of, title, where, windows_behind
 
 METRICS: Final = {"acc_ft": "Acc_ft, %", "acc_rt": "Acc_rt, %"}
 
@@ -42,7 +42,8 @@ def _section(setting: str, methods: Mapping[str, Sequence[Row]]) -> str:
         cells = [number(float(way(numbers(rows, name)))) for name in METRICS for way in (np.min, np.median, np.max)]
         body.append([title(method), *cells])
     head = ("method", *(f"{name} {way}" for name in ("Acc_ft", "Acc_rt") for way in ("least", "median", "most")))
-    return section(f"{SETTINGS[setting].title}: {SETTINGS[setting].paper_class}", grid(head, body))
+    behind = windows_behind(row for rows in methods.values() for row in rows)
+    return section(f"{SETTINGS[setting].title}: {SETTINGS[setting].paper_class}", grid(head, body), behind)
 
 
 def _boxes(methods: Mapping[str, Sequence[Row]]) -> Figure:

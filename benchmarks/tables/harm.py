@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.every_class import summary
 from benchmarks.tables.page import NONE, number, points, spread
-from benchmarks.tables.rows import Case, Row, case, estimate, where
+from benchmarks.tables.rows import Case, Row, beside_retrain, case, estimate, where
 
 HEAD: Final = (
     "Acc_f max", "Acc_ft max", "Acc_rt change", "worst", "worst class",
@@ -23,7 +23,7 @@ class` the single class that lost most in any case. `H-Mean gap` is retrain's le
 def cells(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> list[str]:
     """The figures under ``HEAD`` of one method's rows."""
     figures = summary(list(rows))
-    beside = [row | {"to_retrain": str(float(row["acc_rt"]) - float(row["retrain_acc_rt"]))} for row in rows]
+    beside = beside_retrain(rows)
     classes = [change for row in rows for change in class_changes_to_retrain(row, retrained).values()]
     return [
         number(figures["acc_f_max"]),
@@ -34,7 +34,7 @@ def cells(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> list[str]:
         spread(estimate(beside, "to_retrain"), points),
         points(min(float(row["to_retrain"]) for row in beside)),
         points(min(classes)) if classes else NONE,
-        points(figures["h_mean_gap_to_retrain"]),
+        spread(estimate(beside, "h_mean_gap"), points),
     ]
 
 

@@ -109,13 +109,48 @@ def numbers(rows: Iterable[Row], column: str) -> list[float]:
 
 
 def of_paper_class(rows: Iterable[Row], setting: str) -> list[Row]:
-    """The rows of a setting in which the class is forgotten that the paper forgets."""
-    return where(rows, setting=setting, forget=SETTINGS[setting].paper_class)
+    """The rows of a setting in which the class is forgotten that the paper forgets, from one original of each seed."""
+    return of_one_original(where(rows, setting=setting, forget=SETTINGS[setting].paper_class))
+
+
+def original(row: Row) -> tuple[str, str]:
+    """Seed and digest of the network that forgot."""
+    return row["model_seed"], row.get("original", "")
+
+
+def of_one_original(rows: Sequence[Row]) -> list[Row]:
+    """Of the networks that one seed has made on different machines, only the one that most rows are about."""
+    counts = Counter((_recipe(row), original(row)) for row in rows)
+    kept = {recipe: one for (recipe, one), _count in reversed(counts.most_common())}
+    return [row for row in rows if kept[_recipe(row)] == original(row)]
+
+
+def _recipe(row: Row) -> tuple[str, str, str]:
+    return row["setting"], row["architecture"], row["model_seed"]
+
+
+def windows_behind(rows: Iterable[Row]) -> str:
+    """How many windows stand behind the accuracies of these rows, in words."""
+    rows, counts = list(rows), []
+    for name in ("n_f", "n_r", "n_ft", "n_rt"):
+        found = sorted({int(row[name]) for row in rows})
+        counts.append(f"{name} {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else ""))
+    return f"Windows behind each accuracy: {', '.join(counts)}."
+
+
+def beside_retrain(rows: Iterable[Row]) -> list[Row]:
+    """The rows with two more figures: Acc_rt less retrain's (``to_retrain``), retrain's H-Mean less ``h_mean``."""
+    return [
+        row
+        | {"to_retrain": str(float(row["acc_rt"]) - float(row["retrain_acc_rt"]))}
+        | {"h_mean_gap": str(float(row["retrain_h_mean"]) - float(row["h_mean"]))}
+        for row in rows
+    ]
 
 
 def case(row: Row) -> Case:
     """What methods share when they are compared; rows older than the digest are all about one set of originals."""
-    return row["setting"], row["forget"], row["model_seed"], row.get("original", "")
+    return row["setting"], row["forget"], *original(row)
 
 
 def by_case(rows: Iterable[Row]) -> dict[Case, list[Row]]:
@@ -175,9 +210,8 @@ def estimate(rows: Sequence[Row], column: str) -> Estimate:
     """Mean and interval of a column over the original networks; no interval where they have not the same classes."""
     groups, classes = defaultdict(list), defaultdict(set)
     for row in rows:
-        original = row["model_seed"], row.get("original", "")
-        groups[original].append(float(row[column]))
-        classes[original].add((row["setting"], row["forget"]))
+        groups[original(row)].append(float(row[column]))
+        classes[original(row)].add((row["setting"], row["forget"]))
     if len({frozenset(some) for some in classes.values()}) > 1:
         return Estimate(float(np.mean(numbers(rows, column))), None)
     return student([float(np.mean(group)) for group in groups.values()])

@@ -10,7 +10,19 @@ from benchmarks.plans import UNLEARNING_SEEDS
 from benchmarks.settings import SETTINGS
 from benchmarks.tables import paper
 from benchmarks.tables.page import NONE, Content, Table, grid, optional, points, section, spread
-from benchmarks.tables.rows import Row, data, estimate, methods_of, numbers, runs, settings_of, title, where
+from benchmarks.tables.rows import (
+    Row,
+    data,
+    estimate,
+    methods_of,
+    numbers,
+    of_one_original,
+    runs,
+    settings_of,
+    title,
+    where,
+    windows_behind,
+)
 
 ARCHITECTURES: Final = {"resnet18_1d": "ResNet-18-1D", "vit_1d": "ViT-S-1D style", "swin_1d": "Swin-T-1D style"}
 TRANSFORMERS: Final = tuple(ARCHITECTURES)[1:]
@@ -28,7 +40,7 @@ def make(results: Path) -> Content:
     for setting in settings_of(others):
         wanted = where(others, setting=setting)
         names = {row["forget"] for row in wanted}
-        comparable = where(rows, setting=setting, forget=names, method=methods_of(wanted))
+        comparable = of_one_original(where(rows, setting=setting, forget=names, method=methods_of(wanted)))
         sections.append(_section(setting, comparable))
         used += comparable
     missing = [ARCHITECTURES[name] for name in TRANSFORMERS if not where(others, architecture=name)]
@@ -44,7 +56,7 @@ def _section(setting: str, rows: list[Row]) -> str:
             body += [_paper_line(method, line) for method, line in paper.T2.get(architecture, {}).items()]
             parts += [f"**{name}**", grid(HEAD, body)]
     forgotten = ", ".join(sorted({row["forget"] for row in rows}))
-    return section(f"{SETTINGS[setting].title}: {forgotten}", *parts)
+    return section(f"{SETTINGS[setting].title}: {forgotten}", *parts, windows_behind(rows))
 
 
 def _paper_line(method: str, line: paper.Line) -> list[str]:

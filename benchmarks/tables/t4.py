@@ -20,6 +20,7 @@ from benchmarks.tables.rows import (
     shared,
     title,
     where,
+    windows_behind,
 )
 
 BASES: Final = {"pte_published": "ablation_published_", "pte": "ablation_shipped_"}
@@ -47,7 +48,7 @@ def _section(setting: str, rows: list[Row]) -> str:
             wanted = {(case(row), row["seed"]) for row in varied}
             same = [row for row in where(rows, method=("retrain", base)) if (case(row), row["seed"]) in wanted]
             parts.append(_table([*same, *varied], base, names))
-    return section(SETTINGS[setting].title, *parts)
+    return section(SETTINGS[setting].title, *parts, windows_behind(rows))
 
 
 def _table(rows: list[Row], base: str, names: list[str]) -> str:

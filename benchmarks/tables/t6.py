@@ -23,6 +23,7 @@ from benchmarks.tables.rows import (
     runs,
     title,
     where,
+    windows_behind,
 )
 
 METHOD_NAMES: Final = ("original", "retrain", *METHODS)
@@ -60,11 +61,10 @@ def compared(setting: str, rows: list[Row], methods: Sequence[str], of_paper: Ma
         body.append(_line(method, where(rows, method=method), ranks))
         if method in of_paper:
             body.append(_paper_line(method, of_paper[method]))
-    counts = ", ".join(f"{name} {rows[0][name]}" for name in ("n_f", "n_r", "n_ft", "n_rt"))
     return section(
         f"{KNOWN[setting].title}: {KNOWN[setting].paper_class}",
         grid(HEAD, body),
-        f"Windows behind each accuracy: {counts}. Ranks are over {cases} originals that all ranked methods share.",
+        f"{windows_behind(rows)} Ranks are over {cases} originals that all ranked methods share.",
     )
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.every_class import summary
-from benchmarks.tables.page import NONE, grid, met, number
-from benchmarks.tables.rows import Row
+from benchmarks.tables.page import NONE, grid, met, spread
+from benchmarks.tables.rows import Estimate, Row, beside_retrain, estimate
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ def answered(rows: Sequence[Row], side: str) -> int:
 
 
 def verdicts(setting: str, rows: Sequence[Row]) -> str:
-    """A Markdown table of the figures of one method's rows, their targets, and whether they are met."""
+    """A Markdown table of one method's figures (means with their interval), their targets, and whether they are met."""
     figures, limits = summary(list(rows)), LIMITS.get(setting)
     figures |= {f"answered_{side}": answered(rows, side) for side in ("f", "ft")}
-    body = [_line(words, name, figures, limits) for words, name in _FIGURES.items()]
+    beside = beside_retrain(rows)
+    margins = {name: estimate(beside, column).margin for name, column in _MEANS.items()}
+    body = [_line(words, name, figures, margins, limits) for words, name in _FIGURES.items()]
     return grid(("figure", "measured", "target", ""), body)
 
 
@@ -52,11 +54,14 @@ _FIGURES: Final = {
     "worst single retained class": "class_change_worst",
     "H-Mean behind retrain, mean": "h_mean_gap_to_retrain",
 }
+_MEANS: Final = {"retained_change_mean": "retained_change", "h_mean_gap_to_retrain": "h_mean_gap"}
 
 
-def _line(words: str, name: str, figures: Mapping[str, Any], limits: Limits | None) -> list[str]:
+def _line(
+    words: str, name: str, figures: Mapping[str, Any], margins: Mapping[str, float | None], limits: Limits | None
+) -> list[str]:
     value = figures[name]
-    shown = str(value) if name.startswith("answered") else number(value)
+    shown = str(value) if name.startswith("answered") else spread(Estimate(value, margins.get(name)))
     if name == "class_change_worst":
         shown += f" ({figures['class_change_worst_where']})"
     if limits is None:
