@@ -6,6 +6,7 @@ import getpass
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from edge_agent.adapters import onnx_export
 from edge_agent.adapters.onnx_session import OnnxModel, providers
 from edge_agent.core.errors import BrokenRelease, JobFailed
+from edge_agent.core.parts import Standardise
 from edge_agent.core.training import logits
 from edge_agent.core.types import Float32
 from edge_agent.schemas.card import INPUT, OUTPUT
@@ -69,6 +71,36 @@ def test_the_graph_takes_windows_and_gives_logits_with_a_free_batch(exported: Pa
 def test_the_graph_is_well_formed_and_in_one_file(exported: Path) -> None:
     onnx.checker.check_model(str(exported), full_check=True)
     assert [path.name for path in exported.parent.iterdir()] == ["model.onnx"]
+
+
+def test_maps_have_a_height_from_the_first_convolution_to_the_mean_and_weights_have_none(exported: Path) -> None:
+    graph = onnx.load(str(exported)).graph
+    weights = {one.name for one in graph.initializer if len(one.dims) == 3 and not one.name.startswith("normalise")}
+    convolved = {node.input[1].removesuffix(".unsqueeze") for node in graph.node if node.op_type == "Conv"}
+    assert convolved == weights == {name for name, value in toy_network().state_dict().items() if value.dim() == 3} - {
+        "normalise.mean", "normalise.std"
+    }  # fmt: skip
+    reshaped = [node.op_type for node in graph.node if node.op_type in ("Unsqueeze", "Squeeze")]
+    assert sorted(reshaped) == ["Squeeze", *["Unsqueeze"] * (1 + len(weights))]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (nn.MaxPool1d(2), nn.Conv1d(3, 4, 3, dilation=2), nn.GELU(), nn.Conv1d(4, 6, 5, stride=3, padding=2, groups=2)),
+        (nn.Conv1d(3, 4, 3, padding=1), nn.Tanh(), nn.MaxPool1d(3, 2, 1), nn.BatchNorm1d(4), nn.AvgPool1d(2)),
+        (nn.Unflatten(2, (16, 16)), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(2), nn.Conv1d(4, 4, 9)),
+    ],
+    ids=["pooled first, another activation", "other layers between", "pictures among it"],
+)
+def test_any_convolutional_network_is_answered_as_torch_does(parts: tuple[nn.Module, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(OrderedDict(normalise=Standardise(3), stem=nn.Sequential(*parts), head=nn.Flatten()))
+    onnx_export.export(network, *SHAPE, tmp_path / "model.onnx")
+    onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
+    windows = _windows(9)
+    answers = OnnxModel((tmp_path / "model.onnx").read_bytes(), 1).logits(windows.numpy())
+    np.testing.assert_allclose(answers, logits(network, windows).numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 33])

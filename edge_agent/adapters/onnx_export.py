@@ -17,6 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from edge_agent.adapters.onnx_conv import give_height
 from edge_agent.core.errors import BrokenRelease, JobFailed
 from edge_agent.core.networks import graph_state
 from edge_agent.core.training import logits
@@ -27,7 +28,7 @@ PARITY: Final = 1e-4  # largest difference of a logit between ONNX Runtime and t
 
 
 def export(network: nn.Module, channels: int, length: int, path: Path) -> None:
-    """Trace ``network`` into ``path`` with a dynamic batch; its initializers keep the names of the state dict."""
+    """Trace ``network`` into ``path`` with a dynamic batch; its initializers are the state dict's, by name."""
     from onnxscript import ir, optimizer  # 65 MiB and most of a second, which a forget job has no use for
 
     example = torch.zeros(2, channels, length)
@@ -60,6 +61,7 @@ def export(network: nn.Module, channels: int, length: int, path: Path) -> None:
     del model.graph.metadata_props[:]
     for value in (*model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
+    give_height(model)
     onnx.save(model, path)
 
 
