@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -25,6 +27,11 @@ class Source(IntEnum):
     DIAGNOSIS = 1  # a confident answer of the model
     LABEL = 2  # a later label message
     SENDER = 3  # the window's own label
+
+
+def is_labelled(source: Source) -> bool:
+    """Whether somebody said what the window shows; the model did otherwise."""
+    return source >= Source.LABEL
 
 
 @dataclass(frozen=True)
@@ -68,42 +75,61 @@ class Reservoir:
     keys: list[Key | None] = field(init=False)
     sources: list[Source] = field(init=False)
     _seen: dict[bool, int] = field(init=False)  # windows offered so far: labelled (True) and not (False)
+    _held: dict[bool, int] = field(init=False)  # windows held: labelled and not
+    _vacant: list[int] = field(init=False)  # a heap of all empty slots, among slots that have been filled since
 
     def __post_init__(self) -> None:
         self.keys, self.sources = [None] * self.size, [Source.EMPTY] * self.size
-        self._seen = {True: 0, False: 0}
+        self._seen, self._held = {True: 0, False: 0}, {True: 0, False: 0}
+        self._vacant = list(range(self.size))
 
     @property
     def filled(self) -> int:
         """How many slots hold a window."""
-        return sum(source > 0 for source in self.sources)
+        return sum(self._held.values())
 
     def hold(self, slot: int, key: Key, source: Source) -> None:
         """The slot holds a window now."""
+        self._turn_out(slot)
+        self._held[is_labelled(source)] += 1
         self.keys[slot], self.sources[slot] = key, source
 
     def vacate(self, slot: int) -> None:
         """The slot holds no window any more."""
-        self.keys[slot], self.sources[slot] = None, Source.EMPTY
+        if self._turn_out(slot):
+            heapq.heappush(self._vacant, slot)
 
     def count_as_seen(self) -> None:
         """Begin with what lies in the file: how many windows were offered before is not known any more."""
-        self._seen = {labelled: len(self._slots(labelled=labelled)) for labelled in (True, False)}
+        self._seen = dict(self._held)
 
     def place(self, generator: np.random.Generator, *, labelled: bool) -> int | None:
         """The slot for a new window, or None if the reservoir passes it over.
 
-        Labelled windows replace unlabelled ones, never the other way round.
+        Labelled windows replace unlabelled ones, never the other way round. It is asked for every labelled window,
+        so it goes through the slots only where labelled and unlabelled ones are mixed, for one that is taken.
         """
         self._seen[labelled] += 1
-        if Source.EMPTY in self.sources:
-            return self.sources.index(Source.EMPTY)
-        if labelled and (unlabelled := self._slots(labelled=False)):
-            return unlabelled[int(generator.integers(len(unlabelled)))]
-        own = self._slots(labelled=labelled)
+        while self._vacant and self.sources[self._vacant[0]]:
+            heapq.heappop(self._vacant)
+        if self._vacant:
+            return self._vacant[0]
+        if labelled and self._held[False]:
+            return self._nth(int(generator.integers(self._held[False])), labelled=False)
         pick = int(generator.integers(self._seen[labelled]))
-        return own[pick] if pick < len(own) else None
+        return self._nth(pick, labelled=labelled) if pick < self._held[labelled] else None
 
-    def _slots(self, *, labelled: bool) -> list[int]:
-        wanted = range(Source.LABEL, Source.SENDER + 1) if labelled else (Source.DIAGNOSIS,)
-        return [slot for slot, source in enumerate(self.sources) if source in wanted]
+    def _nth(self, number: int, *, labelled: bool) -> int:
+        """Of the slots with a labelled window, or of those with an unlabelled one, one by its place among them."""
+        if self._held[labelled] == self.size:
+            return number
+        slots = (slot for slot, source in enumerate(self.sources) if source and is_labelled(source) is labelled)
+        return next(islice(slots, number, None))
+
+    def _turn_out(self, slot: int) -> bool:
+        """Empty a slot; whether it held a window."""
+        held = self.sources[slot]
+        if held:
+            self._held[is_labelled(held)] -= 1
+        self.keys[slot], self.sources[slot] = None, Source.EMPTY
+        return bool(held)

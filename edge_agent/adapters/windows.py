@@ -20,7 +20,7 @@ from edge_agent.budget import Budget
 from edge_agent.core.errors import Refused, StorageFailed
 from edge_agent.core.types import Float32, Window
 from edge_agent.files import storage
-from edge_agent.reservoir import HEADER_BYTES, Header, Key, Reservoir, Source
+from edge_agent.reservoir import HEADER_BYTES, Header, Key, Reservoir, Source, is_labelled
 from edge_agent.slots import SlotFile, destroy, slot_bytes, sweep
 from edge_agent.vault import Vault
 
@@ -113,7 +113,7 @@ class WindowCache:
         one = self._classes.get(label)
         if one is None or one.closed:
             return False
-        slot = one.place(self._generator, labelled=source >= Source.LABEL)
+        slot = one.place(self._generator, labelled=is_labelled(source))
         if slot is None:
             return False
         if slot < one.file.count and not self._budget.left:
