@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from benchmarks.tables import speed
 from edge_agent.commands.client import connected
 from edge_agent.commands.demo import packaged_release
 from edge_agent.mqtt_client import BrokerAddress
+from tests.plant import wait_until
 
 COUNT = 60
 
@@ -87,6 +89,34 @@ def test_what_was_not_measured_is_none_and_a_measured_zero_is_zero() -> None:
     found = summary(Figures(of(("int8", "int8", "width 16", "acc_ft", 0.0))))
     assert found["int8_acc_ft"] == 0.0
     assert {value for name, value in found.items() if name != "int8_acc_ft"} == {None}
+
+
+def test_the_worst_step_of_growth_is_cost_over_size_from_one_measured_size_to_the_next() -> None:
+    channels = (("1 channels", 100.0), ("1 assets", 450.0), ("32 channels", 1600.0))  # 9 channels, and 3 left out
+    rows = of(*(("growth", "agent", at, "cpu_us_per_window", cost) for at, cost in channels))
+    cached = of(*(("forgetting", "agent", f"{count} cached", "seconds", float(count)) for count in (8192, 256, 512)))
+    assert summary(Figures(rows))["worst_growth_step"] == pytest.approx((1600 / 450) / (32 / 9))
+    assert summary(Figures([*rows, *cached]))["worst_growth_step"] == pytest.approx(1.0)
+
+
+def test_the_agent_that_is_measured_caches(tmp_path: Path) -> None:
+    """It cached nothing, for windows had no label, while the page spoke of its cache."""
+    payloads = rig_windows()
+    with (
+        packaged_release() as release,
+        load(tmp_path / "broker", payloads) as (port, offered),
+        consumers.agent(tmp_path / "agent", port, release) as agent,
+        connected(BrokerAddress("127.0.0.1", port, "listener")) as listener,
+    ):
+        listener.subscribe(["edge/agent/status"])
+        offered.drain(agent, len(payloads))
+        heard: list[dict[str, Any]] = []
+
+        def cached() -> int:
+            heard.extend(one.content for one in listener.pending())
+            return sum(heard[-1].get("cached", {}).values()) if heard else 0
+
+        wait_until(lambda: cached() > 0)
 
 
 @pytest.mark.parametrize(("mib", "shown"), [(120.48, "120.5"), (120.04, "120")])

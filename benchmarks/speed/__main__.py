@@ -13,7 +13,9 @@ greatest), agent_over_node_red (the least), rss_over_node_red; p50_ms and p99_ms
 p99_forget_over_idle (the greatest), throughput_forget_over_idle, forget_over_retrain and forget_over_delete (the
 greatest), child_over_idle_torch (peak memory, the greatest), rss_serving_mib, ready_s, first_diagnosis_s;
 int8_speed_up (of the model, the least), int8_size (of the file, the greatest), int8_acc_change (points of test
-accuracy, the worst, after forgetting too), int8_acc_ft (percent of the class's test windows still answered with it).
+accuracy, the worst, after forgetting too), int8_acc_ft (percent of the class's test windows still answered with it),
+worst_growth_step (cost over size from one number of assets, channels, samples or cached windows to the next; 1 is
+linear).
 ``--quick`` has them all from width 16.
 """
 

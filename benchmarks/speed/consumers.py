@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Final
+from urllib.request import urlopen
 
 from benchmarks.machine import ROOT
 from benchmarks.speed.node_red import node_red
-from edge_agent.commands.local import LocalAgent
+from edge_agent.commands.local import LocalAgent, free_port
 
+CACHING: Final = "[cache]\nfrom_diagnosis = true\nwindows_per_class = 64\n"
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -44,17 +47,47 @@ class Consumer:
 
 @contextmanager
 def agent(folder: Path, port: int, release: Path, extra: str = "") -> Iterator[Consumer]:
-    """The agent with its default settings: cache, journal and metrics are on."""
-    with running_agent(folder, port, release, extra) as local:
+    """The agent with all that it does beside answering: it caches, and its metrics are read once a second.
+
+    It caches by its own diagnoses, for the windows of all consumers are the same and carry no label; few of each class,
+    so that the caches are full after the first round, as they are on a gateway that has run for a day.
+    """
+    http_port = free_port()
+    with running_agent(folder, port, release, CACHING + extra, http_port=http_port) as local, _scraped(http_port):
         yield Consumer("agent", "edge/agent", local.process.pid)
 
 
 @contextmanager
+def _scraped(http_port: int) -> Iterator[None]:
+    """Ask for the metrics once a second; a process that is stopped just then answers later."""
+    ended = Event()
+
+    def ask() -> None:
+        while not ended.wait(1.0):
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=60) as answer:
+                answer.read()
+
+    asking = Thread(target=ask)
+    asking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        asking.join()
+
+
+@contextmanager
 def running_agent(
-    folder: Path, port: int, release: Path, extra: str = "", env: Mapping[str, str] | None = None
+    folder: Path,
+    port: int,
+    release: Path,
+    extra: str = "",
+    env: Mapping[str, str] | None = None,
+    *,
+    http_port: int = 0,
 ) -> Iterator[LocalAgent]:
-    """The same, as the process."""
-    local = LocalAgent(folder, "agent", port, release, extra, env)
+    """An agent, as the process."""
+    local = LocalAgent(folder, "agent", port, release, extra, env, http_port=http_port)
     try:
         local.ready()
         yield local

@@ -124,6 +124,8 @@ def _told(at: str, done: Forgot, usual_ms: list[float], late_ms: list[float]) ->
         ("child_peak_mib", peak_mib),
         ("p99_ms_before", usual),
         ("p99_ms_meanwhile", late),
+        ("longest_ms_before", max(usual_ms)),
+        ("longest_ms_meanwhile", max(late_ms)),
     ):
         yield Figure(PART, "agent", at, quantity, float(value))
 

@@ -22,7 +22,7 @@ from edge_agent.adapters import checkpoints
 from edge_agent.adapters.releases import read_release
 from edge_agent.core import networks, training
 from edge_agent.core.training import TrainingSettings
-from edge_agent.core.types import Float32, Split
+from edge_agent.core.types import Float32
 from edge_agent.schemas.card import DREAMS, WEIGHTS
 
 PART: Final = "forgetting"  # its figures stand beside those of the forget command
@@ -67,11 +67,6 @@ def measure(plan: Plan, _: Path) -> Iterator[Figure]:
         yield Figure(PART, "retrain", at, "seconds", seconds)
         yield Figure(PART, "retrain", at, "epochs", epochs)
         yield Figure(PART, "delete", at, "seconds", delete_s)
-
-
-def _without(split: Split, label: int) -> Pair:
-    keep = split.labels != label
-    return torch.from_numpy(split.windows[keep]), torch.from_numpy(split.labels[keep])
 
 
 def _retrain_s(train: Pair, validation: Pair, width: int, *, quick: bool) -> tuple[float, float]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 from benchmarks.speed.figures import Figures
 
 WIDTHS: Final = (16, 32, 64)
 AT: Final = tuple(f"width {width}" for width in WIDTHS)
+GROWTH_LIMIT: Final = 1.05  # 1 is linear; the rest is what a machine's speed wanders within a minute
+_USUAL: Final = "1 assets"  # 9 channels, 1024 samples
+GROWTH: Final[Mapping[str, Mapping[int, str]]] = {
+    "assets": {1: _USUAL, 4: "4 assets", 16: "16 assets", 64: "64 assets"},
+    "channels": {1: "1 channels", 3: "3 channels", 9: _USUAL, 32: "32 channels"},
+    "samples": {256: "256 samples", 1024: _USUAL, 4096: "4096 samples", 8192: "8192 samples"},
+}
 
 
 def summary(known: Figures) -> dict[str, float | None]:
@@ -45,7 +53,23 @@ def summary(known: Figures) -> dict[str, float | None]:
             min, [_int8_change(known, at, name) for at in AT for name in ("acc_test", "acc_rt")]
         ),
         "int8_acc_ft": known.get("int8", "int8", AT[0], "acc_ft"),
+        "worst_growth_step": _choose(max, list(_growth_steps(known))),
     }
+
+
+def _growth_steps(known: Figures) -> Iterator[float]:
+    """From one size to the next measured: times that it costs more over times that it is larger; 1 is linear."""
+    for points in GROWTH.values():
+        costs = [(size, known.get("growth", "agent", at, "cpu_us_per_window")) for size, at in points.items()]
+        yield from _steps(costs)
+    sizes = [int(at.split()[0]) for at in known.settings("forgetting", "seconds", "cached")]
+    yield from _steps([(size, known.get("forgetting", "agent", f"{size} cached", "seconds")) for size in sorted(sizes)])
+
+
+def _steps(costs: Sequence[tuple[int, float | None]]) -> Iterator[float]:
+    measured = [(size, cost) for size, cost in costs if cost]
+    for (size, cost), (larger, dearer) in pairwise(measured):
+        yield (dearer / cost) / (larger / size)
 
 
 def _choose(choose: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
