@@ -147,7 +147,7 @@ class Erasure:
         ]
 
     def knowing(self, state: JobState, live: str) -> dict[str, list[str]]:
-        """What the stored releases know of the classes of a command; one that nobody can read is taken to know all.
+        """What the stored releases know of the classes of a command; one whose card nobody can read, all of them.
 
         Raises:
             StorageFailed: the store cannot be read.
@@ -155,7 +155,7 @@ class Erasure:
         known: dict[str, list[str]] = {}
         for digest in [one for one in self._parts.store.digests() if one != live]:
             try:
-                known[digest] = sorted(set(self._parts.store.get(digest).card.living) & set(state.classes))
+                known[digest] = sorted(set(self._parts.store.card(digest).living) & set(state.classes))
             except BrokenRelease:
                 known[digest] = sorted(state.classes)
         return {digest: knows for digest, knows in known.items() if knows}

@@ -141,6 +141,18 @@ def test_a_card_edited_in_the_store_no_longer_fits_the_folders_name(store: Relea
     assert _code(store.get, digest) == "E_HASH"
 
 
+def test_a_card_can_be_had_of_a_release_whose_other_files_are_damaged_and_no_card_that_is_not_its_own(
+    store: ReleaseStore, source: Path
+) -> None:
+    digest = store.add(source).digest
+    (store.folder / digest / (WEIGHTS + SEALED)).write_bytes(b"damaged")
+    assert _code(store.get, digest) == "E_HASH"
+    assert store.card(digest) == read_release(source).card
+    (store.folder / digest / CARD).write_bytes(read_release(source).card.to_bytes().replace(b"OF-1", b"OF-2"))
+    assert _code(store.card, digest) == "E_HASH"
+    assert _code(store.card, "0" * 64) == "E_CARD"
+
+
 def test_only_what_the_card_names_is_stored_and_all_but_the_card_is_sealed(store: ReleaseStore, source: Path) -> None:
     (source / "notes.txt").write_text("not part of the release")
     added = store.add(source)

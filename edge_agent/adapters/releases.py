@@ -68,14 +68,18 @@ def read_release(folder: Path, without: frozenset[str] = frozenset()) -> Release
 def _verified(folder: Path, cipher: Cipher | None, without: frozenset[str] = frozenset()) -> Release:
     if not folder.is_dir():
         raise BrokenRelease("E_NO_RELEASE", f"{folder} is no folder")
-    try:
-        content = (folder / CARD).read_bytes()
-    except OSError as error:
-        raise BrokenRelease("E_CARD", f"{folder / CARD} cannot be read: {error.strerror}") from error
+    content = _card(folder)
     release = Release(folder, digest(content), parse_card(content), cipher)
     for name in release.card.files.keys() - without:
         release.read(name)
     return release
+
+
+def _card(folder: Path) -> bytes:
+    try:
+        return (folder / CARD).read_bytes()
+    except OSError as error:
+        raise BrokenRelease("E_CARD", f"{folder / CARD} cannot be read: {error.strerror}") from error
 
 
 def write_card(folder: Path, card: Card) -> Release:
@@ -122,6 +126,17 @@ class ReleaseStore:
         if release.digest != matches[0]:
             raise BrokenRelease("E_HASH", f"folder {matches[0][:12]} holds a card with digest {release.digest[:12]}")
         return release
+
+    def card(self, name: str) -> Card:
+        """The card of the release with this digest; its other files, which take longer to verify, may be damaged.
+
+        Raises:
+            BrokenRelease: there is none, or it is not what its digest says.
+        """
+        content = _card(self.folder / name)
+        if digest(content) != name:
+            raise BrokenRelease("E_HASH", f"folder {name[:12]} holds a card with digest {digest(content)[:12]}")
+        return parse_card(content)
 
     def add(self, folder: Path) -> Release:
         """Seal a release into the store; it is there whole or not at all. A damaged copy there is replaced."""
