@@ -25,11 +25,8 @@ def facts(checkout: Path = ROOT) -> dict[str, str]:
         run = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False)
         return run.stdout.strip()
 
-    changed = (
-        "+"
-        if git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
-        else ""
-    )
+    code = ":/", ":(top,exclude)benchmarks/results"
+    changed = "+" if git("status", "--porcelain", "--untracked-files=no", "--", *code) else ""
     packages = ("torch", "onnxruntime", "paho-mqtt", "numpy")
     return {
         "commit": git("rev-parse", "--short=12", "HEAD") + changed,

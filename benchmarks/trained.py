@@ -21,7 +21,7 @@ from edge_agent.core.types import Dataset, Float32
 # What a trained release depends on; a change of any of these trains anew.
 SOURCES = (
     *("core/networks.py", "core/training.py", "core/dreams.py", "adapters/datasets.py", "adapters/checkpoints.py"),
-    *("adapters/onnx_export.py", "adapters/onnx_conv.py", "schemas/card.py", "commands/train.py", "rig.py"),
+    *("adapters/onnx_export.py", "onnx_conv.py", "schemas/card.py", "commands/train.py", "rig.py"),
 )
 
 

@@ -34,7 +34,6 @@ from edge_agent.vault import Vault
 PART: Final = "breakdown"
 DRAINED: Final = 2000
 TURNS: Final = 5
-CACHED: Final = 64  # windows of a class
 
 
 def measure(plan: Plan, folder: Path) -> Iterator[Figure]:
@@ -82,7 +81,9 @@ def _one_and_more(one: Callable[[], object], with_more: Callable[[], object], wi
 def _cached_us(live: LiveModel, windows: list[Window], folder: Path) -> float:
     """Of offering a window of a class that has its share already, with what is written now and then."""
     budget = Budget(10**18, time.monotonic)
-    cache = WindowCache(folder / "cache", Vault(folder), CACHED, 1 << 30, 0, budget, np.random.default_rng(0))
+    cache = WindowCache(
+        folder / "cache", Vault(folder), consumers.PER_CLASS, 1 << 30, 0, budget, np.random.default_rng(0)
+    )
     cache.fit(live.card.classes, windows[0].samples.shape)
     number = count()
 

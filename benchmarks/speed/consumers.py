@@ -17,7 +17,8 @@ from benchmarks.machine import ROOT
 from benchmarks.speed.node_red import node_red
 from edge_agent.commands.local import LocalAgent, free_port
 
-CACHING: Final = "[cache]\nfrom_diagnosis = true\nwindows_per_class = 64\n"
+PER_CLASS: Final = 64  # windows that the agent caches
+CACHING: Final = f"[cache]\nfrom_diagnosis = true\nwindows_per_class = {PER_CLASS}\n"
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 

@@ -75,6 +75,10 @@ class Figures:
         wanted = (part, "agent", quantity)
         return [key[2] for key in self._values if (key[0], key[1], key[3]) == wanted and key[2].endswith(ending)]
 
+    def sizes(self, part: str, quantity: str, kind: str) -> list[int]:
+        """The numbers in settings like ``256 cached`` (``kind`` is ``cached``), ascending."""
+        return sorted(int(at.removesuffix(f" {kind}")) for at in self.settings(part, quantity, f" {kind}"))
+
     def ratio(self, part: str, subjects: tuple[str, str], at: str, quantity: str) -> float | None:
         """The first subject's number by the second's; None if one was not measured."""
         above, below = (self.get(part, subject, at, quantity) for subject in subjects)

@@ -7,16 +7,13 @@ from itertools import pairwise
 from typing import Final
 
 from benchmarks.speed.figures import Figures
+from benchmarks.speed.growth import USUAL
 
 WIDTHS: Final = (16, 32, 64)
 AT: Final = tuple(f"width {width}" for width in WIDTHS)
 GROWTH_LIMIT: Final = 1.05  # 1 is linear; the rest is what a machine's speed wanders within a minute
-_USUAL: Final = "1 assets"  # 9 channels, 1024 samples
-GROWTH: Final[Mapping[str, Mapping[int, str]]] = {
-    "assets": {1: _USUAL, 4: "4 assets", 16: "16 assets", 64: "64 assets"},
-    "channels": {1: "1 channels", 3: "3 channels", 9: _USUAL, 32: "32 channels"},
-    "samples": {256: "256 samples", 1024: _USUAL, 4096: "4096 samples", 8192: "8192 samples"},
-}
+# Each kind of size that is varied, and how many there are where another kind is.
+GROWN: Final = {"assets": USUAL.assets, "channels": USUAL.channels, "samples": USUAL.length}
 
 
 def summary(known: Figures) -> dict[str, float | None]:
@@ -59,16 +56,20 @@ def summary(known: Figures) -> dict[str, float | None]:
 
 def _growth_steps(known: Figures) -> Iterator[float]:
     """From one size to the next measured: times that it costs more over times that it is larger; 1 is linear."""
-    for points in GROWTH.values():
-        costs = [(size, known.get("growth", "agent", at, "cpu_us_per_window")) for size, at in points.items()]
-        yield from _steps(costs)
-    sizes = [int(at.split()[0]) for at in known.settings("forgetting", "seconds", "cached")]
-    yield from _steps([(size, known.get("forgetting", "agent", f"{size} cached", "seconds")) for size in sorted(sizes)])
+    usual = known.get("growth", "agent", USUAL.name, "cpu_us_per_window")
+    for kind, size in GROWN.items():
+        yield from _steps(_costs(known, "growth", "cpu_us_per_window", kind) | ({size: usual} if usual else {}))
+    yield from _steps(_costs(known, "forgetting", "seconds", "cached"))
 
 
-def _steps(costs: Sequence[tuple[int, float | None]]) -> Iterator[float]:
-    measured = [(size, cost) for size, cost in costs if cost]
-    for (size, cost), (larger, dearer) in pairwise(measured):
+def _costs(known: Figures, part: str, quantity: str, kind: str) -> dict[int, float]:
+    """What the agent took at each size of a kind."""
+    costs = {size: known.get(part, "agent", f"{size} {kind}", quantity) for size in known.sizes(part, quantity, kind)}
+    return {size: cost for size, cost in costs.items() if cost}
+
+
+def _steps(costs: Mapping[int, float]) -> Iterator[float]:
+    for (size, cost), (larger, dearer) in pairwise(sorted(costs.items())):
         yield (dearer / cost) / (larger / size)
 
 

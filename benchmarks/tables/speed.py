@@ -165,7 +165,7 @@ def _spans(known: Figures, at: str) -> list[float | None]:
 
 def _curve(known: Figures) -> str:
     body = []
-    for at in sorted(known.settings("forgetting", "seconds", "cached"), key=lambda at: int(at.split()[0])):
+    for at in [f"{size} cached" for size in known.sizes("forgetting", "seconds", "cached")]:
         used, seconds = (known.get("forgetting", "agent", at, name) for name in ("windows_used", "seconds"))
         body.append([at, optional(used, 0), optional(seconds, 1)])
     words = "`forget.max_windows` (512) bounds what a job is given, and so its time."

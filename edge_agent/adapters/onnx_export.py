@@ -17,11 +17,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edge_agent.adapters.onnx_conv import give_height
 from edge_agent.core.errors import BrokenRelease, JobFailed
 from edge_agent.core.networks import graph_state
 from edge_agent.core.training import logits
 from edge_agent.core.types import Float32
+from edge_agent.onnx_conv import give_height
 from edge_agent.schemas.card import INPUT, OUTPUT
 
 PARITY: Final = 1e-4  # largest difference of a logit between ONNX Runtime and torch
@@ -59,9 +59,9 @@ def export(network: nn.Module, channels: int, length: int, path: Path) -> None:
         del node.metadata_props[:]
         node.doc_string = ""
     del model.graph.metadata_props[:]
-    for value in (*model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
-        del value.metadata_props[:]
     give_height(model)
+    for value in (*model.graph.initializer, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
     onnx.save(model, path)
 
 

@@ -82,6 +82,12 @@ def _card(folder: Path) -> bytes:
         raise BrokenRelease("E_CARD", f"{folder / CARD} cannot be read: {error.strerror}") from error
 
 
+def _hold_against(name: str, found: str) -> None:
+    """Refuse a card whose digest is not the name of its folder."""
+    if found != name:
+        raise BrokenRelease("E_HASH", f"folder {name[:12]} holds a card with digest {found[:12]}")
+
+
 def write_card(folder: Path, card: Card) -> Release:
     """Write the card into a folder that holds the other files, and make all of it durable."""
     write_atomically(folder / CARD, card.to_bytes())
@@ -123,8 +129,7 @@ class ReleaseStore:
             release = _verified(self.folder / matches[0], self._vault.find(_key(matches[0])))
         except KeyLost as error:
             raise BrokenRelease("E_KEY", f"release {matches[0][:12]} cannot be opened: {error.reason}") from error
-        if release.digest != matches[0]:
-            raise BrokenRelease("E_HASH", f"folder {matches[0][:12]} holds a card with digest {release.digest[:12]}")
+        _hold_against(matches[0], release.digest)
         return release
 
     def card(self, name: str) -> Card:
@@ -134,8 +139,7 @@ class ReleaseStore:
             BrokenRelease: there is none, or it is not what its digest says.
         """
         content = _card(self.folder / name)
-        if digest(content) != name:
-            raise BrokenRelease("E_HASH", f"folder {name[:12]} holds a card with digest {digest(content)[:12]}")
+        _hold_against(name, digest(content))
         return parse_card(content)
 
     def add(self, folder: Path) -> Release:
