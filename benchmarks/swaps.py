@@ -3,8 +3,9 @@
     python -m benchmarks.swaps --count 300 --json
 
 Keys of the JSON object: swaps, rss_before_mib (served for some seconds, not swapped yet), rss_after_mib,
-growth_percent, rss_max_mib, windows, lost, usual_longest_ms (the longest time from publish to diagnosis in some seconds
-without a swap), swap_longest_ms (the median over the swaps of the longest around each), swaps_longest_ms (of all).
+growth_percent, rss_max_mib, cached (labelled windows of all classes, sent first), windows, lost, usual_longest_ms (the
+longest time from publish to diagnosis in some seconds without a swap), swap_longest_ms (the median over the swaps of
+the longest around each), swaps_longest_ms (of all).
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ RATE_HZ = 200.0  # windows per second
 WARM_UP_S = 15.0
 SETTLED_S = 0.3  # after ``current`` has moved, the model before is still there for a moment
 SWAP_S = 20.0  # a swap that takes longer has failed
+CACHED = 512  # windows of each class: a swap must cope with a cache that is full
 
 
-def swap(count: int) -> dict[str, Any]:
-    """Swap so many times."""
+def swap(count: int, cached: int = CACHED) -> dict[str, Any]:
+    """Swap so many times, with so many cached windows of each class."""
     takes = list(islice(rig.stream(np.random.default_rng(0)), 200))
     with tempfile.TemporaryDirectory(prefix="edge-agent-swaps-") as name, packaged_release() as release:
         folder = Path(name)
@@ -45,6 +47,7 @@ def swap(count: int) -> dict[str, Any]:
             store = ReleaseStore(agent.state_dir, Vault(agent.state_dir))
             digests = store.add(twin(release, folder / "twin", name="twin")).digest, store.current() or ""
             with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
+                _fill(link, takes, cached)
                 sizes = _swapped(count, agent, store, digests, link, [take.samples for take in takes])
                 link.settle(60)
                 usual, *around = (_longest_ms(link, part) for part in ("usual", *map(str, range(count))))
@@ -54,12 +57,22 @@ def swap(count: int) -> dict[str, Any]:
         "rss_after_mib": round(sizes[-1], 1),
         "growth_percent": round(100 * (sizes[-1] / sizes[0] - 1), 1),
         "rss_max_mib": round(max(sizes), 1),
+        "cached": sum(sent.part == "cached" for sent in link.record.sent.values()),
         "windows": len(link.record.sent),
         "lost": link.record.lost(),
         "usual_longest_ms": round(usual, 1),
         "swap_longest_ms": round(statistics.median(around), 1),
         "swaps_longest_ms": round(max(around), 1),
     }
+
+
+def _fill(link: Stream, takes: list[rig.Take], cached: int) -> None:
+    """Let the agent cache so many windows of each class."""
+    for name in rig.CLASSES:
+        own = [take.samples for take in takes if take.fault_class == name]
+        for number in range(cached):
+            link.send(0, own[number % len(own)], "cached", name)
+        link.settle(60)
 
 
 def _longest_ms(link: Stream, part: str) -> float:

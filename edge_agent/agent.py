@@ -36,6 +36,7 @@ from edge_agent.tally import acknowledge, storage_failures, tolerant
 log = structlog.get_logger(__name__)
 
 TURN_S: Final = 0.1  # longest wait for a message
+TURN_OF_A_JOB_S: Final = 0.02  # the same while a model is being changed, which goes on turn by turn
 GIVE_BACK_EVERY_S: Final = 10.0
 ASSETS_AT_HAND: Final = 4096  # whose model need not be looked up
 
@@ -78,7 +79,7 @@ class Agent:
         self._notifier.send("READY=1")
         log.info("agent.started", version=__version__, session=self._session, models=len(self.models))
         while not self._stopping:
-            self.turn(TURN_S)
+            self.turn(TURN_OF_A_JOB_S if any(model.has_job for model in self.models) else TURN_S)
         self._notifier.send("STOPPING=1")
         for model in self.models:
             model.stop()

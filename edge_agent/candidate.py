@@ -6,11 +6,13 @@ The states it goes through are those of its command: shadowing (optional) -> com
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import structlog
 
 from edge_agent.adapters.journal import Journal
+from edge_agent.core.errors import EdgeAgentError
 from edge_agent.erasure import Erasure, Parts, Publisher
 from edge_agent.installer import Installer
 from edge_agent.live import LiveModel, Loaded
@@ -48,6 +50,7 @@ class Candidate:
         self._store, self._cache = parts.store, parts.cache
         self._erasure, self._probation, self._publish = erasure, probation, publish
         self._loading = Installer[Loaded]()
+        self._erasing: tuple[str, Iterator[None]] | None = None  # a command's id, and what is left to do for it
 
     def watch(self, state: JobState, settings: Forget) -> None:
         """Let it answer beside the live model, and commit it once enough windows have come and it agreed."""
@@ -97,19 +100,26 @@ class Candidate:
             metrics = {**state.metrics, "windows_erased": self._counts(state.classes)}
             state = replace(state, phase="erasing", progress=0.99, metrics=metrics)
             state = self._journal.write(replace(state, doomed=self._erasure.knowing(state, after)))
-        self._erase(state, settings.probation_s)
+        if self._erasing is None or self._erasing[0] != state.id:
+            self._erasing = state.id, self._erase(state, settings.probation_s)
+        try:
+            next(self._erasing[1], None)
+        except EdgeAgentError:
+            self._erasing = None  # all of it is done again
+            raise
 
     def _counts(self, classes: tuple[str, ...]) -> dict[str, int]:
         counts = self._cache.counts()
         return {name: counts.get(name, 0) for name in classes}
 
-    def _erase(self, state: JobState, probation_s: float) -> None:
+    def _erase(self, state: JobState, probation_s: float) -> Iterator[None]:
+        """A step each turn, for the disk takes its time."""
         kept_s, spared = probation_s or None, frozenset[str]()
         self._probation.count(time.monotonic(), keep_every_s=0.0)
         if kept_s is not None:
             parents = {one.release_before for one in self._journal.states() if one.kept_s is not None}
             spared = frozenset(filter(None, parents | {state.release_before}))
-        certificate = self._erasure.erase(state, self._live.release, spared)
+        certificate = yield from self._erasure.erase(state, self._live.release, spared)
         final = replace(state, status="successful", phase="done", progress=1.0, kept_s=kept_s)
         final = self._journal.write(final)
         self._masks.apply()

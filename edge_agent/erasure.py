@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -69,8 +69,12 @@ class Erasure:
         self._gateway, self._parts = gateway, parts
         self._folder = gateway.state_dir / "certificates"
 
-    def erase(self, state: JobState, live: Release, spared: frozenset[str] = frozenset()) -> bytes:
-        """Destroy everything that knew the classes of a command; returns the certificate.
+    def erase(
+        self, state: JobState, live: Release, spared: frozenset[str] = frozenset()
+    ) -> Generator[None, None, bytes]:
+        """Destroy everything that knew the classes of a command, a piece at each step; returns the certificate.
+
+        A disk takes its time to forget, and between two steps there are windows to be answered.
 
         Args:
             spared: digests of releases that are kept, sealed, for a probation.
@@ -78,8 +82,13 @@ class Erasure:
         Raises:
             StorageFailed: something may be left, or it could not be written down.
         """
-        destroyed = [self._erase_windows(name, state) for name in state.classes]
+        destroyed = list[dict[str, Any]]()
+        for name in state.classes:
+            yield
+            destroyed.append(self._erase_windows(name, state))
+        yield
         on_disk = self._parts.jobs.clear() or state.on_disk
+        yield
         destroyed.append(
             {"what": "job folder", "how": "overwritten and unlinked" if on_disk else "removed from memory"}
         )

@@ -29,7 +29,7 @@ from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, Sto
 from edge_agent.erasure import Erasure, Parts, Publisher
 from edge_agent.installer import Installer
 from edge_agent.intake import Intake
-from edge_agent.jobs import Ended, News
+from edge_agent.jobs import Ended, News, Started
 from edge_agent.live import LiveModel
 from edge_agent.masks import Masks
 from edge_agent.probation import Probation
@@ -227,15 +227,17 @@ class Forgetting:
             state = self._journal.write(
                 replace(state, status="executing", phase="probing", attempts=state.attempts + 1)
             )
-            pid = self._jobs.start(state, self.settings, self._masks.erased())
+            self._jobs.start(state, self.settings, self._masks.erased())
         except EdgeAgentError as error:
             self._fail(state, error)
             return
-        log.info("job.started", id=state.id, classes=state.classes, attempt=state.attempts, pid=pid)
         self._publish.state(state)
 
-    def _follow(self, report: News | Ended | None) -> None:
+    def _follow(self, report: Started | News | Ended | None) -> None:
         match report:
+            case Started(id_, pid):
+                state = self._state(id_)
+                log.info("job.started", id=id_, classes=state.classes, attempt=state.attempts, pid=pid)
             case News():
                 state, news = self._state(self._jobs.running or ""), report
                 state = replace(state, phase=news.phase, progress=news.progress, eta_s=news.eta_s, metrics=news.metrics)

@@ -5,21 +5,32 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.adapters import job_folder
 from edge_agent.adapters.child import Child
+from edge_agent.adapters.releases import Release
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace
-from edge_agent.core.errors import JobFailed
+from edge_agent.core.errors import EdgeAgentError, JobFailed
 from edge_agent.files import size_of
 from edge_agent.live import LiveModel
+from edge_agent.reservoir import Loaded, Reader, Source
 from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.settings import Forget
 
 REPORT_EVERY_S: Final = 0.25
+
+
+@dataclass(frozen=True)
+class Started:
+    """The child of a job is at work."""
+
+    id: str
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,26 @@ class Ended:
     id: str
     result: Path
     metrics: Mapping[str, Any]
-    failure: JobFailed | None
+    failure: EdgeAgentError | None
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a job's folder is filled with."""
+
+    job: job_folder.Job
+    settings: Forget
+    release: Release
+    readers: Mapping[str, Reader]
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """A job's folder, or why it was not filled, and the slots by class that were found damaged on the way."""
+
+    folder: Path | None
+    failure: EdgeAgentError | None
+    damaged: Mapping[str, tuple[int, ...]]
 
 
 @dataclass
@@ -54,37 +84,39 @@ class _Running:
 
 
 class Jobs:
-    """Starts and follows the child. Everything here runs in the agent's main thread."""
+    """Starts and follows the child. Everything here runs in the agent's main thread, but for filling the folder."""
 
     def __init__(self, workplace: Workplace, cache: WindowCache, live: LiveModel) -> None:
         self._workplace, self._cache, self._live = workplace, cache, live
+        self._pool = ThreadPoolExecutor(1, "job-folder")
+        self._filling: tuple[_Order, Future[_Filled]] | None = None
         self._running: _Running | None = None
 
     @property
     def running(self) -> str | None:
-        """Id of the command whose job runs."""
+        """Id of the command whose job runs, or whose folder is being filled."""
+        if self._filling is not None:
+            return self._filling[0].job.id
         return self._running.id if self._running else None
 
-    def start(self, state: JobState, settings: Forget, erased: frozenset[str]) -> int:
-        """Fill a folder and start the child; returns its process id.
+    def start(self, state: JobState, settings: Forget, erased: frozenset[str]) -> None:
+        """Begin to fill a folder; ``poll`` starts the child when it is there.
 
         Raises:
-            JobFailed: ``E_TOO_FEW_WINDOWS`` or ``E_CHILD``.
-            StorageFailed: the folder cannot be filled.
-            BrokenRelease: the live release cannot be read.
+            StorageFailed: the cached windows cannot be read.
         """
-        self.clear()
-        folder = self._prepare(state, settings, erased)
-        try:
-            child = Child(folder, folder / job_folder.LOG)
-        except OSError as error:
-            raise JobFailed("E_CHILD", f"cannot start: {error}") from error
-        reports = job_folder.Reports(folder)
-        self._running = _Running(state.id, child, folder, reports, time.monotonic(), settings.timeout_s)
-        return child.pid
+        readers = {name: self._cache.reader(name) for name in state.classes}
+        release = self._live.release
+        masked = tuple(sorted((erased & set(release.card.living)) - set(state.classes)))
+        seed = zlib.crc32(state.id.encode())
+        job = job_folder.Job(state.id, state.classes, seed, settings.threads, settings.nice, {}, masked)
+        order = _Order(job, settings, release, readers)
+        self._filling = order, self._pool.submit(_fill, self._workplace, order)
 
-    def poll(self) -> News | Ended | None:
+    def poll(self) -> Started | News | Ended | None:
         """What there is to tell of the job that runs; the folder of one that ended is there until the next."""
+        if self._filling is not None:
+            return self._launch(*self._filling)
         running = self._running
         if running is None:
             return None
@@ -99,7 +131,10 @@ class Jobs:
         return _news(running)
 
     def stop(self) -> None:
-        """End the child, if one runs."""
+        """End the child, if one runs, or wait until no folder is being filled any more."""
+        if self._filling is not None:
+            wait([self._filling[1]])
+            self._filling = None
         if self._running is not None:
             self._running.child.end()
             self._running = None
@@ -117,21 +152,56 @@ class Jobs:
         """
         return self._workplace.clear()
 
-    def _prepare(self, state: JobState, settings: Forget, erased: frozenset[str]) -> Path:
-        windows, sources = {}, dict[str, int]()
-        for name in state.classes:
-            windows[name], counts = self._cache.load(name, settings.max_windows)
-            if len(windows[name]) < settings.min_windows:  # some were damaged on the disk
-                words = f"only {len(windows[name])} windows of {name} are sound, {settings.min_windows} are needed"
-                raise JobFailed("E_TOO_FEW_WINDOWS", words)
-            sources = {source: sources.get(source, 0) + count for source, count in counts.items()}
-        seed = zlib.crc32(state.id.encode())
-        release = self._live.release
-        masked = tuple(sorted((erased & set(release.card.living)) - set(state.classes)))
-        job = job_folder.Job(state.id, state.classes, seed, settings.threads, settings.nice, sources, masked)
-        folder = self._workplace.folder(f"{seed:08x}", job_folder.needed_bytes(size_of(release.folder), windows))
-        job_folder.prepare(folder, job, release, windows)
-        return folder
+    def _launch(self, order: _Order, filling: Future[_Filled]) -> Started | Ended | None:
+        """Start the child as soon as its folder is filled."""
+        if not filling.done():
+            return None
+        self._filling, filled = None, filling.result()
+        for name, slots in filled.damaged.items():
+            self._cache.drop_damaged(name, slots)
+        if filled.folder is None:
+            return Ended(order.job.id, Path(), {}, filled.failure)
+        try:
+            child = Child(filled.folder, filled.folder / job_folder.LOG)
+        except OSError as error:
+            return Ended(order.job.id, filled.folder, {}, JobFailed("E_CHILD", f"cannot start: {error}"))
+        reports, settings = job_folder.Reports(filled.folder), order.settings
+        self._running = _Running(order.job.id, child, filled.folder, reports, time.monotonic(), settings.timeout_s)
+        return Started(order.job.id, child.pid)
+
+
+def _fill(workplace: Workplace, order: _Order) -> _Filled:
+    """Fill a job's folder; it runs beside the main thread, for it takes as long as tens of windows."""
+    loaded = {name: reader.read(order.settings.max_windows) for name, reader in order.readers.items()}
+    damaged = {name: one.damaged for name, one in loaded.items() if one.damaged}
+    try:
+        return _Filled(_folder_of(workplace, order, loaded), None, damaged)
+    except EdgeAgentError as error:
+        return _Filled(None, error, damaged)
+
+
+def _folder_of(workplace: Workplace, order: _Order, loaded: Mapping[str, Loaded]) -> Path:
+    """Lay it out.
+
+    Raises:
+        JobFailed: ``E_TOO_FEW_WINDOWS``.
+        StorageFailed: the folder cannot be filled.
+        BrokenRelease: the live release cannot be read.
+    """
+    workplace.clear()
+    least = order.settings.min_windows
+    for name, one in loaded.items():
+        if len(one.windows) < least:  # some were damaged on the disk
+            words = f"only {len(one.windows)} windows of {name} are sound, {least} are needed"
+            raise JobFailed("E_TOO_FEW_WINDOWS", words)
+    sources = {source.name.lower(): 0 for source in Source if source}
+    for one in loaded.values():
+        sources = {source: count + one.counts[source] for source, count in sources.items()}
+    job, windows = replace(order.job, windows=sources), {name: one.windows for name, one in loaded.items()}
+    needed = job_folder.needed_bytes(size_of(order.release.folder), windows)
+    folder = workplace.folder(f"{job.seed:08x}", needed)
+    job_folder.prepare(folder, job, order.release, windows)
+    return folder
 
 
 def _news(running: _Running) -> News | None:

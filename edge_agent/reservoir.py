@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import struct
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from edge_agent.core.types import Window
+from edge_agent.core.types import Float32, Window
 from edge_agent.slots import SlotFile
 
 _HEADER: Final = struct.Struct("<Bqq64s64s")
@@ -59,6 +60,56 @@ class Header:
         return _HEADER.pack(self.source, seq, self.captured_ns, asset.encode(), boot.encode()[:64])
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What was read of one class.
+
+    Attributes:
+        windows: float32 (n, channels, length).
+        counts: how many of them there are of each source.
+        damaged: slots whose samples do not check out.
+    """
+
+    windows: Float32
+    counts: dict[str, int]
+    damaged: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The windows of one class as they lay there when it was made; may be used once, in any thread.
+
+    Args:
+        file: a handle of its own; None where the class has no file.
+        slots: those that hold a window, each with its source, best sources first.
+        shape: of a window, (channels, samples).
+    """
+
+    file: SlotFile | None
+    slots: tuple[tuple[int, Source], ...]
+    shape: tuple[int, int]
+
+    def read(self, most: int) -> Loaded:
+        """At most ``most`` windows, best sources first; the handle is closed."""
+        counts = dict.fromkeys((source.name.lower() for source in Source if source), 0)
+        windows = np.empty((min(most, len(self.slots)), *self.shape), np.float32)
+        count, damaged = 0, list[int]()
+        if self.file is None:
+            return Loaded(windows, counts, ())
+        with closing(self.file) as file:
+            for slot, source in self.slots:
+                if count == len(windows):
+                    break
+                samples = file.body(slot)
+                if samples is None:
+                    damaged.append(slot)
+                    continue
+                windows[count] = np.frombuffer(samples, "<f4").reshape(self.shape)
+                counts[source.name.lower()] += 1
+                count += 1
+        return Loaded(windows[:count], counts, tuple(damaged))
+
+
 @dataclass
 class Reservoir:
     """The slots of one class's file.
@@ -87,6 +138,16 @@ class Reservoir:
     def filled(self) -> int:
         """How many slots hold a window."""
         return sum(self._held.values())
+
+    def reader(self, shape: tuple[int, int]) -> Reader:
+        """Its windows of this moment, for another thread.
+
+        Raises:
+            OSError: there are no more descriptors.
+        """
+        order = sorted(range(len(self.sources)), key=lambda slot: -self.sources[slot])
+        slots = tuple((slot, self.sources[slot]) for slot in order if self.sources[slot])
+        return Reader(self.file.duplicate(), slots, shape)
 
     def hold(self, slot: int, key: Key, source: Source) -> None:
         """The slot holds a window now."""

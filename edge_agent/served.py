@@ -35,7 +35,7 @@ from edge_agent.tally import Tally, tolerant
 log = structlog.get_logger(__name__)
 
 STATUS_EVERY_S = 10.0
-SETTLE_EVERY_S = 60.0  # it opens every file of the cache anew
+SETTLE_EVERY_S = 60.0  # after a failure of the disk
 LONGEST_NAME = 4096  # of a class list that is answered: a topic has at most 65,535 bytes
 
 

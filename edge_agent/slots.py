@@ -10,6 +10,7 @@ it opens with the file's key alone. ``rekey`` therefore copies a file under a ne
 
 from __future__ import annotations
 
+import copy
 import json
 import mmap
 import os
@@ -77,6 +78,16 @@ class SlotFile:
         """The body of a slot, or None if the slot is empty."""
         start = slot * self.slot_bytes + self._header_bytes
         return self._open(slot, "body", start, self.slot_bytes - self._header_bytes)
+
+    def duplicate(self) -> SlotFile:
+        """Another handle on what lies there now, for another thread to read: it outlives ``rekey`` and ``close``.
+
+        Raises:
+            OSError: there are no more descriptors.
+        """
+        other = copy.copy(self)
+        other._descriptor = os.dup(self._descriptor)  # noqa: SLF001  of the same class
+        return other
 
     def page_bytes(self, slot: int) -> int:
         """What a write of this slot sends to the disk: the kernel writes whole pages."""

@@ -41,9 +41,11 @@ def window_of(seq: int, asset: str = "press", boot: str = "b") -> Window:
 
 
 def seqs_of(cache: WindowCache, label: str) -> list[int]:
-    windows, _ = cache.load(label, 10**6)
-    assert all((window == window[0, 0]).all() for window in windows)
-    return sorted(int(window[0, 0]) for window in windows)
+    """What a job would be given; slots that it finds damaged are given up."""
+    loaded = cache.reader(label).read(10**6)
+    cache.drop_damaged(label, loaded.damaged)
+    assert all((window == window[0, 0]).all() for window in loaded.windows)
+    return sorted(int(window[0, 0]) for window in loaded.windows)
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:

@@ -173,7 +173,7 @@ def test_a_stored_release_that_nobody_can_read_is_taken_to_know_the_class(tmp_pa
     model = started(config_of(tmp_path, toy_release))
     older = model._store.add(toy.twin(toy_release, tmp_path / "older", forgotten=("whine",), name="older")).digest
     (model._store.folder / older / "card.json").write_bytes(b"{")
-    model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release)
+    list(model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release))
     assert model._store.digests() == [model.live.release.digest]
     assert [one["knew"] for one in certified(model)["destroyed"] if one.get("digest") == older] == [["whine"]]
     ended(model)
@@ -217,7 +217,7 @@ def test_a_certificate_names_another_model_that_knows_the_class_by_a_stored_rele
     assert isinstance(own, ServedModel)
     assert isinstance(pumps, ServedModel)
     state = pumps.forgetting._journal.write(done("whine"))
-    pumps.forgetting._erasure.erase(state, pumps.live.release)
+    list(pumps.forgetting._erasure.erase(state, pumps.live.release))
     (other,) = [one for one in certified(pumps)["not_destroyed"] if one["what"] == "model"]
     assert (other["name"], other["knows"]) == (OWN_MODEL, ["whine"])
     ended(own)
@@ -265,7 +265,7 @@ def test_a_release_that_was_destroyed_while_it_waited_does_not_go_live(tmp_path:
     digests = {"release_before": before, "release_after": after}
     journal.write(JobState("job-whine", ("whine",), "d", "executing", "committing", **digests))  # type: ignore[arg-type]
     model.housekeep(1.0)
-    model.poll(may_start=True)
+    polled(model)
     assert journal.states()[0].status == "successful"
     assert store.digests() == [after]
     model.housekeep(2.0)

@@ -23,6 +23,7 @@ from edge_agent.core.errors import BrokenRelease, Refused, StorageFailed
 from edge_agent.core.evidence import prepare
 from edge_agent.core.types import Window
 from edge_agent.files import sha256
+from edge_agent.jobs import Jobs
 from edge_agent.masks import REVIVE
 from edge_agent.reservoir import Source
 from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card
@@ -94,7 +95,7 @@ def test_half_a_release_that_knows_the_class_is_gone_before_a_certificate_is_sig
     model = started(config_of(tmp_path, toy_release))
     twin = toy.twin(toy_release, tmp_path / "twin", name="twin")
     half = left_by_a_killed_process(model._store, twin)
-    model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release)
+    list(model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release))
     assert not half.exists()
     assert not model._store._vault.names(f"release-{half.name.strip('.').removesuffix('.new')}")
     ended(model)
@@ -109,7 +110,7 @@ def test_no_certificate_is_signed_and_nothing_is_swept_while_a_release_is_being_
     state = model.forgetting._journal.states()[0]
     half = left_by_a_killed_process(model._store, toy.twin(toy_release, tmp_path / "twin", name="twin"))
     with store_at(tmp_path / "state")._adding(wait=False), pytest.raises(StorageFailed, match="is being added"):
-        model.forgetting._erasure.erase(state, model.live.release)
+        list(model.forgetting._erasure.erase(state, model.live.release))
     assert half.exists()
     assert model.forgetting._erasure.certificate(state) is None
     ended(model)
@@ -148,7 +149,7 @@ def test_a_certificate_names_the_configured_release_that_it_cannot_read(
     on_probation(tmp_path, toy_release, kept_s=None)
     model = started(config_of(tmp_path, folder))
     (folder / "card.json").write_bytes(damage)
-    model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release)
+    list(model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release))
     (left,) = certified(model)["not_destroyed"]
     assert (left["path"], left["knows"]) == (str(folder), ["whine"])
     ended(model)
@@ -249,6 +250,27 @@ def test_an_erased_class_gets_no_windows_after_an_adoption_that_the_cache_cannot
     model.housekeep(1.0 + SETTLE_EVERY_S)
     assert "hum" in model._cache.counts()
     assert not model._cache.offer("whine", window, Source.SENDER)
+    ended(model)
+
+
+# Erasures
+
+
+def test_an_erasure_takes_a_piece_each_turn_and_begins_anew_where_the_disk_fails_in_between(
+    tmp_path: Path, toy_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = on_probation(tmp_path, toy_release, kept_s=None)
+    (tmp_path / "state" / "journal.jsonl").unlink()
+    model = started(config_of(tmp_path, toy_release))
+    digests = {"release_before": before, "release_after": after}
+    model.forgetting._journal.write(JobState("job-whine", ("whine",), "d", "executing", "erasing", **digests))  # type: ignore[arg-type]
+    model.poll(may_start=True)
+    assert before in model._store.digests(), "one turn did it all"
+    fail(monkeypatch, Jobs, "clear", lambda: True)
+    polled(model)
+    assert model.forgetting._journal.states()[0].status == "successful"
+    assert model._store.digests() == [after]
+    assert [one["what"] for one in certified(model)["destroyed"]] == ["cached windows", "job folder", "release"]
     ended(model)
 
 

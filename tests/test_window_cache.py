@@ -79,17 +79,18 @@ def test_best_sources_are_loaded_first_and_counted(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     for seq, source in enumerate([Source.DIAGNOSIS, Source.SENDER, Source.LABEL, Source.DIAGNOSIS, Source.SENDER]):
         cache.offer("hum", window_of(seq), source)
-    windows, counts = cache.load("hum", 3)
+    loaded = cache.reader("hum").read(3)
+    windows, counts = loaded.windows, loaded.counts
     assert sorted(windows[:2, 0, 0].tolist()) == [1.5, 4.5]
     assert windows[2, 0, 0] == 2.5
     assert counts == {"diagnosis": 0, "label": 1, "sender": 2}
 
 
 def test_an_empty_class_loads_as_no_windows(tmp_path: Path) -> None:
-    windows, counts = open_cache(tmp_path).load("hum", 10)
-    assert windows.shape == (0, *SHAPE)
-    assert windows.dtype == np.float32
-    assert sum(counts.values()) == 0
+    loaded = open_cache(tmp_path).reader("hum").read(10)
+    assert loaded.windows.shape == (0, *SHAPE)
+    assert loaded.windows.dtype == np.float32
+    assert sum(loaded.counts.values()) == 0
 
 
 def test_a_repeat_is_not_cached_twice_also_after_a_restart(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_late_label_finds_the_window_in_memory(tmp_path: Path) -> None:
     cache.label("press", "b", 5, "whine")
     cache.label("press", None, 4, "hum")
     assert (seqs_of(cache, "whine"), seqs_of(cache, "hum")) == ([5], [4])
-    assert cache.load("hum", 9)[1] == {"diagnosis": 0, "label": 1, "sender": 0}
+    assert cache.reader("hum").read(9).counts == {"diagnosis": 0, "label": 1, "sender": 0}
     assert code_of(cache, "press", "b", 1, "hum") == "E_NOT_CACHED"  # four are remembered, 0 and 1 were too long ago
     assert code_of(cache, "press", "c", 3, "hum") == "E_NOT_CACHED"
     assert code_of(cache, "fan", "b", 3, "hum") == "E_NOT_CACHED"
@@ -132,8 +133,8 @@ def test_a_late_label_confirms_or_moves_a_window_on_disk(tmp_path: Path) -> None
     cache.close()
     cache = open_cache(tmp_path)
     assert (seqs_of(cache, "hum"), seqs_of(cache, "rattle")) == ([0, 2], [1])
-    assert cache.load("hum", 9)[1] == {"diagnosis": 1, "label": 1, "sender": 0}
-    assert cache.load("rattle", 9)[1] == {"diagnosis": 0, "label": 1, "sender": 0}
+    assert cache.reader("hum").read(9).counts == {"diagnosis": 1, "label": 1, "sender": 0}
+    assert cache.reader("rattle").read(9).counts == {"diagnosis": 0, "label": 1, "sender": 0}
 
 
 def test_a_late_label_without_a_boot_means_the_newest_window_on_disk(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +19,9 @@ import numpy as np
 
 from edge_agent.budget import Budget
 from edge_agent.core.errors import Refused, StorageFailed
-from edge_agent.core.types import Float32, Window
+from edge_agent.core.types import Window
 from edge_agent.files import storage
-from edge_agent.reservoir import HEADER_BYTES, Header, Key, Reservoir, Source, is_labelled
+from edge_agent.reservoir import HEADER_BYTES, Header, Key, Reader, Reservoir, Source, is_labelled
 from edge_agent.slots import SlotFile, destroy, slot_bytes, sweep
 from edge_agent.vault import Vault
 
@@ -57,6 +58,7 @@ class WindowCache:
         self._classes: dict[str, Reservoir] = {}
         self._closed = frozenset[str]()
         self._where: dict[Key, tuple[str, int]] = {}
+        self._shape, self.per_class = (0, 0), 0
 
     def fit(self, classes: tuple[str, ...], shape: tuple[int, int]) -> int:
         """Serve a release: take its classes and window shape (channels, samples).
@@ -67,17 +69,19 @@ class WindowCache:
         Raises:
             StorageFailed: the cache takes no windows of the classes whose file cannot be opened.
         """
-        self.close()
         self._recent.clear()
-        self._names, self._shape, self._body_bytes = classes, shape, shape[0] * shape[1] * 4
+        self._body_bytes = shape[0] * shape[1] * 4
         self.slot_bytes = slot_bytes(HEADER_BYTES, self._body_bytes)
-        self.per_class = min(self._most_per_class, self._max_bytes // self.slot_bytes // len(classes))
-        self._where = {}
+        per_class = min(self._most_per_class, self._max_bytes // self.slot_bytes // len(classes))
+        # Files stay open where they can: to open one, each of its headers is read, and windows wait meanwhile.
+        self._close_all_but(frozenset(classes) if (shape, per_class) == (self._shape, self.per_class) else frozenset())
+        self._names, self._shape, self.per_class = classes, shape, per_class
+        kept = frozenset(self._classes)
         with storage("the window cache cannot be opened"):
             self._folder.mkdir(parents=True, exist_ok=True)
             strays = sweep(self._folder, self._vault, frozenset(map(self._file_name, classes)))
         self._open_missing()
-        return strays + sum(one.file.given_up for one in self._classes.values())
+        return strays + sum(one.file.given_up for name, one in self._classes.items() if name not in kept)
 
     def _open_missing(self) -> None:
         """Open the files of all classes that have none open; one that fails stops no other."""
@@ -154,30 +158,25 @@ class WindowCache:
                 self._recent.clear()  # a window whose label is still to come may be of this class
             one.closed = name in labels
 
-    def load(self, label: str, most: int) -> tuple[Float32, dict[str, int]]:
-        """At most ``most`` windows of a class, float32 (n, channels, length), best sources first; counts by source.
+    def reader(self, label: str) -> Reader:
+        """The windows of a class, to be read in another thread; none of a class whose file cannot be opened.
 
-        Slots whose samples do not check out are dropped. A class whose file cannot be opened has none.
+        Raises:
+            StorageFailed: the file cannot be opened once more.
         """
-        windows: list[Float32] = []
-        counts = dict.fromkeys((source.name.lower() for source in Source if source), 0)
         one = self._classes.get(label)
-        if one is None:
-            return np.empty((0, *self._shape), np.float32), counts
-        order = sorted(range(len(one.sources)), key=lambda slot: -one.sources[slot])
-        for slot in order:
-            if one.sources[slot] is Source.EMPTY or len(windows) == most:
-                break
-            samples = one.file.body(slot)
-            if samples is not None:
-                windows.append(np.frombuffer(samples, "<f4").reshape(self._shape))
-                counts[one.sources[slot].name.lower()] += 1
-            else:
-                self._vacate(one, slot)
-                with suppress(OSError):  # or the slot is found damaged again after the next start
-                    one.file.clear(slot)
-        stacked = np.stack(windows) if windows else np.empty((0, *self._shape), np.float32)
-        return stacked, counts
+        with storage(f"the cached windows of {label} cannot be read"):
+            return Reader(None, (), self._shape) if one is None else one.reader(self._shape)
+
+    def drop_damaged(self, label: str, slots: Iterable[int]) -> None:
+        """Give up those of a class's slots whose samples do not check out."""
+        one = self._classes.get(label)
+        for slot in slots:
+            if one is None or not one.sources[slot] or one.file.body(slot) is not None:
+                continue  # the cache has been opened anew since
+            self._vacate(one, slot)
+            with suppress(OSError):  # or the slot is found damaged again after the next start
+                one.file.clear(slot)
 
     def erase(self, label: str) -> int:
         """Destroy all windows of a class and keep it closed; returns how many there were.
@@ -204,9 +203,12 @@ class WindowCache:
 
     def close(self) -> None:
         """Close all files."""
-        for one in self._classes.values():
-            one.file.close()
-        self._classes = {}
+        self._close_all_but(frozenset())
+
+    def _close_all_but(self, kept: frozenset[str]) -> None:
+        for name in self._classes.keys() - kept:
+            self._classes.pop(name).file.close()
+        self._where = {key: place for key, place in self._where.items() if place[0] in self._classes}
 
     def _file_name(self, label: str) -> str:
         return f"{_digest(label)}-{self._shape[0]}x{self._shape[1]}"
