@@ -281,6 +281,8 @@ class Forgetting:
     def _drop(self, state: JobState, error: EdgeAgentError) -> None:
         """Give up a command and its candidate, if it has one already; no failing disk gives it a second trial."""
         self._live.shadow = None
+        if (sealed := self._sealing.discard()) is not None:  # the journal does not name it yet
+            state = replace(state, release_after=sealed.digest)
         if not isinstance(error, StorageFailed):
             self._failing = state, error
         if state.release_after not in (None, self._live.release.digest):

@@ -30,3 +30,8 @@ class Installer(Generic[Made]):
             return None
         done, self._task = self._task[1], None
         return done.result()
+
+    def discard(self) -> Made | None:
+        """Wait for what is at work; what it has made, if it could, for nobody comes for it any more."""
+        task, self._task = self._task, None
+        return task[1].result() if task is not None and task[1].exception() is None else None

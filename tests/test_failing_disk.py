@@ -19,7 +19,7 @@ from edge_agent.adapters import checkpoints
 from edge_agent.adapters.audit import AuditLog, read_rows
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import ReleaseStore, read_release, write_card
-from edge_agent.core.errors import BrokenRelease, Refused, StorageFailed
+from edge_agent.core.errors import BrokenRelease, JobFailed, Refused, StorageFailed
 from edge_agent.core.evidence import prepare
 from edge_agent.core.types import Window
 from edge_agent.files import sha256
@@ -250,6 +250,23 @@ def test_an_erased_class_gets_no_windows_after_an_adoption_that_the_cache_cannot
     model.housekeep(1.0 + SETTLE_EVERY_S)
     assert "hum" in model._cache.counts()
     assert not model._cache.offer("whine", window, Source.SENDER)
+    ended(model)
+
+
+def test_a_release_that_is_being_sealed_when_its_command_is_dropped_does_not_stay(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """After a rollback by bad health it lay in the store, and no command named it."""
+    on_probation(tmp_path, toy_release, kept_s=None)
+    model = started(config_of(tmp_path, toy_release))
+    stored = model._store.digests()
+    edited = toy.twin(toy_release, tmp_path / "edited", name="edited")
+    state = model.forgetting._journal.write(JobState("job-hum", ("hum",), "d", "executing", "verifying", attempts=1))
+    model.forgetting._sealing.made(state.id, lambda: model._store.add(edited))
+    model.forgetting._drop(state, JobFailed("E_INTERRUPTED", "the release that it began with was rolled back"))
+    model.forgetting._sealing._pool.shutdown()
+    assert model._store.digests() == stored
+    assert model.forgetting._journal.get(state.id).code == "E_INTERRUPTED"  # type: ignore[union-attr]
     ended(model)
 
 

@@ -48,3 +48,19 @@ def test_an_error_reaches_who_asks_and_the_next_attempt_begins_anew() -> None:
     with pytest.raises(BrokenRelease, match="broken"):
         wait_until(ask)
     assert wait_until(ask) == "whole"
+
+
+def test_what_is_given_up_is_waited_for_and_handed_over_so_that_it_can_be_undone() -> None:
+    installer, go_on = Installer[str](), threading.Event()
+    assert installer.discard() is None
+    assert installer.made("a", lambda: str(go_on.wait(30))) is None
+    threading.Timer(0.05, go_on.set).start()
+    assert installer.discard() == "True"
+    assert wait_until(lambda: installer.made("a", lambda: "anew")) == "anew"
+
+
+def test_what_is_given_up_and_could_not_be_made_is_nothing() -> None:
+    installer, go_on = Installer[int](), threading.Event()
+    assert installer.made("a", lambda: 1 // (not go_on.wait(30))) is None
+    go_on.set()
+    assert installer.discard() is None
