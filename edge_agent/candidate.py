@@ -114,11 +114,16 @@ class Candidate:
 
     def _erase(self, state: JobState, probation_s: float) -> Iterator[None]:
         """A step each turn, for the disk takes its time."""
-        kept_s, spared = probation_s or None, frozenset[str]()
-        self._probation.count(time.monotonic(), keep_every_s=0.0)
-        if kept_s is not None:
+        kept_s = probation_s or None
+
+        def spared() -> frozenset[str]:
+            # What runs has its time counted first, so that a probation which begins now is not charged for it.
+            self._probation.count(time.monotonic(), keep_every_s=0.0)
+            if kept_s is None:
+                return frozenset()
             parents = {one.release_before for one in self._journal.states() if one.kept_s is not None}
-            spared = frozenset(filter(None, parents | {state.release_before}))
+            return frozenset(filter(None, parents | {state.release_before}))
+
         certificate = yield from self._erasure.erase(state, self._live.release, spared)
         final = replace(state, status="successful", phase="done", progress=1.0, kept_s=kept_s)
         final = self._journal.write(final)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -70,14 +70,15 @@ class Erasure:
         self._folder = gateway.state_dir / "certificates"
 
     def erase(
-        self, state: JobState, live: Release, spared: frozenset[str] = frozenset()
+        self, state: JobState, live: Release, spared: Callable[[], frozenset[str]] = frozenset
     ) -> Generator[None, None, bytes]:
         """Destroy everything that knew the classes of a command, a piece at each step; returns the certificate.
 
-        A disk takes its time to forget, and between two steps there are windows to be answered.
+        A disk takes its time to forget, and between two steps there are windows to be answered. What comes between
+        them, a label or a release, is seen to in the last one.
 
         Args:
-            spared: digests of releases that are kept, sealed, for a probation.
+            spared: tells the digests of releases that are kept, sealed, for a probation.
 
         Raises:
             StorageFailed: something may be left, or it could not be written down.
@@ -86,14 +87,23 @@ class Erasure:
         for name in state.classes:
             yield
             destroyed.append(self._erase_windows(name, state))
+            while self._parts.cache.rekey_one(name):
+                yield
         yield
         on_disk = self._parts.jobs.clear() or state.on_disk
+        how = "overwritten and unlinked" if on_disk else "removed from memory"
+        destroyed.append({"what": "job folder", "how": how})
+        for digest, knows in state.doomed.items():
+            yield
+            if digest not in {live.digest, *spared()}:
+                self._destroy_release(digest, knows)
         yield
-        destroyed.append(
-            {"what": "job folder", "how": "overwritten and unlinked" if on_disk else "removed from memory"}
-        )
-        destroyed += self._destroy_releases(state, live.digest, spared)
-        return self._vouch(state, "class.forgotten" if spared else "class.erased", destroyed, live)
+        for name in state.classes:
+            while self._parts.cache.rekey_one(name):
+                pass
+        kept = spared()
+        destroyed += self._destroy_releases(state, live.digest, kept)
+        return self._vouch(state, "class.forgotten" if kept else "class.erased", destroyed, live)
 
     def end_probation(self, state: JobState, live: Release) -> bytes:
         """Destroy the parent that was kept; returns the new certificate.
@@ -145,8 +155,7 @@ class Erasure:
         doomed = {**state.doomed, **self.knowing(state, live)}
         doomed = {digest: knows for digest, knows in doomed.items() if digest not in {live, *spared}}
         for digest, knows in doomed.items():
-            self._parts.store.remove(digest)
-            log.info("release.destroyed", release=digest[:12], classes=knows)
+            self._destroy_release(digest, knows)
         before = state.release_before
         if before is not None and before not in self._parts.store.digests():  # a crash may have come after it was gone
             doomed.setdefault(before, sorted(state.classes))
@@ -154,6 +163,12 @@ class Erasure:
             {"what": "release", "digest": digest, "knew": knows, "how": KEY_DESTROYED}
             for digest, knows in doomed.items()
         ]
+
+    def _destroy_release(self, digest: str, knows: Sequence[str]) -> None:
+        stored = digest in self._parts.store.digests()
+        self._parts.store.remove(digest)  # also where only its key is left
+        if stored:
+            log.info("release.destroyed", release=digest[:12], classes=list(knows))
 
     def knowing(self, state: JobState, live: str) -> dict[str, list[str]]:
         """What the stored releases know of the classes of a command; one whose card nobody can read, all of them.

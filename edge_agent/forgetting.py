@@ -118,7 +118,7 @@ class Forgetting:
 
     @property
     def has_job(self) -> bool:
-        """Whether a child is at work, or what it has made is on its way to the live model."""
+        """Whether a child is at work or gets its files, or what it has made is on its way to the live model."""
         if self._jobs.running is not None or self._ended is not None:
             return True
         state = self.at_work

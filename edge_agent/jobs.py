@@ -15,7 +15,7 @@ from edge_agent.adapters.child import Child
 from edge_agent.adapters.releases import Release
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace
-from edge_agent.core.errors import EdgeAgentError, JobFailed
+from edge_agent.core.errors import EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.files import size_of
 from edge_agent.live import LiveModel
 from edge_agent.reservoir import Loaded, Reader, Source
@@ -23,6 +23,7 @@ from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.settings import Forget
 
 REPORT_EVERY_S: Final = 0.25
+STOP_S: Final = 5.0  # longest wait for a folder that is being filled
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Ended:
 class _Order:
     """What a job's folder is filled with."""
 
+    started_s: float
     job: job_folder.Job
     settings: Forget
     release: Release
@@ -90,6 +92,7 @@ class Jobs:
         self._workplace, self._cache, self._live = workplace, cache, live
         self._pool = ThreadPoolExecutor(1, "job-folder")
         self._filling: tuple[_Order, Future[_Filled]] | None = None
+        self._abandoned: Future[_Filled] | None = None  # nobody waits for it, but its folder must not stay
         self._running: _Running | None = None
 
     @property
@@ -105,12 +108,11 @@ class Jobs:
         Raises:
             StorageFailed: the cached windows cannot be read.
         """
-        readers = {name: self._cache.reader(name) for name in state.classes}
         release = self._live.release
         masked = tuple(sorted((erased & set(release.card.living)) - set(state.classes)))
         seed = zlib.crc32(state.id.encode())
         job = job_folder.Job(state.id, state.classes, seed, settings.threads, settings.nice, {}, masked)
-        order = _Order(job, settings, release, readers)
+        order = _Order(time.monotonic(), job, settings, release, self._readers(state.classes))
         self._filling = order, self._pool.submit(_fill, self._workplace, order)
 
     def poll(self) -> Started | News | Ended | None:
@@ -126,15 +128,14 @@ class Jobs:
             return _end(running, code)
         if time.monotonic() > running.started_s + running.timeout_s:
             self.stop()
-            words = f"the job took longer than {running.timeout_s:g} s"
-            return Ended(running.id, running.folder, {}, JobFailed("E_TIMEOUT", words))
+            return Ended(running.id, running.folder, {}, _too_long(running.timeout_s))
         return _news(running)
 
     def stop(self) -> None:
-        """End the child, if one runs, or wait until no folder is being filled any more."""
+        """End the child, if one runs; wait for a folder that is being filled, but not for ever."""
         if self._filling is not None:
-            wait([self._filling[1]])
-            self._filling = None
+            wait([self._filling[1]], STOP_S)
+            self._abandoned, self._filling = self._filling[1], None
         if self._running is not None:
             self._running.child.end()
             self._running = None
@@ -150,12 +151,29 @@ class Jobs:
         Raises:
             StorageFailed: something is left.
         """
+        if self._abandoned is not None and not self._abandoned.done():
+            raise StorageFailed("E_STORAGE", "a job folder that was given up is still being filled")
+        self._abandoned = None
         return self._workplace.clear()
+
+    def _readers(self, classes: tuple[str, ...]) -> dict[str, Reader]:
+        readers = dict[str, Reader]()
+        try:
+            for name in classes:
+                readers[name] = self._cache.reader(name)
+        except StorageFailed:
+            for reader in readers.values():
+                reader.close()
+            raise
+        return readers
 
     def _launch(self, order: _Order, filling: Future[_Filled]) -> Started | Ended | None:
         """Start the child as soon as its folder is filled."""
         if not filling.done():
-            return None
+            if time.monotonic() <= order.started_s + order.settings.timeout_s:
+                return None
+            self._filling, self._abandoned = None, filling
+            return Ended(order.job.id, Path(), {}, _too_long(order.settings.timeout_s))
         self._filling, filled = None, filling.result()
         for name, slots in filled.damaged.items():
             self._cache.drop_damaged(name, slots)
@@ -202,6 +220,10 @@ def _folder_of(workplace: Workplace, order: _Order, loaded: Mapping[str, Loaded]
     folder = workplace.folder(f"{job.seed:08x}", needed)
     job_folder.prepare(folder, job, order.release, windows)
     return folder
+
+
+def _too_long(timeout_s: float) -> JobFailed:
+    return JobFailed("E_TIMEOUT", f"the job took longer than {timeout_s:g} s")
 
 
 def _news(running: _Running) -> News | None:

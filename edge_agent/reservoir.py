@@ -77,7 +77,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Reader:
-    """The windows of one class as they lay there when it was made; may be used once, in any thread.
+    """The windows of one class as they lay there when it was made; may be read once, in any thread, or closed.
 
     Args:
         file: a handle of its own; None where the class has no file.
@@ -89,6 +89,11 @@ class Reader:
     slots: tuple[tuple[int, Source], ...]
     shape: tuple[int, int]
 
+    def close(self) -> None:
+        """Give the handle back."""
+        if self.file is not None:
+            self.file.close()
+
     def read(self, most: int) -> Loaded:
         """At most ``most`` windows, best sources first; the handle is closed."""
         counts = dict.fromkeys((source.name.lower() for source in Source if source), 0)
@@ -96,11 +101,11 @@ class Reader:
         count, damaged = 0, list[int]()
         if self.file is None:
             return Loaded(windows, counts, ())
-        with closing(self.file) as file:
+        with closing(self):
             for slot, source in self.slots:
                 if count == len(windows):
                     break
-                samples = file.body(slot)
+                samples = self.file.body(slot)
                 if samples is None:
                     damaged.append(slot)
                     continue

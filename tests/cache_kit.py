@@ -48,6 +48,14 @@ def seqs_of(cache: WindowCache, label: str) -> list[int]:
     return sorted(int(window[0, 0]) for window in loaded.windows)
 
 
+def erase(cache: WindowCache, label: str) -> int:
+    """All that an erasure does to the cache, step by step."""
+    count = cache.erase(label)
+    while cache.rekey_one(label):
+        pass
+    return count
+
+
 def files_of(folder: Path) -> dict[Path, bytes]:
     """What the disk holds of windows: an image, as somebody may have kept it."""
     return {path: path.read_bytes() for path in (folder / "cache").glob("*.slots")}

@@ -22,7 +22,7 @@ def test_five_times_too_many_windows_are_answered_or_counted_and_a_command_is_he
 def test_hot_swaps_lose_no_window_and_let_no_memory_run_away() -> None:
     figures = swaps.swap(8, cached=16)
     assert figures["lost"] == 0
-    assert figures["windows"] > 100
+    assert figures["windows"] - figures["cached"] > 100
     assert figures["growth_percent"] < 30  # the first swaps fill pools; hundreds are measured, not tested
 
 

@@ -23,7 +23,6 @@ from edge_agent.core.errors import BrokenRelease, JobFailed, Refused, StorageFai
 from edge_agent.core.evidence import prepare
 from edge_agent.core.types import Window
 from edge_agent.files import sha256
-from edge_agent.jobs import Jobs
 from edge_agent.masks import REVIVE
 from edge_agent.reservoir import Source
 from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card
@@ -267,27 +266,6 @@ def test_a_release_that_is_being_sealed_when_its_command_is_dropped_does_not_sta
     model.forgetting._sealing._pool.shutdown()
     assert model._store.digests() == stored
     assert model.forgetting._journal.get(state.id).code == "E_INTERRUPTED"  # type: ignore[union-attr]
-    ended(model)
-
-
-# Erasures
-
-
-def test_an_erasure_takes_a_piece_each_turn_and_begins_anew_where_the_disk_fails_in_between(
-    tmp_path: Path, toy_release: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, after = on_probation(tmp_path, toy_release, kept_s=None)
-    (tmp_path / "state" / "journal.jsonl").unlink()
-    model = started(config_of(tmp_path, toy_release))
-    digests = {"release_before": before, "release_after": after}
-    model.forgetting._journal.write(JobState("job-whine", ("whine",), "d", "executing", "erasing", **digests))  # type: ignore[arg-type]
-    model.poll(may_start=True)
-    assert before in model._store.digests(), "one turn did it all"
-    fail(monkeypatch, Jobs, "clear", lambda: True)
-    polled(model)
-    assert model.forgetting._journal.states()[0].status == "successful"
-    assert model._store.digests() == [after]
-    assert [one["what"] for one in certified(model)["destroyed"]] == ["cached windows", "job folder", "release"]
     ended(model)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 import zlib
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge_agent.adapters import job_folder
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace
-from edge_agent.core.errors import JobFailed
+from edge_agent.core.errors import JobFailed, StorageFailed
 from edge_agent.jobs import Ended, Jobs, Started
 from edge_agent.live import LiveModel
 from edge_agent.reservoir import Source
@@ -98,13 +103,78 @@ def test_a_slot_filled_anew_since_it_was_found_damaged_keeps_its_window(cache: W
     assert 99.5 in cache.reader("hum").read(12).windows
 
 
-def test_a_job_stopped_while_its_folder_is_filled_leaves_nothing_and_the_next_begins_anew(
-    jobs: Jobs, tmp_path: Path
+def test_nobody_waits_for_a_folder_to_be_filled_but_who_stops_the_job(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    go_on = hold(monkeypatch)
     jobs.start(STATE, SETTINGS, frozenset())
+    assert jobs.poll() is None
+    threading.Timer(0.1, go_on.set).start()
     jobs.stop()
-    assert jobs.running is None
+    assert (go_on.is_set(), jobs.running) == (True, None)
     jobs.clear()
     assert not folder_of(tmp_path).exists()
     jobs.start(STATE, SETTINGS, frozenset())
     assert isinstance(wait_until(jobs.poll), Started)
+
+
+def test_a_folder_that_is_never_full_ends_the_job_and_is_not_left_behind(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command was executing for ever, its class masked, and no other model's job began."""
+    go_on = hold(monkeypatch)
+    monkeypatch.setattr("edge_agent.jobs.STOP_S", 0.1)
+    jobs.start(STATE, SETTINGS.model_copy(update={"timeout_s": 0.1}), frozenset())
+    ended = wait_until(jobs.poll)
+    assert isinstance(ended, Ended)
+    assert ended.failure is not None
+    assert (ended.failure.code, ended.failure.reason) == ("E_TIMEOUT", "the job took longer than 0.1 s")
+    with pytest.raises(StorageFailed, match="still being filled"):
+        jobs.clear()
+    jobs.start(STATE, SETTINGS, frozenset())
+    jobs.stop()  # waits, but not for ever
+    go_on.set()
+    wait_until(lambda: cleared(jobs))
+    assert not folder_of(tmp_path).exists()
+
+
+def test_jobs_leave_no_file_open_also_where_the_second_class_cannot_be_opened(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = JobState("command-2", ("hum", "rattle"), "digest", "executing", "probing")
+    jobs.start(both, SETTINGS, frozenset())
+    jobs.stop()
+    before, dup, calls = len(list(Path("/proc/self/fd").iterdir())), os.dup, count()
+
+    def out_of_descriptors(descriptor: int) -> int:
+        if next(calls) % 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return dup(descriptor)
+
+    for _ in range(3):
+        jobs.start(both, SETTINGS, frozenset())
+        jobs.stop()
+    monkeypatch.setattr(os, "dup", out_of_descriptors)
+    with pytest.raises(StorageFailed, match="windows of rattle cannot be read"):
+        jobs.start(both, SETTINGS, frozenset())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def hold(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No folder is filled until the event is set, as on a disk that does not answer."""
+    go_on, prepare = threading.Event(), job_folder.prepare
+
+    def held(*order: Any) -> None:
+        assert go_on.wait(30)
+        prepare(*order)
+
+    monkeypatch.setattr(job_folder, "prepare", held)
+    return go_on
+
+
+def cleared(jobs: Jobs) -> bool:
+    try:
+        jobs.clear()
+    except StorageFailed:
+        return False
+    return True

@@ -16,6 +16,7 @@ from tests.cache_kit import (
     SHAPE,
     SLOT_BYTES,
     code_of,
+    erase,
     files_of,
     found_in,
     open_cache,
@@ -184,7 +185,7 @@ def test_what_the_disk_kept_of_a_moved_window_does_not_outlive_the_class_that_it
     assert found_in(tmp_path, files_of(tmp_path)) == [0, 1, 2, 3]
     cache.close()
     cache = open_cache(tmp_path)  # that a window was moved is known after a restart
-    assert cache.erase("rattle") == 1
+    assert erase(cache, "rattle") == 1
     assert found_in(tmp_path, kept) == []
     assert found_in(tmp_path, files_of(tmp_path)) == seqs_of(cache, "hum") == [0, 2, 3]
     cache.close()
@@ -199,7 +200,7 @@ def test_what_the_disk_kept_of_a_window_does_not_outlive_the_class_that_it_was_m
     kept = files_of(tmp_path)
     cache.label("press", "b", 1, "rattle")
     assert cache.offer("whine", window_of(1), Source.SENDER)
-    assert cache.erase("whine") == 1
+    assert erase(cache, "whine") == 1
     assert found_in(tmp_path, kept) == []
     assert (seqs_of(cache, "hum"), seqs_of(cache, "rattle")) == ([0, 2, 3], [])
     cache.close()
@@ -236,7 +237,7 @@ def test_erasing_a_class_leaves_nothing_of_it_and_everything_of_the_others(tmp_p
         cache.offer(CLASSES[seq % 2], window_of(seq), Source.SENDER)
     cache.remember(window_of(50))
     kept = files_of(tmp_path)
-    assert cache.erase("hum") == 6
+    assert erase(cache, "hum") == 6
     assert found_in(tmp_path, kept) == found_in(tmp_path, files_of(tmp_path)) == [1, 3, 5, 7, 9, 11]
     assert cache.counts() == {"hum": 0, "rattle": 6, "whine": 0}
     assert not cache.offer("hum", window_of(60), Source.SENDER)

@@ -172,16 +172,17 @@ class WindowCache:
         """Give up those of a class's slots whose samples do not check out."""
         one = self._classes.get(label)
         for slot in slots:
-            if one is None or not one.sources[slot] or one.file.body(slot) is not None:
+            if one is None or slot >= one.size or not one.sources[slot] or one.file.body(slot) is not None:
                 continue  # the cache has been opened anew since
             self._vacate(one, slot)
             with suppress(OSError):  # or the slot is found damaged again after the next start
                 one.file.clear(slot)
 
     def erase(self, label: str) -> int:
-        """Destroy all windows of a class and keep it closed; returns how many there were.
+        """Destroy a class's file and keep the class closed; returns how many windows there were.
 
-        Files that such windows were moved from get a new key. Done again, it does what a crash left undone.
+        Files that windows of the class were moved from need a new key yet (``rekey_one``). Done again, it does what a
+        crash left undone.
 
         Raises:
             StorageFailed: something may be left.
@@ -195,11 +196,21 @@ class WindowCache:
             if (one := self._classes.pop(label, None)) is not None:
                 one.file.close()
             self._where = {key: place for key, place in self._where.items() if place[0] != label}
-            for other in self._classes.values():
-                if self._file_name(label) in other.file.lent:
-                    other.file.rekey()
             self._open_missing()
         return count
+
+    def rekey_one(self, label: str) -> bool:
+        """Give one file that windows of an erased class were moved from a new key; whether there was one.
+
+        Raises:
+            StorageFailed: the old key may be left.
+        """
+        with storage(f"what is left of the cached windows of {label} cannot be destroyed"):
+            for one in self._classes.values():
+                if self._file_name(label) in one.file.lent:
+                    one.file.rekey()
+                    return True
+        return False
 
     def close(self) -> None:
         """Close all files."""
