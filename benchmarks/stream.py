@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +82,14 @@ class Stream:
         payload = encode(Window("machine", "bench", seq, 0, label, samples), self._rate_hz, self._unit)
         self.record.sent[seq] = Sent(index, time.monotonic(), part)
         self._client.publish(self._topics.windows("machine"), payload, qos=1)
+
+    def stock(self, name: str, windows: Iterable[Float32]) -> None:
+        """Publish windows of one class with their label, for the cache; returns once they are answered."""
+        for number, samples in enumerate(windows):
+            self.send(number, samples, "stock", name)
+            if number % 512 == 511:
+                self.settle(60)
+        self.settle(60)
 
     def command(self, topic: str, payload: bytes) -> float:
         """Publish a command; returns when."""

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ def swap(count: int, cached: int = CACHED) -> dict[str, Any]:
             store = ReleaseStore(agent.state_dir, Vault(agent.state_dir))
             digests = store.add(twin(release, folder / "twin", name="twin")).digest, store.current() or ""
             with stream(broker.port, BASE, rig.RATE_HZ, "m/s^2") as link:
-                _fill(link, takes, cached)
+                for label in rig.CLASSES:
+                    own = [take.samples for take in takes if take.fault_class == label]
+                    link.stock(label, islice(cycle(own), cached))
                 sizes = _swapped(count, agent, store, digests, link, [take.samples for take in takes])
                 link.settle(60)
                 usual, *around = (_longest_ms(link, part) for part in ("usual", *map(str, range(count))))
@@ -57,22 +59,13 @@ def swap(count: int, cached: int = CACHED) -> dict[str, Any]:
         "rss_after_mib": round(sizes[-1], 1),
         "growth_percent": round(100 * (sizes[-1] / sizes[0] - 1), 1),
         "rss_max_mib": round(max(sizes), 1),
-        "cached": sum(sent.part == "cached" for sent in link.record.sent.values()),
+        "cached": sum(sent.part == "stock" for sent in link.record.sent.values()),
         "windows": len(link.record.sent),
         "lost": link.record.lost(),
         "usual_longest_ms": round(usual, 1),
         "swap_longest_ms": round(statistics.median(around), 1),
         "swaps_longest_ms": round(max(around), 1),
     }
-
-
-def _fill(link: Stream, takes: list[rig.Take], cached: int) -> None:
-    """Let the agent cache so many windows of each class."""
-    for name in rig.CLASSES:
-        own = [take.samples for take in takes if take.fault_class == name]
-        for number in range(cached):
-            link.send(0, own[number % len(own)], "cached", name)
-        link.settle(60)
 
 
 def _longest_ms(link: Stream, part: str) -> float:

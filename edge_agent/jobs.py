@@ -18,7 +18,7 @@ from edge_agent.adapters.workplace import Workplace
 from edge_agent.core.errors import EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.files import size_of
 from edge_agent.live import LiveModel
-from edge_agent.reservoir import Loaded, Reader, Source
+from edge_agent.reservoir import SOURCES, Loaded, Reader
 from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.settings import Forget
 
@@ -212,9 +212,7 @@ def _folder_of(workplace: Workplace, order: _Order, loaded: Mapping[str, Loaded]
         if len(one.windows) < least:  # some were damaged on the disk
             words = f"only {len(one.windows)} windows of {name} are sound, {least} are needed"
             raise JobFailed("E_TOO_FEW_WINDOWS", words)
-    sources = {source.name.lower(): 0 for source in Source if source}
-    for one in loaded.values():
-        sources = {source: count + one.counts[source] for source, count in sources.items()}
+    sources = {source: sum(one.counts[source] for one in loaded.values()) for source in SOURCES}
     job, windows = replace(order.job, windows=sources), {name: one.windows for name, one in loaded.items()}
     needed = job_folder.needed_bytes(size_of(order.release.folder), windows)
     folder = workplace.folder(f"{job.seed:08x}", needed)

@@ -30,6 +30,9 @@ class Source(IntEnum):
     SENDER = 3  # the window's own label
 
 
+SOURCES: Final = tuple(source.name.lower() for source in Source if source)  # as they are written
+
+
 def is_labelled(source: Source) -> bool:
     """Whether somebody said what the window shows; the model did otherwise."""
     return source >= Source.LABEL
@@ -96,7 +99,7 @@ class Reader:
 
     def read(self, most: int) -> Loaded:
         """At most ``most`` windows, best sources first; the handle is closed."""
-        counts = dict.fromkeys((source.name.lower() for source in Source if source), 0)
+        counts = dict.fromkeys(SOURCES, 0)
         windows = np.empty((min(most, len(self.slots)), *self.shape), np.float32)
         count, damaged = 0, list[int]()
         if self.file is None:

@@ -25,14 +25,20 @@ from tests.test_failing_disk import fail, toy_window
 pytestmark = pytest.mark.usefixtures(quiet.__name__)
 
 
+def erasing(folder: Path, release: Path) -> tuple[str, str, ServedModel]:
+    """A command whose release is live, and nothing destroyed yet; the releases before and after it."""
+    before, after = on_probation(folder, release, kept_s=None)
+    (folder / "state" / "journal.jsonl").unlink()
+    model = started(config_of(folder, release))
+    digests = {"release_before": before, "release_after": after}
+    model.forgetting._journal.write(JobState("job-whine", ("whine",), "d", "executing", "erasing", **digests))  # type: ignore[arg-type]
+    return before, after, model
+
+
 def test_an_erasure_takes_a_piece_each_turn_and_begins_anew_where_the_disk_fails_in_between(
     tmp_path: Path, toy_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, after = on_probation(tmp_path, toy_release, kept_s=None)
-    (tmp_path / "state" / "journal.jsonl").unlink()
-    model = started(config_of(tmp_path, toy_release))
-    digests = {"release_before": before, "release_after": after}
-    model.forgetting._journal.write(JobState("job-whine", ("whine",), "d", "executing", "erasing", **digests))  # type: ignore[arg-type]
+    before, after, model = erasing(tmp_path, toy_release)
     model.poll(may_start=True)
     assert before in model._store.digests(), "one turn did it all"
     fail(monkeypatch, Jobs, "clear", lambda: True)
@@ -47,13 +53,9 @@ def test_a_window_labelled_with_the_class_while_it_is_erased_leaves_no_key_behin
     tmp_path: Path, toy_release: Path
 ) -> None:
     """Its old file kept the key: what flash may hold of it opened still, and the certificate was signed."""
-    before, after = on_probation(tmp_path, toy_release, kept_s=None)
-    (tmp_path / "state" / "journal.jsonl").unlink()
-    model = started(config_of(tmp_path, toy_release))
+    _, _, model = erasing(tmp_path, toy_release)
     assert model._cache.offer("hum", toy_window(), Source.DIAGNOSIS)
     image = {path: path.read_bytes() for path in (tmp_path / "state" / "cache").glob("*.slots")}
-    digests = {"release_before": before, "release_after": after}
-    model.forgetting._journal.write(JobState("job-whine", ("whine",), "d", "executing", "erasing", **digests))  # type: ignore[arg-type]
     model.forgetting._masks.apply()
     for _ in range(2):  # it begins, and the windows of the class are gone
         model.poll(may_start=False)

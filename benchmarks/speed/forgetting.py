@@ -52,11 +52,7 @@ def measure(plan: Plan, folder: Path) -> Iterator[Figure]:
 
 def fill(link: Stream, name: str, count: int) -> None:
     """Let the agent cache so many windows of a class."""
-    for number, samples in enumerate(stock(name, count)):
-        link.send(number, samples, "stock", name)
-        if number % 512 == 511:
-            link.settle(60)
-    link.settle(60)
+    link.stock(name, stock(name, count))
 
 
 def _ended(link: Stream, name: str) -> dict[str, Any] | None:

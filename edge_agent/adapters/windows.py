@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
@@ -193,9 +194,7 @@ class WindowCache:
         with storage(f"the cached windows of {label} cannot be destroyed"):
             self._open_missing()  # one that is not open may hold a window that was moved from it to this class
             destroy(self._folder, self._vault, _digest(label))  # by its name: of whatever shape, open or not
-            if (one := self._classes.pop(label, None)) is not None:
-                one.file.close()
-            self._where = {key: place for key, place in self._where.items() if place[0] != label}
+            self._close_all_but(self._classes.keys() - {label})
             self._open_missing()
         return count
 
@@ -216,7 +215,7 @@ class WindowCache:
         """Close all files."""
         self._close_all_but(frozenset())
 
-    def _close_all_but(self, kept: frozenset[str]) -> None:
+    def _close_all_but(self, kept: AbstractSet[str]) -> None:
         for name in self._classes.keys() - kept:
             self._classes.pop(name).file.close()
         self._where = {key: place for key, place in self._where.items() if place[0] in self._classes}
