@@ -63,7 +63,7 @@ class Case:
     @cached_property
     def margins(self) -> Margins:
         """Those of f0 on validation windows, as a release's card carries them."""
-        output = logits(self.original, torch.from_numpy(self.data.validation.windows))
+        output = logits(self.original, torch.as_tensor(self.data.validation.windows))
         return measure(output.numpy(), self.data.validation.labels, len(self.data.classes))
 
     def side(self, name: str, *, gone: bool) -> Labelled:

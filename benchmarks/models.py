@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks import device
 from benchmarks.image_networks import resnet18_2d
 from benchmarks.machine import CACHE
 from benchmarks.settings import WIDTH, Setting, tensors
@@ -123,7 +124,8 @@ def dreamt(setting: Setting, data: Dataset, network: nn.Sequential, seed: int) -
         shape = len(data.channels), data.length
         made = dreams.dream(network, len(data.classes), shape, dreams.DEFAULT, generator, _every(50, say))
         _save(path, lambda beside: checkpoints.save_dreams(made, beside))
-    return checkpoints.load_dreams(path)
+    read = checkpoints.load_dreams(path)
+    return dreams.Dreams(*(device.here(part) for part in (read.windows, read.first, read.second, read.typical)))
 
 
 def _staying(windows: Tensor, labels: Tensor, without: tuple[int, ...]) -> tuple[Tensor, Tensor]:

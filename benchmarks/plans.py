@@ -160,8 +160,8 @@ def t1(setting: str = "cifar10") -> Iterator[Run]:
         yield Run(setting, (IMAGES[setting].paper_class,), method, changed=changed, architecture="resnet18_2d")
 
 
-# They need pictures, which are fetched apart, see ``benchmarks/images.py``. The full ones are a configuration and no
-# claim: nothing here moves a tensor to a GPU, nobody has run them, and on two cores they would take weeks.
+# They need pictures, which are fetched apart, see ``benchmarks/images.py``. The full ones want a GPU
+# (``--device cuda``); on two cores they would take weeks. Nobody has run them: they are a configuration and no claim.
 APART: Final[dict[str, Callable[[], Iterator[Run]]]] = {
     "t1": t1,
     "t1_full": lambda: t1("cifar10-full"),

@@ -4,11 +4,13 @@
     python -m benchmarks.run t6 every
     python -m benchmarks.run --list
     python -m benchmarks.run --quick
+    python -m benchmarks.run t1_full --device cuda
 
 Plans stand in ``benchmarks/plans.py``; ``f3`` and ``f5`` write files of their own (``benchmarks/epochs.py``,
 ``benchmarks/tsne.py``), and ``all`` ends with them; ``t1`` needs pictures (``benchmarks/images.py``) and is no part of
 it. Settings must have been tuned: ``python -m benchmarks.tuning``.
 Interrupt at any time: the next call goes on where this one stopped, and several processes may share the work.
+``--device`` is for ``t1_full`` and ``t1_full_100``, which would take weeks on a processor.
 ``--list`` says how many runs of each plan are done. ``--quick`` goes through everything once, small, in a minute or
 two: networks of width 4, two steps; its numbers mean nothing and are thrown away.
 """
@@ -19,7 +21,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Final
 
-from benchmarks import epochs, models, plans, runs
+from benchmarks import device, epochs, models, plans, runs
 from benchmarks.runs import Run
 
 FIGURES: Final = ("f3", "f5")
@@ -64,7 +66,12 @@ def main() -> None:
     )
     parser.add_argument("--list", action="store_true", help="how much of each plan is done")
     parser.add_argument("--quick", action="store_true", help="everything once, small, and keep nothing")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="where to compute, such as cuda (default: cpu)")
     options = parser.parse_args()
+    try:
+        place = device.named(options.device)
+    except device.UnknownDeviceError as error:
+        parser.error(f"argument --device: {error}")
     if unknown := set(options.plans) - {"all", *EVERYTHING, *plans.APART}:
         parser.error(f"no such plan: {', '.join(sorted(unknown))}")
     named = tuple(name for name in EVERYTHING if name in options.plans or "all" in options.plans)
@@ -75,9 +82,11 @@ def main() -> None:
     elif options.quick:
         from benchmarks import quick
 
-        quick.main()
+        with device.on(place):
+            quick.main()
     elif named:
-        carry_out(named)
+        with device.on(place):
+            carry_out(named)
     else:
         parser.error("which plan? --list names them")
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from benchmarks import case as cases
-from benchmarks import models
+from benchmarks import device, models
 from benchmarks.case import Case
 from benchmarks.machine import ROOT, facts
 from benchmarks.measures import accuracy
@@ -102,7 +102,8 @@ def perform(run: Run, case_of: Callable[[Run], Case] = case_of, path: Path = RUN
     row |= {name: round(value, 3) for name, value in dataclasses.asdict(cost).items()}
     if run.depth:
         row |= depth(network, case, torch.Generator().manual_seed(run.seed))
-    return row | facts()
+    known = facts()
+    return row | known | {"machine": known["machine"] + device.hardware()}
 
 
 def gap(row: Row) -> float:

@@ -165,4 +165,4 @@ KNOWN: Final = SETTINGS | IMAGES
 
 def tensors(split: Split) -> tuple[Tensor, Tensor]:
     """Windows float32 (n, channels, length) and labels int64 (n,)."""
-    return torch.from_numpy(split.windows), torch.from_numpy(split.labels)
+    return torch.as_tensor(split.windows), torch.as_tensor(split.labels)

@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from benchmarks import device
 from edge_agent.core.dreams import Dreams
 
 Needs = Literal["none", "forget", "retain"]  # "retain" means both sides
@@ -160,6 +161,7 @@ def measured(cost: Cost) -> Iterator[None]:
     Path("/proc/self/clear_refs").write_text(RESET_PEAK)
     before_mib, started_s, started_cpu_s = _status_mib("VmRSS"), time.monotonic(), time.process_time()
     yield
+    device.settled()
     cost.seconds, cost.cpu_seconds = time.monotonic() - started_s, time.process_time() - started_cpu_s
     cost.peak_mib = _status_mib("VmHWM") - before_mib
 

@@ -103,7 +103,8 @@ def _discriminator(network: nn.Sequential, hidden: int, generator: torch.Generat
     """Features (n, d) to the log-odds (n, 1) that a window is of D_f; initial weights come from ``generator``."""
     head = network[-1]
     assert isinstance(head, nn.Linear)
-    layers = [nn.utils.skip_init(nn.Linear, *size) for size in ((head.in_features, hidden), (hidden, 1))]
+    sizes, device = ((head.in_features, hidden), (hidden, 1)), head.weight.device
+    layers = [nn.utils.skip_init(nn.Linear, *size, device=device) for size in sizes]
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(layer.bias)
