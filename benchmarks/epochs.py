@@ -6,7 +6,8 @@ Each method runs with its tuned settings but for 20 epochs, as in the paper's fi
 very run of the tables, where both are about the same original. Probing then Editing ends by itself. Epoch 0 is the
 original; the point after the last epoch is the network that the method returned, which may be an earlier state of it.
 Rows go to ``results/epochs.csv``: setting, method, model_seed, seed, original (its digest), epoch, acc_ft and acc_rt
-(percent of test windows). Runs that it holds are left alone.
+(percent of test windows). Runs that it holds are left alone; but where one is missing, those about another original,
+which another machine has made, are done again with it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def follow(run: Run, case: Case) -> list[dict[str, Any]]:
     look(case.original)
     look(runs.network_of(run, case, look)[0])
     told = {"setting": run.setting, "method": run.method, "model_seed": run.model_seed, "seed": run.seed}
-    told["original"] = models.digest(case.original)[:12]
+    told["original"] = runs.original_of(case)
     return [{"run": _key(run, epoch), **told, "epoch": epoch, **point} for epoch, point in enumerate(points)]
 
 
@@ -60,11 +61,27 @@ def missing(wanted: Iterable[Run], path: Path = EPOCHS) -> list[Run]:
 def carry_on(wanted: Iterable[Run], path: Path = EPOCHS, case_of: Callable[[Run], Case] = runs.case_of) -> None:
     """Do what is missing. The point of epoch 0 is written last: where it stands, the run is whole."""
     torch.set_num_threads(1)
-    for run in missing(wanted, path):
+    wanted = list(wanted)
+    todo = missing(wanted, path)
+    for run in [*todo, *_of_another_original(wanted, todo, path, case_of)]:
         rows = follow(run, case_of(run))
         for row in reversed(rows):
             runs.add(row | facts(), path)
         print(f"{run.setting} {run.method} {run.model_seed}/{run.seed}: {len(rows)} points", file=sys.stderr)
+
+
+def _of_another_original(
+    wanted: Iterable[Run], todo: list[Run], path: Path, case_of: Callable[[Run], Case]
+) -> list[Run]:
+    """Those that are not missing, but about another network than what is missing of their case will be."""
+    digests = {(run.setting, run.forget, run.model_seed): runs.original_of(case_of(run)) for run in todo}
+    held = {row["run"]: row.get("original") for row in runs.read(path)}
+
+    def is_of_another(run: Run) -> bool:
+        now = digests.get((run.setting, run.forget, run.model_seed))
+        return now is not None and held.get(_key(run, 0), now) != now
+
+    return [run for run in wanted if is_of_another(run)]
 
 
 def _key(run: Run, epoch: int) -> str:

@@ -96,7 +96,7 @@ def perform(run: Run, case_of: Callable[[Run], Case] = case_of, path: Path = RUN
     case = case_of(run)
     network, cost = network_of(run, case)
     row = run.describe() | accuracy.measure(case, network, run.part)
-    row["original"] = _original(case)
+    row["original"] = original_of(case)
     row |= _told_of_retrain(run, row["original"], path) or _measured_of_retrain(case, run.part)
     row["gap"] = gap(row)
     row |= {name: round(value, 3) for name, value in dataclasses.asdict(cost).items()}
@@ -209,7 +209,7 @@ def _work_on(group: list[Run], path: Path, case_of: Callable[[Run], Case], progr
     """Do what is missing of one case; False if another process has claimed it and we do not wait."""
     with claimed(_about(group[0]), path, wait=wait) as ours:
         todo = missing(group, path) if ours else []
-        again = _of_another_original(group, _original(case_of(todo[0])), path) if todo else []
+        again = _of_another_original(group, original_of(case_of(todo[0])), path) if todo else []
         progress.total += len(again)
         for run in [*todo, *again]:
             row = perform(run, case_of, path)
@@ -223,8 +223,8 @@ def _of_another_original(group: list[Run], original: str, path: Path) -> list[Ru
     return [run for run in group if run.id in others]
 
 
-def _original(case: Case) -> str:
-    """As rows name it."""
+def original_of(case: Case) -> str:
+    """The original network, as rows name it."""
     return models.digest(case.original)[:12]
 
 

@@ -138,7 +138,7 @@ IMAGES: Final = {
         ),
         Setting(
             "cifar10-full",
-            "CIFAR-10",
+            "CIFAR-10, all pictures",
             lambda folder: images.cifar10(folder, PerClass(train=4500, validation=500, test=1000)),
             "airplane",
             "truck",
@@ -149,7 +149,7 @@ IMAGES: Final = {
         ),
         Setting(
             "cifar100-full",
-            "CIFAR-100",
+            "CIFAR-100, all pictures",
             lambda folder: images.cifar100(folder, PerClass(train=450, validation=50, test=100)),
             "apple",
             "worm",

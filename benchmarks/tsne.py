@@ -5,7 +5,8 @@
 t-SNE (van der Maaten and Hinton 2008) as scikit-learn has it, with its defaults and a fixed seed, for each network by
 itself: distances between the pictures mean nothing. At most 60 windows of each class of CWRU; the paper's class is
 forgotten, methods are tuned as in the tables. Rows go to ``results/tsne.csv``: method, x, y, label (the window's class)
-and class (what the network answers), both by name. Needs scikit-learn (the extra ``bench``).
+and class (what the network answers), both by name, model_seed, seed and original (its digest). Needs scikit-learn (the
+extra ``bench``).
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ def embed(run: Run, case: Case) -> list[dict[str, Any]]:
     points = TSNE(random_state=SEED).fit_transform(features.numpy())
     answers = network[-1](features).argmax(1)
     names = case.data.classes
+    told = {"model_seed": run.model_seed, "seed": run.seed, "original": runs.original_of(case)}
     return [
-        {
+        told
+        | {
             "method": run.method,
             "x": round(float(x), 4),
             "y": round(float(y), 4),
@@ -54,7 +57,7 @@ def embed(run: Run, case: Case) -> list[dict[str, Any]]:
 def draw_anew(wanted: Iterable[Run], path: Path = TSNE_ROWS, case_of: Callable[[Run], Case] = runs.case_of) -> None:
     """Embed them all, and write the file as a whole."""
     torch.set_num_threads(1)
-    told = {"commit": facts()["commit"]}
+    told = facts()
     rows = [row | told for run in wanted for row in embed(run, case_of(run))]
     path.parent.mkdir(parents=True, exist_ok=True)
     runs.write(path, rows[0], rows)

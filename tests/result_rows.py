@@ -11,12 +11,12 @@ from typing import Any
 
 from benchmarks import runs
 from benchmarks.machine import facts
+from benchmarks.measures import depth
 from benchmarks.methods import ABLATIONS, METHODS
 from benchmarks.plans import REPEATED, REPEATS
 from benchmarks.runs import Row, Run
 from benchmarks.speed.figures import Figure
 from benchmarks.tables import rows as tabled
-from benchmarks.tables.depth import MEASURES
 from edge_agent.core.gate import GateSettings
 
 CLASSES = {
@@ -32,8 +32,9 @@ FIGURES = {
     "retrain_acc_f": 0.0, "retrain_acc_r": 99.6, "retrain_acc_ft": 0.0, "retrain_acc_rt": 98.0,
     "retrain_mia": 0.5, "retrain_h_mean": 98.5,
     "seconds": 12.0, "cpu_seconds": 12.0, "peak_mib": 80.0, "forward": 20000, "backward": 9000,
-    "commit": "abcdef012345", "machine": "x86_64, 2 cores",
 }  # fmt: skip
+VERSIONS = {"python": "3.11", "torch": "2.13", "onnxruntime": "1.32", "paho-mqtt": "2.2", "numpy": "2.4"}
+FACTS = {"commit": "abcdef012345", "machine": "x86_64, 2 cores"} | VERSIONS
 
 
 def run_row(
@@ -57,12 +58,12 @@ def run_row(
         "class_change_worst": all_changes[worst],
         "worst_class": worst,
     }
-    return run.describe() | FIGURES | about | figures
+    return run.describe() | FIGURES | FACTS | about | figures
 
 
 def deep(**figures: float) -> dict[str, float]:
     """The columns of the depth, 10 each but for those given."""
-    return dict.fromkeys(MEASURES, 10.0) | figures
+    return dict.fromkeys(depth.COLUMNS, 10.0) | figures
 
 
 def edit_row(kind: str, truth: float, *, accepted: bool, forget: str = "IR007", model: int = 0, **more: Any) -> Row:
@@ -73,21 +74,21 @@ def edit_row(kind: str, truth: float, *, accepted: bool, forget: str = "IR007", 
         "truth_retained": truth / 5,
         "agreement": 0.9,
         "border_kept": 0.9,
-        "commit": "abcdef012345",
-    }
+    } | FACTS
     return {"run": f"{forget} {kind} {model} {GateSettings()!r}"} | about | told | {"accepted": accepted} | more
 
 
-def epoch_rows(method: str, run: str, acc_ft: Sequence[float], model: int = 0) -> list[Row]:
+def epoch_rows(method: str, run: str, acc_ft: Sequence[float], model: int = 0, **more: Any) -> list[Row]:
     """The rows of one run in ``epochs.csv``, in the order in which they are written."""
-    told = {"setting": "cwru", "method": method, "model_seed": model, "seed": 0, "acc_rt": 97.0}
-    rows = [told | {"run": f"{run}-{epoch}", "epoch": epoch, "acc_ft": value} for epoch, value in enumerate(acc_ft)]
+    told = {"setting": "cwru", "method": method, "model_seed": model, "seed": 0, "acc_rt": 97.0} | FACTS
+    points = [{"run": f"{run}-{epoch}", "epoch": epoch, "acc_ft": value} for epoch, value in enumerate(acc_ft)]
+    rows = [told | point | more for point in points]
     return rows[::-1]
 
 
 def point_row(method: str, x: float, label: str, answer: str) -> Row:
     """A row of ``tsne.csv``."""
-    return {"method": method, "x": x, "y": -x, "label": label, "class": answer}
+    return {"method": method, "x": x, "y": -x, "label": label, "class": answer} | FACTS
 
 
 def speed_row(subject: str, value: float) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from functools import cache
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import plans, quick, tuning
+from benchmarks import every_class, plans, quick, runs, tuning
 from benchmarks.methods import ABLATIONS, ALL, METHODS
 from benchmarks.runs import Run
 from benchmarks.settings import SETTINGS
@@ -151,6 +152,30 @@ def test_an_ablation_runs_with_what_was_tuned_except_what_it_sets_itself() -> No
     assert plans.as_published("ablation_published_without_push", pairs) == pairs[1:]
     assert plans.as_published("ablation_published_eq_10", pairs) == pairs
     assert plans.as_published("ablation_shipped_without_push", pairs) == ()
+
+
+def test_the_last_line_says_in_points_what_every_class_cost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = list(plans.every("rig", methods=("pte",)))
+    assert not runs.missing(wanted)  # else the next line would train networks
+    monkeypatch.setattr(sys, "argv", ["every_class", "--data", "rig", "--models", "3", "--json"])
+    every_class.main()
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = [row for row in runs.read() if row["run"] in {run.id for run in wanted}]
+    assert (told["classes"], told["models"], len(rows)) == (7, 3, 21)
+    assert told["acc_f_max"] == max(float(row["acc_f"]) for row in rows)
+    assert told["acc_ft_max"] == max(float(row["acc_ft"]) for row in rows)
+    assert told["retained_change_mean"] == pytest.approx(mean(rows, "retained_change"), abs=1e-3)
+    assert told["retained_change_worst"] == min(float(row["retained_change"]) for row in rows)
+    assert told["class_change_worst"] == min(float(row["class_change_worst"]) for row in rows)
+    behind = mean(rows, "retrain_h_mean") - mean(rows, "h_mean")
+    assert told["h_mean_gap_to_retrain"] == pytest.approx(behind, abs=1e-3)
+    assert told["seconds"] == pytest.approx(sum(float(row["seconds"]) for row in rows), abs=0.1)
+
+
+def mean(rows: list[dict[str, str]], column: str) -> float:
+    return sum(float(row[column]) for row in rows) / len(rows)
 
 
 def test_the_shipped_method_is_run_on_every_class_of_every_model() -> None:

@@ -275,6 +275,11 @@ def test_every_weight_is_held_between_not_at_all_and_fully_and_measuring_that_mo
     assert [hold.shape for hold in held] == [weight.shape for weight in network.parameters()]
     assert all(hold.min() == 0 and hold.max() == 1 for hold in held)
     assert same(network, toy_network())
+    lengths = torch.linalg.vector_norm(network(task.forget_windows.windows), dim=1)
+    gradients = torch.autograd.grad(lengths.mean(), list(network.parameters()))
+    # Of one batch the importance is the gradient's size: the largest is held not at all.
+    once = imp.holds(network, task, imp.Settings(batch=len(task.forget_windows)))
+    assert all(hold.argmin() == gradient.abs().argmax() for hold, gradient in zip(once, gradients, strict=True))
 
 
 def test_a_greater_importance_keeps_the_weights_nearer() -> None:

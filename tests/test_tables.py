@@ -206,7 +206,9 @@ def test_depth_is_judged_in_each_measures_own_direction(tmp_path: Path) -> None:
         "other_retrain": deep(js_to_retrained=0.3),
     }
     text = text_of("depth", write(tmp_path, runs=[row_with(method, own) for method, own in figures.items()]))
-    marks = {column: line_of(text, depth.MEASURES[column].title)[-1] for column in figures["pte"]}
+    lines = {column: line_of(text, measure.title) for column, measure in depth.MEASURES.items()}
+    assert [lines[name][-1] for name in ("linear_probe", "steps_to_relearn", "codes_changed_int4")] == ["1", "0", "-"]
+    marks = {column: line[-2] for column, line in lines.items()}
     assert marks.pop("linear_probe") == "**not met**"
     assert {marks.pop("codes_changed_int8"), marks.pop("codes_changed_int4")} == {"-"}
     assert set(marks.values()) == {"met"}
@@ -260,6 +262,42 @@ def test_the_curve_is_that_of_the_last_whole_run(tmp_path: Path) -> None:
     broken = epoch_rows("pte", "broken", (99.0, 77.0, 77.0))
     told = f3.latest(rows.read(write(tmp_path, epochs=[*old, *new, *broken[:-1]]) / f3.FILE))
     assert f3.epochs(told, "acc_ft") == {0: [99.0], 1: [5.0]}
+
+
+def test_the_figure_by_epoch_is_about_one_network(tmp_path: Path) -> None:
+    """Another machine's network of the same seed counted as one more run of the same."""
+    told = [
+        *epoch_rows("pte", "one", (99.0, 0.0), original="ab"),
+        *epoch_rows("imp", "two", (99.0, 3.0), original="ab"),
+    ]
+    other = epoch_rows("pte", "three", (90.0, 60.0), original="cd")
+    text = text_of("f3", write(tmp_path, epochs=[*told, *other]))
+    assert line_of(text, title("pte"))[2] == "0.00"
+
+
+def test_full_sized_pictures_have_sections_of_their_own(tmp_path: Path) -> None:
+    """Only the settings of the paper's table were looked for: rows that took days on a GPU would have shown nowhere."""
+    about: dict[str, Any] = {"forget": "airplane", "architecture": "resnet18_2d"}
+    told = [
+        run_row("pte_published", name, h_mean=figure, **about)
+        for name, figure in (("cifar10", 70.0), ("cifar10-full", 97.0))
+    ]
+    told.append(run_row("pte_published", "cifar100-full", h_mean=60.0, **(about | {"forget": "apple"})))
+    text = text_of("t1", write(tmp_path, runs=told))
+    assert [
+        cell
+        for line in text.splitlines()
+        if line.startswith(f"| {title('pte_published')} |")
+        for cell in line.split(" | ")[6:7]
+    ] == ["70.00", "97.00", "60.00"]
+    assert text.count("*the paper's PTE*") == 2  # of CIFAR-10, in both sizes
+
+
+def test_a_page_says_where_its_rows_come_from(tmp_path: Path) -> None:
+    told = [run_row("pte"), run_row("pte", forget="B007", commit="fedcba543210+")]
+    text = text_of("every_class", write(tmp_path, runs=told))
+    assert "Made of 2 rows of `python -m benchmarks.run every`, on x86_64, 2 cores; python 3.11, torch 2.13" in text
+    assert "Commits: abcdef012345, fedcba543210+. With + something" in text
 
 
 def test_a_method_without_all_its_repeats_is_missing_from_the_boxes(tmp_path: Path) -> None:

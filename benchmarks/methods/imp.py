@@ -9,8 +9,8 @@ regularisers. Per step, n_f forget windows and n_a adversarial ones; w0 are the 
 - x_a: a forget window moved by **targeted** projected gradient descent in an L2 ball until f0 takes it for y_a, a
   random class that stays. It stands for the retained windows that are not at hand.
 - o_i = 1 - m_i, where m_i is the importance of a weight to the forget set by memory aware synapses (Aljundi et al.,
-  ECCV 2018), the mean of |gradient of the L2 norm of the logits| over D_f, scaled to [0, 1] within each tensor:
-  weights that matter little to the forget set are held.
+  ECCV 2018): |gradient of a mini-batch's mean L2 norm of the logits|, in the mean over D_f's mini-batches as in the
+  official code, scaled to [0, 1] within each tensor. Weights that matter little to the forget set are held.
 
 It ends with the first **step** after which no forget window is answered with a forget class.
 

@@ -5,7 +5,8 @@ that keeps the other classes. ``Settings.stop`` ends it at the first step after 
 a forget class, the remedy of later papers.
 
 Defaults: SGD with momentum 0.9 as in the code of Boundary Unlearning (Chen et al., CVPR 2023), which compares with it.
-Its rate of 0.01 leaves nothing of our networks, so that ours starts at a tenth.
+Its rate of 0.01 leaves nothing of our networks, so that ours starts at a tenth. The number of epochs has no source: it
+is tuned, and with the stop it is only a bound.
 """
 
 from __future__ import annotations

@@ -1,7 +1,15 @@
 """Probing then Editing, as published and as this package ships it (Chen et al., arXiv 2511.09414).
 
-Both are ``edge_agent.core.pte.edit``, the code that runs on the gateway; equations and every choice that the paper
-leaves open stand there and in docs/decisions/0003-the-edit.md.
+Both are ``edge_agent.core.pte.edit``, the code that runs on the gateway. In short, with f0 the original and C_f the
+forget classes:
+
+    probing  x_p = x moved by sign ascent of CE(f0(x), y) in a ball, to the first point where f0 answers y_p not in C_f
+    push     CE(f(x_p), y_p)
+    pull     KL(softmax(f0(x) / tau without C_f) || softmax(f(x) / tau)), all per mini-batch, push and pull in turn
+
+The shipped form trains the last stage only, averages the pull's target over moved copies of x, adds to the pull the
+divergence from f0 on dreams (anchors), and goes on for some steps once the class is gone (consolidation). Every choice
+that the paper leaves open, and where the defaults come from, stands in docs/decisions/0003-the-edit.md.
 
 - ``pte_published``: ``PUBLISHED``, all weights, no dreams; the last state of the run that had forgotten is returned.
   The paper's supplement with its rates is not public, so they are tuned as every rival's.

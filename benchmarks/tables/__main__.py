@@ -1,10 +1,11 @@
-"""Make tables and figures from the committed results; nothing is run, and nothing else is read.
+"""Make tables and figures from the committed results; nothing is run.
 
     python -m benchmarks.tables all
     python -m benchmarks.tables t6 gate
     python -m benchmarks.tables all --results my/results
 
-Reads runs.csv, gate.csv, epochs.csv, tsne.csv, speed.csv and profiles.csv in benchmarks/results; writes
+Reads runs.csv, gate.csv, epochs.csv, tsne.csv, speed.csv and profiles.csv in benchmarks/results (and, to tell which
+runs of a plan are missing, the tuning.csv of the checkout, whatever --results says); writes
 tables/NAME.md, and figures/NAME.png and .svg for figures, beside them, and prints the Markdown. The same rows give the
 same bytes. Where rows are missing, the page names the command that makes them.
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from benchmarks.methods import METHODS
 from benchmarks.plans import UNLEARNING_SEEDS
 from benchmarks.settings import SETTINGS
@@ -17,6 +19,7 @@ from benchmarks.tables.rows import (
     estimate,
     having,
     methods_of,
+    numbers,
     of_paper_class,
     runs,
     settings_of,
@@ -25,7 +28,7 @@ from benchmarks.tables.rows import (
 )
 
 HEAD: Final = (
-    "method", "data", "seconds", "CPU seconds", "peak MiB", "windows forward", "windows backward",
+    "method", "data", "seconds, median", "CPU seconds", "peak MiB", "windows forward", "windows backward",
     "CPU seconds, % of retrain", "windows, % of retrain", "runs",
 )  # fmt: skip
 
@@ -47,7 +50,7 @@ def _section(setting: str, rows: list[Row]) -> str:
         beside = [_with_shares(row, retrained[case(row)]) for row in own if case(row) in retrained]
         shares = [spread(estimate(beside, name)) if beside else NONE for name in ("seconds_share", "windows_share")]
         counts = [number(estimate(own, name).mean, 0) for name in ("peak_mib", "forward", "backward")]
-        seconds = [spread(estimate(own, name)) for name in ("seconds", "cpu_seconds")]
+        seconds = number(float(np.median(numbers(own, "seconds"))), 1), spread(estimate(own, "cpu_seconds"))
         body.append([title(method), data(method), *seconds, *counts, *shares, str(len(own))])
     machines = sorted({row["machine"] for row in rows})
     heading = f"{SETTINGS[setting].title}: {SETTINGS[setting].paper_class}"
@@ -66,8 +69,9 @@ TABLE: Final = Table(
     "Cost of forgetting",
     """Means over originals and unlearning seeds, ± the 95 % interval over originals (Student's t). `peak MiB` is the
 resident memory above what was in use before the method or the training began. Windows are counted at the part before
-the head, once for each pass, with a cached trunk or without: seconds show that difference. Other work may have run on
-the machine meanwhile: CPU seconds (of one thread) hardly show it, and the window counts not at all. Dreams, which a
+the head, once for each pass, with a cached trunk or without: seconds show that difference. Other work ran on
+the machine meanwhile, and some runs were paused, so of seconds the median is shown; CPU seconds (of one thread) hardly
+show it, and the window counts not at all. Dreams, which a
 release carries, are made once per original and are not in the shipped method's seconds.""",
     "python -m benchmarks.run t6",
     make,

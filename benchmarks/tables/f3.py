@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.settings import SETTINGS
 from benchmarks.tables import figures
 from benchmarks.tables.page import Content, Table, grid, number, section
-from benchmarks.tables.rows import Row, methods_of, numbers, read, settings_of, title, where
+from benchmarks.tables.rows import Row, methods_of, numbers, of_one_original, read, settings_of, title, where
 
 FILE: Final = "epochs.csv"
 COLUMNS: Final = 4
@@ -22,10 +22,10 @@ LINES: Final = (("acc_rt", "Acc_rt", figures.BLUE, "-"), ("acc_ft", "Acc_ft", fi
 
 def make(results: Path) -> Content:
     """One figure for each setting, one panel for each method."""
-    rows = latest(read(results / FILE))
+    rows = latest(of_one_original(read(results / FILE)))
     sides = {setting: where(rows, setting=setting) for setting in settings_of(rows)}
     sections = [_section(setting, side) for setting, side in sides.items()]
-    return Content(sections, figures={f"f3_{setting}": _curves(side) for setting, side in sides.items()})
+    return Content(sections, rows, figures={f"f3_{setting}": _curves(side) for setting, side in sides.items()})
 
 
 def latest(rows: Sequence[Row]) -> list[Row]:

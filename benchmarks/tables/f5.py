@@ -27,7 +27,7 @@ def make(results: Path) -> Content:
         return Content([])
     body = [[title(method), str(len(where(rows, method=method)))] for method in methods_of(rows)]
     text = section(f"{SETTINGS['cwru'].title}: {FORGOTTEN}", grid(("network", "windows"), body))
-    return Content([text], figures={"f5": _scatter(rows)})
+    return Content([text], rows, figures={"f5": _scatter(rows)})
 
 
 def _scatter(rows: list[Row]) -> Figure:

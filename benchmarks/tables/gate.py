@@ -38,13 +38,11 @@ def make(results: Path) -> Content:
         return Content([])
     by_setting = {"all": rows} | {SETTINGS[name].title: where(rows, setting=name) for name in settings_of(rows)}
     by_kind = {kind: where(rows, kind=kind) for kind in dict.fromkeys(row["kind"] for row in rows)}
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
     sections = [
-        f"Made of {len(rows)} rows; commits: {commits}.",
         section("The shipped threshold", _standing(rows), _rates("setting", by_setting), _rates("edit", by_kind)),
         section("Rank correlation with the true change of the worst retained class", _correlations(by_setting)),
     ]
-    return Content(sections, figures={"gate": _scatter(rows)})
+    return Content(sections, rows, figures={"gate": _scatter(rows)})
 
 
 def edits(results: Path) -> list[Row]:

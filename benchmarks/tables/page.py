@@ -22,7 +22,7 @@ class Content:
 
     Attributes:
         sections: Markdown; none where there are no rows.
-        rows: those of ``runs.csv`` that it is made of, for the line about commits.
+        rows: those that it is made of, for the lines on where they come from.
         missing: what is not there though the table has a place for it, in words.
     """
 
@@ -78,11 +78,17 @@ def markdown(table: Table, content: Content) -> str:
 
 
 def _origin(rows: Sequence[Row], command: str) -> str:
-    text = f"Made of {len(rows)} rows; commits: {', '.join(sorted({row['commit'] for row in rows}))}."
-    old = sum(not current(row) for row in rows)
-    return text + (
-        f" {old} of them under settings that the code no longer has: `{command}` makes them anew." * (old > 0)
-    )
+    """Command, commits, machine and versions behind rows; the rows themselves name their seeds."""
+    commits = sorted({row["commit"] for row in rows})
+    parts = [f"Made of {len(rows)} rows of `{command}`, on {' and '.join(sorted(set(map(made_with, rows))))}."]
+    parts.append(f"Commits: {', '.join(commits)}.")
+    if any(commit.endswith("+") for commit in commits):
+        parts.append(
+            "With + something tracked had changed since, be it only a file of results; it was committed later."
+        )
+    if old := sum(not current(row) for row in rows):
+        parts.append(f"{old} of them under settings that the code no longer has: the command makes them anew.")
+    return " ".join(parts)
 
 
 def grid(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:

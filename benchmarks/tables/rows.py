@@ -65,7 +65,12 @@ def _told(row: Row) -> Row:
 
 
 def current(row: Row) -> bool:
-    """Whether the code would give the row's run the same id now: no default of the method has changed since."""
+    """Whether the code would give the row's run the same id now: no default of the method has changed since.
+
+    Rows of other files than ``runs.csv`` do not say what would be needed to tell.
+    """
+    if "changed" not in row:
+        return True
     run = Run(
         row["setting"],
         tuple(row["forget"].split("+")),
@@ -126,7 +131,7 @@ def of_one_original(rows: Sequence[Row]) -> list[Row]:
 
 
 def _recipe(row: Row) -> tuple[str, str, str]:
-    return row["setting"], row["architecture"], row["model_seed"]
+    return row["setting"], row.get("architecture", ""), row["model_seed"]
 
 
 def windows_behind(rows: Iterable[Row]) -> str:

@@ -1,0 +1,52 @@
+"""Negative gradient, alone and with its stop, on the toy network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.methods import negative_gradient
+from benchmarks.methods.common import forget_share
+from benchmarks.task import Labelled, Method, Task, carry_out, hand_over
+from edge_agent.core.dreams import Dreams
+from tests.model_fixtures import RATTLE, accuracy, toy_network, windows_of
+
+
+def task_of(method: Method[Any], **changes: Any) -> Task:
+    windows = windows_of(RATTLE)
+    pairs = Labelled(windows, torch.full((len(windows),), RATTLE))
+    none = torch.empty(0, dtype=torch.long)
+    dreams = Dreams(windows[:0], none, none, none.bool())
+    return dataclasses.replace(hand_over(method, toy_network(), (RATTLE,), dreams, pairs, pairs, seed=0), **changes)
+
+
+def test_climbing_makes_the_class_unlikely_and_goes_on_for_all_its_epochs() -> None:
+    seen: list[nn.Module] = []
+    task = task_of(negative_gradient.METHOD, on_epoch=seen.append)
+    network, _ = carry_out(negative_gradient.METHOD, task, negative_gradient.Settings(rate=1e-2, epochs=3))
+    assert len(seen) == 3
+    assert accuracy(network, RATTLE) < 0.05 < accuracy(toy_network(), RATTLE)
+
+
+def test_with_the_stop_it_ends_at_the_first_step_after_which_no_forget_window_is_answered_with_the_class() -> None:
+    task = task_of(negative_gradient.WITH_STOP)
+    shares: list[float] = []
+    count = len(task.forget_windows)
+    answers: list[Tensor] = []
+
+    def note(network: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not network.training and not torch.is_grad_enabled():
+            answers.append(output.argmax(1) == RATTLE)
+
+    task.network.register_forward_hook(note)
+    how = dataclasses.replace(negative_gradient.WITH_STOP.settings, rate=3e-4, batch=32)
+    network, cost = carry_out(negative_gradient.WITH_STOP, task, how)
+    shares = [look.float().mean().item() for look in torch.cat(answers).split(count)]
+    assert len(shares) > 1  # else it would not tell the first from any
+    assert shares[-1] == 0.0
+    assert all(share > 0.0 for share in shares[:-1])
+    assert cost.backward < how.epochs * count
+    assert forget_share(network, task) == 0.0
