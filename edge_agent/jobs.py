@@ -111,7 +111,7 @@ class Jobs:
         release = self._live.release
         masked = tuple(sorted((erased & set(release.card.living)) - set(state.classes)))
         seed = zlib.crc32(state.id.encode())
-        job = job_folder.Job(state.id, state.classes, seed, settings.threads, settings.nice, {}, masked)
+        job = job_folder.Job(state.id, state.classes, seed, settings.threads, {}, masked)
         order = _Order(time.monotonic(), job, settings, release, self._readers(state.classes))
         self._filling = order, self._pool.submit(_fill, self._workplace, order)
 
@@ -180,7 +180,7 @@ class Jobs:
         if filled.folder is None:
             return Ended(order.job.id, Path(), {}, filled.failure)
         try:
-            child = Child(filled.folder, filled.folder / job_folder.LOG)
+            child = Child(filled.folder, filled.folder / job_folder.LOG, order.settings.nice)
         except OSError as error:
             return Ended(order.job.id, filled.folder, {}, JobFailed("E_CHILD", f"cannot start: {error}"))
         reports, settings = job_folder.Reports(filled.folder), order.settings

@@ -245,7 +245,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, help="stop when this process is no longer the parent")
     options = parser.parse_args(arguments)
     job = read_job(options.folder)
-    os.nice(job.nice)
     with suppress(OSError):  # no such file outside Linux
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)

@@ -39,7 +39,7 @@ def edited(tmp_path_factory: pytest.TempPathFactory, toy_release: Path) -> Path:
     folder = tmp_path_factory.mktemp("edited") / "job"
     release = read_release(toy_release)
     windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(11))}
-    job_folder.prepare(folder, job_folder.Job("id", ("whine",), 1, 1, 0, {}), release, windows)
+    job_folder.prepare(folder, job_folder.Job("id", ("whine",), 1, 1, {}), release, windows)
     subprocess.run([sys.executable, "-m", "edge_agent.unlearn_job", str(folder)], check=True, timeout=120)
     return folder / "result"
 

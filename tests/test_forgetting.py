@@ -299,10 +299,10 @@ def test_an_edit_that_the_gate_refuses_leaves_all_as_it_was(
 def test_a_job_gives_way_to_serving_and_is_the_first_that_the_kernel_kills(stocked: LocalAgent, plant: Plant) -> None:
     plant.raw("unlearn/whine", b"")
     pid = wait_until(lambda: stocked.events("job.started"))[0]["pid"]
-    place = Path(f"/proc/{pid}")
-    wait_until(lambda: (place / "oom_score_adj").read_text().strip() == OOM_SCORE)
     nice = [os.getpriority(os.PRIO_PROCESS, one) for one in (stocked.process.pid, pid)]
     assert nice[1] == min(19, nice[0] + Forget().nice)
+    place = Path(f"/proc/{pid}")
+    wait_until(lambda: (place / "oom_score_adj").read_text().strip() == OOM_SCORE)
 
 
 def test_the_mask_holds_from_the_first_answer_after_a_restart(stocked: LocalAgent, plant: Plant) -> None:

@@ -168,7 +168,7 @@ def test_dreams_that_are_not_what_they_say_fail_the_job_and_not_the_agent(
 ) -> None:
     """Dreams without the expected arrays ended the agent's process with a KeyError."""
     windows = {"whine": toy.windows(2, 32, np.random.default_rng(0))}
-    job = job_folder.Job("id", ("whine",), 1, 1, 0, {})
+    job = job_folder.Job("id", ("whine",), 1, 1, {})
     with pytest.raises(BrokenRelease) as caught:
         job_folder.prepare(tmp_path / "job", job, Lying(toy_release, DREAMS, LIES[lie]), windows)
     assert caught.value.code == "E_WEIGHTS"

@@ -153,7 +153,7 @@ def test_a_card_must_name_the_int8_model_and_its_self_test_together(smaller: Rel
 
 def forgotten(release: Release, folder: Path) -> dict[str, Any]:
     windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(3))}
-    job_folder.prepare(folder, job_folder.Job("one", ("whine",), 7, 1, 0, {"sender": 64}), release, windows)
+    job_folder.prepare(folder, job_folder.Job("one", ("whine",), 7, 1, {"sender": 64}), release, windows)
     command = [sys.executable, "-m", "edge_agent.unlearn_job", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

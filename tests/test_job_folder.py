@@ -18,7 +18,7 @@ from edge_agent.schemas.card import CARD, DREAMS, MODEL, WEIGHTS
 from tests.scripts import run_script
 from tests.test_releases import make_release
 
-JOB = Job("id-1", ("IF-1",), 7, 1, 10, {"label": 3})
+JOB = Job("id-1", ("IF-1",), 7, 1, {"label": 3})
 FIRST, SECOND = np.array([0, 1, 2, 0, 2]), np.array([0, 1, 2, 1, 0])  # IF-1 is 1
 
 

@@ -264,7 +264,7 @@ def test_the_forget_job_leaves_a_release_that_has_forgotten(
     architecture: str, releases: dict[str, Path], tmp_path: Path
 ) -> None:
     parent, folder, windows = read_release(releases[architecture]), tmp_path / "job", windows_of(RATTLE)[:64].numpy()
-    what = job_folder.Job("one", ("rattle",), 7, 1, 0, {"sender": len(windows)})
+    what = job_folder.Job("one", ("rattle",), 7, 1, {"sender": len(windows)})
     job_folder.prepare(folder, what, parent, {"rattle": windows})
     numbers = unlearn_job.run(folder, unlearn_job.Reporter(folder, None))
     assert numbers["onnx_parity"] <= 1e-4

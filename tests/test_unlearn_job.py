@@ -48,7 +48,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from edge_agent.adapters.child import Child
 from edge_agent.commands.local import wait_until
-child = Child(Path("job"), Path("job.log"))
+child = Child(Path("job"), Path("job.log"), 10)
 wait_until(lambda: child.ended() is not None, "the child has ended", 60)
 """
 PR_SET_MDWE = 65  # prctl(2): forbid memory that is writable and executable
@@ -71,7 +71,7 @@ def job_in(state: Path, origin: Path) -> Path:
     release = read_release(state / "releases" / "parent")
     folder = state / "jobs" / "one"
     windows = {"whine": toy.windows(WHINE, 64, np.random.default_rng(3))}
-    job_folder.prepare(folder, job_folder.Job("one", ("whine",), 7, 1, 0, {"sender": 64}), release, windows)
+    job_folder.prepare(folder, job_folder.Job("one", ("whine",), 7, 1, {"sender": 64}), release, windows)
     return folder
 
 
@@ -167,7 +167,7 @@ def test_a_class_forgotten_before_stays_forgotten(job: Path) -> None:
     second = job.with_name("second")
     rattle = toy.CLASSES.index("rattle")
     windows = {"rattle": toy.windows(rattle, 64, np.random.default_rng(4))}
-    job_folder.prepare(second, job_folder.Job("two", ("rattle",), 8, 1, 0, {"sender": 64}), first, windows)
+    job_folder.prepare(second, job_folder.Job("two", ("rattle",), 8, 1, {"sender": 64}), first, windows)
     run(second)
     result = read_release(second / "result")
     assert result.card.forgotten == ("rattle", "whine")

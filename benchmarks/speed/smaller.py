@@ -79,7 +79,7 @@ def _agent(plan: Plan, release: Release, folder: Path, at: str, count: int) -> I
 def _forgotten(release: Release, test: Split, folder: Path, at: str) -> Iterator[Figure]:
     """After a forget job, nothing masked: test windows of the class answered with it, and accuracy on the others."""
     label = rig.CLASSES.index(FORGET)
-    job = job_folder.Job("speed", (FORGET,), 0, 1, 0, {"sender": CACHED})
+    job = job_folder.Job("speed", (FORGET,), 0, 1, {"sender": CACHED})
     job_folder.prepare(folder, job, release, {FORGET: np.stack(stock(FORGET, CACHED))})
     subprocess.run([sys.executable, "-m", "edge_agent.unlearn_job", str(folder)], check=True)
     result = read_release(folder / job_folder.RESULT)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 STOP_S: Final = 5.0
+MOST_NICE: Final = 19
 LAST_WORDS: Final = 300  # characters of the log that go into a reason
 
 
@@ -20,15 +22,22 @@ def python() -> list[str]:
 class Child:
     """``python -m edge_agent.unlearn_job FOLDER``, its output in a log file.
 
+    Args:
+        nice: how much less of the processor it is given than this process. It has it before it runs: two seconds go
+            into reading torch, and that long it kept windows waiting when it did this itself.
+
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    def __init__(self, folder: Path, log: Path, nice: int) -> None:
         self._log = log
         command = [*python(), "-m", "edge_agent.unlearn_job", str(folder), "--parent", str(os.getpid())]
         with log.open("wb") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        level = min(MOST_NICE, os.getpriority(os.PRIO_PROCESS, 0) + nice)
+        with suppress(ProcessLookupError):  # it has ended already
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, level)
 
     @property
     def pid(self) -> int:

@@ -44,7 +44,6 @@ class Job:
     classes: tuple[str, ...]
     seed: int
     threads: int
-    nice: int
     windows: dict[str, int]  # cached windows by source, for the record
     masked: tuple[str, ...] = ()  # classes erased before that the release knows again: no window may turn to them
 
