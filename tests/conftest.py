@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from benchmarks import models, toy
@@ -18,6 +19,9 @@ from tests.scripts import ROOT
 # Each run trains the release of the tests anew: with these kernels it is one network on every x86-64. How a method
 # forgets is tested on the network of tests/model_fixtures.py, whose weights are a file.
 models.same_kernels()
+# A busy machine is not a failure: what takes long is measured in benchmarks.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

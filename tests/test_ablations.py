@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -150,7 +150,6 @@ def outputs(largest: float) -> st.SearchStrategy[Tensor]:
     return rows.map(torch.tensor)
 
 
-@settings(deadline=None)
 @given(output=outputs(50.0), tau=st.sampled_from([1.0, 2.0, 4.0]), seed=st.integers(0, 99))
 def test_eq_10_is_the_reverse_divergence_and_finite_where_the_target_is_0(
     output: Tensor, tau: float, seed: int
@@ -164,7 +163,6 @@ def test_eq_10_is_the_reverse_divergence_and_finite_where_the_target_is_0(
     assert torch.autograd.grad(loss, output)[0].isfinite().all()
 
 
-@settings(deadline=None)
 @given(output=outputs(1e3), teacher=outputs(1e3))
 def test_at_that_temperature_the_margins_hold_nothing(output: Tensor, teacher: Tensor) -> None:
     count = min(len(output), len(teacher))

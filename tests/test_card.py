@@ -114,7 +114,7 @@ def test_what_is_no_card_is_refused(content: bytes) -> None:
 
 
 @given(content=st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_refused_in_one_way(content: bytes) -> None:
     _refusal(content)
 
@@ -127,7 +127,7 @@ def test_any_bytes_are_refused_in_one_way(content: bytes) -> None:
         max_leaves=6,
     ),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_card_with_any_one_value_is_refused_or_consistent(key: str, value: Any) -> None:
     try:
         card = parse_card(_bytes(**{key: value}))
@@ -148,7 +148,7 @@ def test_a_card_cannot_be_changed() -> None:
     mean=st.lists(st.floats(-100, 100), min_size=1, max_size=5),
     length=st.integers(1, 300),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_self_test_windows_are_the_same_every_time_and_lie_around_the_mean(mean: list[float], length: int) -> None:
     std = [2.0] * len(mean)
     windows = self_test_windows(mean, std, length)

@@ -69,25 +69,25 @@ def _is_a_label_or_a_refusal(outcome: Label | Refused) -> None:
 @example(classes="a", payload=b'{"id": ' + b"9" * 5000 + b"}")
 @example(classes="a", payload=b'{"expires_at": 1e400}')
 @example(classes="a", payload=b'{"expires_at": ' + b"9" * 400 + b"}")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_a_command_or_a_refusal(classes: str, payload: bytes) -> None:
     _is_a_command_or_a_refusal(_unlearn(classes, payload))
 
 
 @given(content=json_values | unlearn_like)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_json_is_a_command_or_a_refusal(content: Any) -> None:
     _is_a_command_or_a_refusal(_unlearn("IF-1", json.dumps(content).encode()))
 
 
 @given(payload=st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_a_label_or_a_refusal(payload: bytes) -> None:
     _is_a_label_or_a_refusal(_label(payload))
 
 
 @given(content=json_values | label_like)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_json_is_a_label_or_a_refusal(content: Any) -> None:
     _is_a_label_or_a_refusal(_label(json.dumps(content).encode()))
 
@@ -264,7 +264,7 @@ def test_a_topic_that_was_not_asked_for_is_refused(topic: str) -> None:
 
 
 @given(topic=st.text(max_size=40) | st.text("a/+#", max_size=8).map("edge/press-7/windows/".__add__))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_topic_is_known_or_refused(topic: str) -> None:
     try:
         _, name = TOPICS.parse(topic)

@@ -138,7 +138,7 @@ def test_every_reloadable_key_exists() -> None:
 
 
 @given(port=st.integers(), max_abs=st.floats(), level=st.text(max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_values_are_taken_within_their_limits_or_refused(
     tmp_path_factory: pytest.TempPathFactory, port: int, max_abs: float, level: str
 ) -> None:

@@ -60,7 +60,7 @@ def test_groups_may_be_named_and_integers_may_be_windows(tmp_path: Path) -> None
 
 
 @given(groups_per_class=st.integers(3, 12), windows_per_group=st.integers(1, 3), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_whole_groups_go_to_one_side_and_every_class_is_on_each(
     tmp_path_factory: pytest.TempPathFactory, groups_per_class: int, windows_per_group: int, seed: int
 ) -> None:

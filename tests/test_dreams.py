@@ -31,7 +31,7 @@ def _numbered(classes: int = CLASSES) -> Dreams:
 
 
 @given(classes=st.integers(2, 19), typical=st.integers(1, 5), soft=st.integers(0, 4), border=st.integers(0, 30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_target_is_a_distribution_led_by_its_class(classes: int, typical: int, soft: int, border: int) -> None:
     how = DreamSettings(typical, soft, border)
     first, second, target = dreaming._targets(classes, how, seeded())
@@ -72,7 +72,6 @@ def test_anchors_and_evidence_share_no_dream_and_lose_none(gone: tuple[int, ...]
 
 
 @given(gone=st.sets(st.integers(0, CLASSES - 1), max_size=CLASSES))
-@settings(deadline=None)
 def test_no_dream_has_a_part_of_a_forget_class(gone: set[int]) -> None:
     left = without(_numbered(), tuple(gone))
     assert not gone & {*left.first.tolist(), *left.second.tolist()}

@@ -222,7 +222,7 @@ def test_a_model_that_asks_for_more_memory_than_there_is_is_refused() -> None:
         OnnxModel(model(nodes, [shape, five]), 1).logits(np.zeros((1, 3, 256), np.float32))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_model_with_any_bytes_changed_is_refused_or_runs(toy_release: Path, data: st.DataObject) -> None:
     whole = (toy_release / "model.onnx").read_bytes()

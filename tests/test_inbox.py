@@ -85,7 +85,7 @@ def test_an_empty_inbox_lets_its_taker_go_after_the_timeout() -> None:
 @given(
     actions=st.lists(st.sampled_from(["window", "command", "event", "take"]), max_size=60), capacity=st.integers(1, 5)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nothing_accepted_is_lost_repeated_or_reordered(actions: list[str], capacity: int) -> None:
     inbox = Inbox(capacity)
     accepted: dict[str, list[object]] = {"first": [], "windows": []}

@@ -65,7 +65,7 @@ def _reopened(path: Path) -> list[JobState]:
 
 
 @given(written=st.lists(states, max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_state_written_is_there_after_reopening(
     tmp_path_factory: pytest.TempPathFactory, written: list[JobState]
 ) -> None:
@@ -137,7 +137,7 @@ def test_a_journal_cut_at_any_byte_holds_every_row_before_the_cut(tmp_path: Path
 
 
 @given(place=st.integers(0, 10**6), flip=st.integers(1, 255))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_flipped_byte_costs_its_row_and_no_other_and_invents_none(
     tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
 ) -> None:
@@ -164,7 +164,7 @@ def test_a_flipped_byte_costs_its_row_and_no_other_and_invents_none(
 @example(junk=b"00000000")
 @example(junk=b"00000000 \n")
 @example(junk=bytes(4096))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_junk_after_the_rows_changes_no_state(tmp_path_factory: pytest.TempPathFactory, junk: bytes) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal"
     rows = _history(path)

@@ -134,7 +134,7 @@ def test_frozen_norms_keep_their_statistics_and_others_do_not(method: Method[Any
         assert all(moved) if train_norms else not any(moved)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(forget=forget_classes, seed=st.integers(0, 99))
 def test_a_random_label_is_any_class_that_stays_and_no_other(forget: tuple[int, ...], seed: int) -> None:
     task = dataclasses.replace(task_of(random_label.METHOD), forget=forget, generator=seeded(seed))
@@ -164,7 +164,7 @@ def test_a_random_label_is_drawn_anew_in_each_epoch() -> None:
     assert 0.6 < sum(first[window] != second[window] for window in first) / count < 0.9  # 3/4: four classes stay
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(forget=forget_classes, epsilon=st.floats(0, 2))
 def test_shrink_never_trains_on_a_forget_class(forget: tuple[int, ...], epsilon: float) -> None:
     windows = sides(*forget)[0].windows[::20]
@@ -246,7 +246,7 @@ def test_imp_stops_at_the_first_step_after_which_no_forget_window_is_answered_wi
     assert gate.forget_share(network, task.forget_windows.windows, (RATTLE,)) == 0.0
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(forget=forget_classes, epsilon=st.floats(0.05, 1), copies=st.integers(1, 3))
 def test_an_adversarial_window_lies_in_its_ball_and_has_a_class_that_stays(
     forget: tuple[int, ...], epsilon: float, copies: int

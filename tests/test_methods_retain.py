@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -152,7 +152,6 @@ def test_sure_s_cost_counts_the_windows_of_all_three_sides() -> None:
     assert cost.forward == cost.backward == 2 * 3 * 120
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(weight=st.floats(0, 10), value=st.floats(-100, 100))
 def test_reversal_keeps_the_features_and_turns_their_gradient(weight: float, value: float) -> None:
     features = torch.tensor([[value, 1.0]], requires_grad=True)

@@ -41,7 +41,7 @@ def _masked_distillation(output: Tensor, teacher: Tensor, forget: tuple[int, ...
 
 
 @given(case=outputs_and_forget(largest=10.0), tau=st.sampled_from([1.0, 2.0, 4.0, 0.5]), seed=st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_pull_has_the_gradient_of_masked_distillation(
     case: tuple[Tensor, tuple[int, ...]], tau: float, seed: int
 ) -> None:
@@ -61,7 +61,7 @@ def test_the_pull_at_tau_1_is_softmax_minus_target() -> None:
 
 
 @given(case=outputs_and_forget(), tau=st.sampled_from([0.5, 1.0, 4.0]), half=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_target_is_a_distribution_over_the_classes_that_stay(
     case: tuple[Tensor, tuple[int, ...]], tau: float, *, half: bool
 ) -> None:

@@ -54,7 +54,7 @@ def test_the_bearing_has_the_published_orders_of_a_6205() -> None:
     speed_rpm=st.sampled_from(rig.SPEEDS_RPM),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_recording_is_finite_float32_in_the_shape_of_the_rig(
     count: int, fault_class: str, speed_rpm: float, seed: int
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.tables import harm
@@ -25,7 +25,6 @@ from tests.result_rows import read_back, run_row
 FIGURES = st.floats(0, 100, allow_nan=False)
 
 
-@settings(deadline=None)
 @given(st.lists(FIGURES, min_size=2, max_size=9), st.floats(-50, 50))
 def test_an_interval_moves_with_its_values_and_keeps_its_width(values: list[float], shift: float) -> None:
     one, other = student(values), student([value + shift for value in values])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -127,7 +127,6 @@ def test_logits_in_batches_are_those_of_all_windows_at_once(count: int) -> None:
 
 
 @given(most=st.integers(0, 100), length=st.integers(1, 40), seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_a_shifted_window_is_the_window_rolled_and_its_channels_together(most: int, length: int, seed: int) -> None:
     windows = torch.arange(length).float().repeat(4, 2, 1) + torch.tensor([0.0, 1000.0]).view(1, 2, 1)
     shifted = _shift(windows, most, seeded(seed))

@@ -124,7 +124,7 @@ def test_a_scope_cuts_trunk_from_tail(architecture: str, scope: EditScope, first
 
 
 @given(tokens=st.integers(2, 40), shifted=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tokens_see_those_of_their_attention_window_and_no_others(tokens: int, shifted: bool) -> None:
     attention = WindowAttention(6, 3, tokens, shifted=shifted)
     x = torch.randn(1, tokens, 6, generator=seeded()).requires_grad_()

@@ -154,7 +154,7 @@ def _five_windows(folder: Path) -> Path:
 
 
 @given(place=st.integers(0, 5 * SLOT_BYTES - 1), flip=st.integers(1, 255))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_flipped_byte_loses_its_window_and_no_other(
     tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
 ) -> None:

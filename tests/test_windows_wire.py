@@ -69,7 +69,7 @@ def _is_a_window_or_a_refusal(payload: bytes) -> None:
 
 
 @given(samples=some_samples)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_raw_window_comes_back_bit_for_bit(samples: Float32) -> None:
     window = _decode(samples.astype("<f4").tobytes())
     assert window.samples.tobytes() == samples.tobytes()
@@ -85,7 +85,7 @@ def test_a_raw_window_comes_back_bit_for_bit(samples: Float32) -> None:
     captured_ns=st.integers(0, 2**63 - 1),
     label=st.none() | st.text("abc@.", min_size=1),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_cbor_window_comes_back_with_everything_it_said(
     samples: Float32, boot: str, seq: int, captured_ns: int, label: str | None
 ) -> None:
@@ -252,7 +252,7 @@ def test_a_truncated_window_is_refused(size: int) -> None:
 
 
 @given(payload=st.binary(max_size=SPEC.raw_bytes + ENVELOPE_BYTES + 1))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_bytes_are_a_window_or_a_refusal(payload: bytes) -> None:
     _is_a_window_or_a_refusal(payload)
     _is_a_window_or_a_refusal(b"\xa8" + payload)
@@ -261,13 +261,13 @@ def test_any_bytes_are_a_window_or_a_refusal(payload: bytes) -> None:
 @given(payload=st.binary(min_size=SPEC.raw_bytes, max_size=SPEC.raw_bytes))
 @example(struct.pack("<I", 0x7F800001) * SPEC.channels * SPEC.length)  # signalling NaN
 @example(struct.pack("<I", 1) * SPEC.channels * SPEC.length)  # subnormal
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_of_the_raw_size_are_a_window_or_a_refusal(payload: bytes) -> None:
     _is_a_window_or_a_refusal(payload)
 
 
 @given(data=st.data())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_a_mutated_window_is_a_window_or_a_refusal(data: st.DataObject) -> None:
     payload = bytearray(VALID)
     envelope = len(VALID) - SPEC.raw_bytes  # most mutations go there: samples only become other samples
@@ -291,7 +291,7 @@ _plain = st.recursive(
 
 
 @given(changes=st.dictionaries(st.sampled_from(["v", "seq", "boot", "t", "fs", "unit", "class", "x", "y"]), _plain))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_map_with_any_values_is_a_window_or_a_refusal(changes: dict[str, Any]) -> None:
     _is_a_window_or_a_refusal(_cbor(**changes))
 
