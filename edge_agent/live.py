@@ -72,7 +72,8 @@ class LiveModel:
         self.max_abs = max_abs
         self._loaded: Loaded | None = None
         self._hidden: frozenset[str] = frozenset()
-        self._columns: list[int] = []
+        self._masked: tuple[str, ...] = ()
+        self._columns: NDArray[np.bool_] = np.zeros(0, np.bool_)  # which of the logits are of a masked class
         self.health = Health()
         self.shadow: Shadow | None = None
 
@@ -104,7 +105,7 @@ class LiveModel:
     @property
     def masked(self) -> tuple[str, ...]:
         """Classes that no answer names: forgotten, or being forgotten."""
-        return tuple(self.card.classes[column] for column in self._columns)
+        return self._masked
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -179,7 +180,8 @@ class LiveModel:
         self._hidden = names
         if self._loaded is None:  # adopting comes back here
             return
-        self._columns = [column for column, name in enumerate(self.card.classes) if name in self.hidden]
+        self._masked = tuple(name for name in self.card.classes if name in self.hidden)
+        self._columns = np.isin(self.card.classes, self._masked)
 
     def answer(self, windows: Float32) -> list[Answer | None]:
         """Answer float32 windows (n, channels, length); None where the model's output is not finite.
@@ -187,27 +189,26 @@ class LiveModel:
         Raises:
             BrokenRelease: ``E_MODEL``, the model cannot run; ``E_ERASED``, there is no class that may be named.
         """
-        if len(self._columns) == len(self.card.classes):
+        if self._columns.all():
             raise BrokenRelease("E_ERASED", f"every class that release {self.release.digest[:12]} knows is hidden here")
         raw, sound = self._run(windows)
         if self.shadow is not None:
             self.shadow.compare(windows, raw)
         logits = raw.astype(np.float64)
         logits[~sound] = 0.0
-        hidden = np.isin(logits.argmax(axis=1), self._columns)
+        hidden = self._columns[logits.argmax(axis=1)]
         logits[:, self._columns] = -np.inf
         peak = logits.max(axis=1, keepdims=True)
         energy = peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
         probabilities = np.exp(logits - energy)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[
-            :, : min(self._top, len(self.card.classes) - len(self._columns))
-        ]
+        shown = min(self._top, int((~self._columns).sum()))
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :shown]
         names, floor = self.card.classes, self.card.energy_floor
+        # To Python's own numbers at once: one by one that takes longer than all the arithmetic above.
+        rows = (each.tolist() for each in (probabilities, best, energy[:, 0], hidden, sound))
         return [
-            Answer(tuple((names[k], float(row[k])) for k in order), float(score), bool(score < floor), bool(masked))
-            if fine
-            else None
-            for row, order, score, masked, fine in zip(probabilities, best, energy[:, 0], hidden, sound, strict=True)
+            Answer(tuple((names[k], row[k]) for k in order), score, score < floor, masked) if fine else None
+            for row, order, score, masked, fine in zip(*rows, strict=True)
         ]
 
     def _run(self, windows: Float32) -> tuple[Float32, NDArray[np.bool_]]:

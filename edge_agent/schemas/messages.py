@@ -110,4 +110,7 @@ def job_status(state: JobState) -> dict[str, Any]:
 
 def dump(content: Mapping[str, Any]) -> bytes:
     """Compact JSON; NaN is a bug, not a number."""
-    return json.dumps(content, separators=(",", ":"), allow_nan=False, default=list).encode()
+    return _COMPACT.encode(content).encode()
+
+
+_COMPACT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=list)  # json.dumps makes one a call
