@@ -30,10 +30,16 @@ def facts(checkout: Path = ROOT) -> dict[str, str]:
     packages = ("torch", "onnxruntime", "paho-mqtt", "numpy")
     return {
         "commit": git("rev-parse", "--short=12", "HEAD") + changed,
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": ", ".join((platform.machine(), f"{len(os.sched_getaffinity(0))} cores", *_processor())),
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def _processor() -> list[str]:
+    """Its name, where Linux tells it; arm64 kernels do not."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("model name")][:1]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A second model of a release, in int8: about three times as fast, a third of the size, and a little less exact.
+"""A second model of a release, in int8: two to four times as fast, a third of the size, and a little less exact.
 
 Its ranges are taken from dreams, so that no window of a retained class is needed and a gateway can make it anew after
 each edit. docs/decisions/0023-int8.md says why, and how much is lost.

@@ -9,13 +9,13 @@ time, which is not counted; the quick run takes the packaged one, of width 16. N
 without npm it is left out.
 
 Keys of the JSON object: agent_over_bare_loop (the least of the widths, in windows per second), cpu_over_bare_loop (the
-greatest), agent_over_node_red (the least), rss_over_node_red; p50_ms and p99_ms at 100 windows/s (width 32),
-p99_forget_over_idle (the greatest), throughput_forget_over_idle, forget_over_retrain and forget_over_delete (the
-greatest), child_over_idle_torch (peak memory, the greatest), rss_serving_mib, ready_s, first_diagnosis_s;
-int8_speed_up (of the model, the least), int8_size (of the file, the greatest), int8_acc_change (points of test
-accuracy, the worst, after forgetting too), int8_acc_ft (percent of the class's test windows still answered with it),
-worst_growth_step (cost over size from one number of assets, channels, samples or cached windows to the next; 1 is
-linear).
+greatest), agent_over_node_red (the least), rss_over_node_red; p50_ms, p99_ms and paced_cpu_over_bare_loop at 100
+windows/s (width 32), p99_forget_over_idle (the greatest), throughput_forget_over_idle, forget_over_retrain and
+forget_over_delete (the greatest), child_over_idle_torch (peak memory, the greatest), rss_serving_mib (at 100
+windows/s), rss_loaded_mib (after full queues, with cache and metrics), ready_s, first_diagnosis_s; int8_speed_up (of
+the model, the least), int8_size (of the file, the greatest), int8_acc_change (points of test accuracy, the worst, after
+forgetting too), int8_acc_ft (percent of the class's test windows still answered with it), worst_growth_step (cost over
+size from one number of assets, channels, samples or cached windows to the next; 1 is linear), seconds (of this run).
 ``--quick`` has them all from width 16.
 """
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,7 +34,7 @@ from benchmarks.machine import DATA, facts, show
 from benchmarks.speed import breakdown, figures, forgetting, growth, node_red, retraining, serving, smaller, starting
 from benchmarks.speed.figures import Figure, Figures
 from benchmarks.speed.load import rig_windows
-from benchmarks.speed.plan import Plan, say
+from benchmarks.speed.plan import STARTED_S, Plan, say
 from benchmarks.speed.summary import WIDTHS, summary
 from edge_agent.commands.data import load_dataset
 from edge_agent.commands.demo import packaged_release
@@ -83,7 +84,9 @@ def main() -> None:
         figures.save(measured)
         say(f"wrote {figures.SPEED}")
     ratios = summary(Figures(measured)).items()
-    show({**{name: value and float(f"{value:.4g}") for name, value in ratios}, **facts()}, as_json=options.json)
+    numbers = {name: value and float(f"{value:.4g}") for name, value in ratios}
+    took_s = round(time.monotonic() - STARTED_S)
+    show({**numbers, "seconds": took_s, **facts()}, as_json=options.json)
 
 
 if __name__ == "__main__":

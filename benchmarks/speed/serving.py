@@ -92,8 +92,11 @@ def _against_each_other(
 
 
 def _latency(plan: Plan, offered: Load, consumer: Consumer, at: str) -> Iterator[Figure]:
-    late_ms = offered.latencies_ms(consumer, RATE_HZ, round(plan.latency_s * RATE_HZ))
+    count, used_s = round(plan.latency_s * RATE_HZ), consumer.cpu_s()
+    late_ms = offered.latencies_ms(consumer, RATE_HZ, count)
     values = {f"p{share}_ms": float(np.percentile(late_ms, share)) for share in (50, 99)}
-    say(f"{at}: {consumer.name} at {RATE_HZ:g}/s: " + ", ".join(f"{name} {ms:.1f}" for name, ms in values.items()))
+    values["paced_cpu_us_per_window"] = 1e6 * (consumer.cpu_s() - used_s) / count
+    words = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
+    say(f"{at}: {consumer.name} at {RATE_HZ:g}/s: {words}")
     for quantity, value in values.items():
         yield Figure(PART, consumer.name, at, quantity, value)

@@ -84,7 +84,10 @@ def _forgotten(release: Release, test: Split, folder: Path, at: str) -> Iterator
     subprocess.run([sys.executable, "-m", "edge_agent.unlearn_job", str(folder)], check=True)
     result = read_release(folder / job_folder.RESULT)
     for precision in MODELS:
-        right = accuracies(_logits(opened(result, 1, precision=precision).model, test), test.labels, (label,))
+        loaded = opened(result, 1, precision=precision)
+        if loaded.precision != precision:  # it would be measured, and called int8
+            raise RuntimeError(f"after the forget {loaded.precision} serves where {precision} is measured")
+        right = accuracies(_logits(loaded.model, test), test.labels, (label,))
         say(f"{at}: {FORGET} forgotten, {precision}: Acc_ft {right.forget:.2f} %, Acc_rt {right.retained:.2f} %")
         yield Figure(PART, precision, at, "acc_ft", right.forget)
         yield Figure(PART, precision, at, "acc_rt", right.retained)

@@ -32,6 +32,7 @@ def summary(known: Figures) -> dict[str, float | None]:
     return {
         "agent_over_bare_loop": worst(min, "serving", ("agent", "bare_loop"), "windows_per_s"),
         "cpu_over_bare_loop": worst(max, "serving", ("agent", "bare_loop"), "cpu_us_per_window"),
+        "paced_cpu_over_bare_loop": known.ratio("serving", ("agent", "bare_loop"), sparse, "paced_cpu_us_per_window"),
         "agent_over_node_red": worst(min, "serving", ("agent", "node_red"), "windows_per_s"),
         "rss_over_node_red": worst(max, "serving", ("agent", "node_red"), "rss_mib"),
         "p50_ms": known.get("serving", "agent", sparse, "p50_ms"),
@@ -42,6 +43,7 @@ def summary(known: Figures) -> dict[str, float | None]:
         "forget_over_delete": worst(max, "forgetting", ("agent", "delete"), "seconds"),
         "child_over_idle_torch": _choose(max, [peak / idle if peak and idle else None for peak in peaks]),
         "rss_serving_mib": known.get("starting", "agent", sparse, "rss_mib"),
+        "rss_loaded_mib": known.get("serving", "agent", sparse, "rss_mib"),
         "ready_s": known.get("starting", "agent", sparse, "ready_s"),
         "first_diagnosis_s": known.get("starting", "agent", sparse, "first_diagnosis_s"),
         "int8_speed_up": worst(min, "int8", ("float32", "int8"), "us_per_window"),

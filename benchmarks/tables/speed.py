@@ -20,6 +20,7 @@ TARGETS: Final = {
     "agent_over_node_red": ("windows/s, agent over Node-RED", ">=", 2.0),
     "rss_over_node_red": ("memory, agent over Node-RED", "<=", 1.0),
     "cpu_over_bare_loop": ("CPU per window, agent over bare loop", "<=", 1.15),
+    "paced_cpu_over_bare_loop": ("CPU per window at 100 windows/s, agent over bare loop", "<=", 1.15),
     "p50_ms": ("p50 at 100 windows/s, width 32: ms", "<=", 5.0),
     "p99_ms": ("p99 at 100 windows/s, width 32: ms", "<=", 20.0),
     "p99_forget_over_idle": ("p99 while it forgets, over idle", "<=", 2.0),
@@ -30,7 +31,9 @@ TARGETS: Final = {
     "ready_s": ("READY after: s", "<=", 2.0),
     "first_diagnosis_s": ("first diagnosis after: s", "<=", 3.0),
     "rss_serving_mib": ("memory while serving, width 32: MiB", "<=", 120.0),
+    "rss_loaded_mib": ("memory after full queues, width 32: MiB", "<=", 120.0),
     "int8_acc_change": ("test accuracy in int8, worst change: points", ">=", -0.5),
+    "int8_acc_ft": ("test windows of a forgotten class, answered with it in int8: %", "<=", 0.5),
     "worst_growth_step": ("cost over size, worst step", "<=", GROWTH_LIMIT),
 }
 SUBJECTS: Final = {
