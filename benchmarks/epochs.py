@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,27 +61,17 @@ def missing(wanted: Iterable[Run], path: Path = EPOCHS) -> list[Run]:
 def carry_on(wanted: Iterable[Run], path: Path = EPOCHS, case_of: Callable[[Run], Case] = runs.case_of) -> None:
     """Do what is missing. The point of epoch 0 is written last: where it stands, the run is whole."""
     torch.set_num_threads(1)
-    wanted = list(wanted)
-    todo = missing(wanted, path)
-    for run in [*todo, *_of_another_original(wanted, todo, path, case_of)]:
+    for run in _todo(list(wanted), path, case_of):
         rows = follow(run, case_of(run))
         for row in reversed(rows):
             runs.add(row | facts(), path)
         print(f"{run.setting} {run.method} {run.model_seed}/{run.seed}: {len(rows)} points", file=sys.stderr)
 
 
-def _of_another_original(
-    wanted: Iterable[Run], todo: list[Run], path: Path, case_of: Callable[[Run], Case]
-) -> list[Run]:
-    """Those that are not missing, but about another network than what is missing of their case will be."""
-    digests = {(run.setting, run.forget, run.model_seed): runs.original_of(case_of(run)) for run in todo}
-    held = {row["run"]: row.get("original") for row in runs.read(path)}
-
-    def is_of_another(run: Run) -> bool:
-        now = digests.get((run.setting, run.forget, run.model_seed))
-        return now is not None and held.get(_key(run, 0), now) != now
-
-    return [run for run in wanted if is_of_another(run)]
+def _todo(wanted: list[Run], path: Path, case_of: Callable[[Run], Case]) -> Iterator[Run]:
+    for group in runs.by_case(wanted, missing(wanted, path)):
+        yield from missing(group, path)
+        yield from runs.of_another_original(group, runs.original_of(case_of(group[0])), path, lambda run: _key(run, 0))
 
 
 def _key(run: Run, epoch: int) -> str:

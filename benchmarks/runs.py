@@ -193,12 +193,16 @@ def carry_on(wanted: Iterable[Run], path: Path = RUNS, case_of: Callable[[Run], 
     """
     wanted = list(dict.fromkeys(wanted))
     todo = missing(wanted, path)
-    lacking = dict.fromkeys(_about(run) for run in todo)
-    cases = [[run for run in wanted if _about(run) == about] for about in lacking]
     progress = _Progress(len(todo))
-    left = [group for group in cases if not _work_on(group, path, case_of, progress, wait=False)]
+    left = [group for group in by_case(wanted, todo) if not _work_on(group, path, case_of, progress, wait=False)]
     for group in left:
         _work_on(group, path, case_of, progress, wait=True)
+
+
+def by_case(wanted: Iterable[Run], todo: Iterable[Run]) -> list[list[Run]]:
+    """All that is wanted of each case of which something is to be done."""
+    wanted, lacking = list(wanted), dict.fromkeys(_about(run) for run in todo)
+    return [[run for run in wanted if _about(run) == about] for about in lacking]
 
 
 def _about(run: Run) -> str:
@@ -209,7 +213,7 @@ def _work_on(group: list[Run], path: Path, case_of: Callable[[Run], Case], progr
     """Do what is missing of one case; False if another process has claimed it and we do not wait."""
     with claimed(_about(group[0]), path, wait=wait) as ours:
         todo = missing(group, path) if ours else []
-        again = _of_another_original(group, original_of(case_of(todo[0])), path) if todo else []
+        again = of_another_original(group, original_of(case_of(todo[0])), path) if todo else []
         progress.total += len(again)
         for run in [*todo, *again]:
             row = perform(run, case_of, path)
@@ -218,9 +222,12 @@ def _work_on(group: list[Run], path: Path, case_of: Callable[[Run], Case], progr
     return ours
 
 
-def _of_another_original(group: list[Run], original: str, path: Path) -> list[Run]:
+def of_another_original(
+    group: list[Run], original: str, path: Path, key: Callable[[Run], str] = lambda run: run.id
+) -> list[Run]:
+    """Those whose row, which the file has under ``key``, is about another network than ``original``."""
     others = {row["run"] for row in read(path) if row.get("original") != original}
-    return [run for run in group if run.id in others]
+    return [run for run in group if key(run) in others]
 
 
 def original_of(case: Case) -> str:

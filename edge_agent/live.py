@@ -189,7 +189,9 @@ class LiveModel:
         Raises:
             BrokenRelease: ``E_MODEL``, the model cannot run; ``E_ERASED``, there is no class that may be named.
         """
-        if self._columns.all():
+        names, floor = self.card.classes, self.card.energy_floor
+        living = len(names) - len(self._masked)
+        if living == 0:
             raise BrokenRelease("E_ERASED", f"every class that release {self.release.digest[:12]} knows is hidden here")
         raw, sound = self._run(windows)
         if self.shadow is not None:
@@ -201,9 +203,7 @@ class LiveModel:
         peak = logits.max(axis=1, keepdims=True)
         energy = peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
         probabilities = np.exp(logits - energy)
-        shown = min(self._top, int((~self._columns).sum()))
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :shown]
-        names, floor = self.card.classes, self.card.energy_floor
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(self._top, living)]
         # To Python's own numbers at once: one by one that takes longer than all the arithmetic above.
         rows = (each.tolist() for each in (probabilities, best, energy[:, 0], hidden, sound))
         return [

@@ -105,8 +105,9 @@ class Serving:
 
     def _examined(self, batch: list[tuple[Message, Window]]) -> tuple[list[tuple[Message, Window]], Float32]:
         """Those whose samples are sound, and these samples, float32 (n, channels, length); the others are refused."""
-        alone = batch[0][1].samples[np.newaxis]  # most are; a copy would take as long as looking at it
-        samples = alone if len(batch) == 1 else np.stack([window.samples for _, window in batch])
+        windows = [window.samples for _, window in batch]
+        # Most come alone, and a copy would take as long as looking at it.
+        samples = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
         sound, kept = [], []
         for index, ((message, window), found) in enumerate(zip(batch, examine(samples, self._live.spec), strict=True)):
             if isinstance(found, Refused):

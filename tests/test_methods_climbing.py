@@ -33,7 +33,6 @@ def test_climbing_makes_the_class_unlikely_and_goes_on_for_all_its_epochs() -> N
 
 def test_with_the_stop_it_ends_at_the_first_step_after_which_no_forget_window_is_answered_with_the_class() -> None:
     task = task_of(negative_gradient.WITH_STOP)
-    shares: list[float] = []
     count = len(task.forget_windows)
     answers: list[Tensor] = []
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 STOP_S: Final = 5.0
-MOST_NICE: Final = 19
 LAST_WORDS: Final = 300  # characters of the log that go into a reason
 
 
@@ -35,7 +34,7 @@ class Child:
         command = [*python(), "-m", "edge_agent.unlearn_job", str(folder), "--parent", str(os.getpid())]
         with log.open("wb") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        level = min(MOST_NICE, os.getpriority(os.PRIO_PROCESS, 0) + nice)
+        level = os.getpriority(os.PRIO_PROCESS, 0) + nice  # the kernel takes what is over 19 for 19
         with suppress(ProcessLookupError):  # it has ended already
             os.setpriority(os.PRIO_PROCESS, self._process.pid, level)
 

@@ -108,9 +108,9 @@ def job_status(state: JobState) -> dict[str, Any]:
     return content
 
 
+_COMPACT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=list)  # json.dumps makes one a call
+
+
 def dump(content: Mapping[str, Any]) -> bytes:
     """Compact JSON; NaN is a bug, not a number."""
     return _COMPACT.encode(content).encode()
-
-
-_COMPACT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=list)  # json.dumps makes one a call
