@@ -139,6 +139,18 @@ def changed_parts(before: nn.Sequential, after: nn.Sequential) -> set[str]:
     return {name.split(".")[0] for (name, one), other in pairs if not torch.equal(one, other)}
 
 
+def looks(network: nn.Module, label: int) -> list[Tensor]:
+    """Fills up whenever ``network``, or a copy of it, is only asked: which windows it answers with ``label``."""
+    seen: list[Tensor] = []
+
+    def note(asked: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not asked.training and not torch.is_grad_enabled():
+            seen.append(output.argmax(1) == label)
+
+    network.register_forward_hook(note)
+    return seen
+
+
 if __name__ == "__main__":
     models.same_kernels()
     checkpoints.save_weights(train_toy()[0], TRAINED)

@@ -16,6 +16,7 @@ from benchmarks.methods import ABLATIONS, METHODS
 from benchmarks.plans import REPEATED, REPEATS
 from benchmarks.runs import Row, Run
 from benchmarks.speed.figures import Figure
+from benchmarks.tables import TABLES, page
 from benchmarks.tables import rows as tabled
 from edge_agent.core.gate import GateSettings
 
@@ -165,3 +166,14 @@ def of_the_surrogate() -> dict[str, list[Row]]:
     ]
     edits = [edit_row("shipped", -50.0, accepted=True, model=9)]
     return {"runs": rows, "gate": edits, "epochs": epoch_rows("pte", "surrogate", (77.0, 77.0), model=9)}
+
+
+def text_of(name: str, folder: Path) -> str:
+    """A page made of what lies in ``folder``."""
+    return page.markdown(TABLES[name], TABLES[name].make(folder))
+
+
+def line_of(text: str, start: str) -> list[str]:
+    """The cells of the one line of a table that begins so."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]

@@ -9,25 +9,20 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks import toy
-from edge_agent.adapters.audit import AuditLog, read_rows
-from edge_agent.adapters.journal import Journal
-from edge_agent.adapters.releases import read_release
-from edge_agent.clock import Clock
+from edge_agent.adapters.audit import read_rows
 from edge_agent.commands.assembly import assemble
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.errors import BrokenRelease
 from edge_agent.erasure import Publisher
 from edge_agent.health import FEWEST
-from edge_agent.masks import erased_classes, unwelcome
 from edge_agent.schemas.messages import JobState
 from edge_agent.served import ServedModel
 from edge_agent.settings import OWN_MODEL
-from tests.offline import config_of, ended, polled, quiet, started
+from tests.offline import certified, committing, config_of, done, ended, on_probation, polled, quiet, started
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import edge_agent
 
@@ -37,75 +32,7 @@ FORGET_S = 120.0
 pytestmark = pytest.mark.usefixtures(quiet.__name__)
 
 
-def row(event: str, **content: Any) -> dict[str, Any]:
-    return {"event": event, "content": content}
-
-
-def done(name: str, **more: Any) -> JobState:
-    return JobState(f"job-{name}", (name,), "d", "successful", "done", **more)
-
-
-# Tombstones
-
-
-def test_a_class_that_was_erased_stays_so_whatever_is_left_of_its_probation_in_the_journal() -> None:
-    """A crash between the audit log's row and the journal's left a class that a release could bring back."""
-    assert erased_classes([done("hum", kept_s=5.0)], [row("class.erased", id="job-hum", classes=["hum"])]) == {"hum"}
-
-
-def test_a_revival_counts_also_where_the_journal_is_lost(toy_release: Path) -> None:
-    live = read_release(toy_release).card.model_copy(update={"forgotten": ("hum",)})
-    rows = [row("class.erased", id="a", classes=["hum"]), row("class.revived", **{"class": "hum"})]
-    assert erased_classes([], rows[:1], live) == {"hum"}
-    assert erased_classes([], rows, live) == frozenset()
-
-
-def test_during_a_probation_only_the_parent_may_bring_the_class_back() -> None:
-    """Any release that knew the class could be adopted, and undid the forgetting."""
-    states = [done("hum", kept_s=5.0, release_before="parent", release_after="child"), done("whine")]
-    erased = erased_classes(states)
-    assert erased == {"hum", "whine"}
-    assert unwelcome(erased, states, "parent") == {"whine"}
-    assert unwelcome(erased, states, "another") == {"hum", "whine"}
-
-
-def test_a_damaged_row_tells_of_no_erasure(tmp_path: Path) -> None:
-    """One flipped bit in a name hid a living class, and no release was good enough for the agent to start."""
-    log = AuditLog(tmp_path / "audit.jsonl", Clock(tmp_path / "clock"))
-    log.append("class.erased", id="a", classes=["IF-1"])
-    log.close()
-    path = tmp_path / "audit.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"IF-1", b"IF-0"))
-    log = AuditLog(path, Clock(tmp_path / "clock"))
-    assert erased_classes([], log.rows) == erased_classes([], read_rows(path)) == frozenset()
-    log.close()
-
-
-def test_an_agent_remembers_few_rows_of_a_long_log(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path / "audit.jsonl", Clock(tmp_path / "clock"))
-    for _ in range(50):
-        log.append("command.failed", id="a", classes=["hum"], code="E_GATE", reason="")
-    log.append("class.erased", id="a", classes=["hum"])
-    log.close()
-    again = AuditLog(tmp_path / "audit.jsonl", Clock(tmp_path / "clock"))
-    assert [one["event"] for one in again.rows] == ["class.erased"]
-    assert again.head.n == 51
-    again.close()
-
-
 # A state directory as agents leave it, taken up by an agent that talks to nobody
-
-
-def on_probation(tmp_path: Path, toy_release: Path, **state: Any) -> tuple[str, str]:
-    """The toy release has forgotten "whine" and is kept; digests before and after."""
-    store = store_at(tmp_path / "state")
-    before = store.add(toy_release).digest
-    after = store.add(toy.twin(toy_release, tmp_path / "child", forgotten=("whine",), parent=before)).digest
-    store.set_current(after)
-    journal = Journal(tmp_path / "state" / "journal.jsonl")
-    journal.write(done("whine", **{"kept_s": 600.0, "release_before": before, "release_after": after, **state}))
-    journal.close()
-    return before, after
 
 
 def test_a_probation_is_not_charged_for_the_time_before_it_began(tmp_path: Path, toy_release: Path) -> None:
@@ -121,12 +48,6 @@ def test_a_probation_is_not_charged_for_the_time_before_it_began(tmp_path: Path,
     assert kept["job-hum"] == pytest.approx(200.0, abs=5.0)
     assert set(model._store.digests()) == {before, after, child.digest}
     ended(model)
-
-
-def committing(model: ServedModel, name: str, before: str, after: str) -> None:
-    """A command whose candidate is stored and about to go live."""
-    state = replace(done(name), status="executing", phase="committing", release_before=before, release_after=after)
-    model.forgetting._journal.write(state)
 
 
 def test_what_was_usual_before_the_swap_is_what_a_release_on_probation_is_held_against(
@@ -222,13 +143,6 @@ def test_a_certificate_names_another_model_that_knows_the_class_by_a_stored_rele
     assert (other["name"], other["knows"]) == (OWN_MODEL, ["whine"])
     ended(own)
     ended(pumps)
-
-
-def certified(model: ServedModel) -> dict[str, Any]:
-    """What the certificate of its only command says."""
-    document = model.forgetting._erasure.certificate(model.forgetting._journal.states()[0])
-    content: dict[str, Any] = json.loads(document or b"")["content"]
-    return content
 
 
 def test_of_the_stored_releases_the_one_that_has_forgotten_most_replaces_a_broken_one(

@@ -13,7 +13,7 @@ from benchmarks import toy
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, mosquitto
 from tests.plant import Plant, plant_at, toy_agent
 from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent
-from tests.test_broker_security import CONF, SecureBroker, Site, pki
+from tests.secure_broker import CONF, SecureBroker, Site, pki
 
 pytestmark = [NEEDS_OPENSSL, pytest.mark.skipif(mosquitto() is None, reason="mosquitto is not installed")]
 HUM = toy.CLASSES[0]

@@ -3,86 +3,30 @@
 from __future__ import annotations
 
 import gc
-import os
 import queue
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import toy
-from edge_agent.commands.client import ToolClient, connected
-from edge_agent.commands.local import LocalAgent, LocalBroker, free_port, mosquitto, wait_until
+from edge_agent.commands.client import connected
+from edge_agent.commands.local import mosquitto, wait_until
 from edge_agent.core.errors import Misconfigured, Unreachable
 from edge_agent.mqtt_client import BrokerAddress
 from tests.plant import Plant
 from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent
+from tests.secure_broker import Site, agent_of, pki, site_at
 
 pytestmark = [
     NEEDS_OPENSSL,
     pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),  # see refusal()
     pytest.mark.skipif(mosquitto() is None, reason="mosquitto is not installed"),
 ]
-CONF = (ROOT / "deploy" / "mosquitto" / "edge-agent.conf").read_text()
-
-
-def pki(folder: Path, *words: str, days: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run deploy/pki.sh."""
-    environment = {**os.environ, **({} if days is None else {"DAYS": str(days)})}
-    command: list[str | Path] = [ROOT / "deploy" / "pki.sh", folder, *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-@dataclass(frozen=True)
-class Site:
-    """A broker, and the folder in which everybody's certificate lies."""
-
-    broker: LocalBroker
-    folder: Path
-
-    def address(self, name: str, authority: Path | None = None, folder: Path | None = None) -> BrokerAddress:
-        folder = folder or self.folder
-        files = authority or self.folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key"
-        port, client = self.broker.port, f"{name}-{os.urandom(4).hex()}"
-        return BrokerAddress("localhost", port, client, "auto", None, None, *files, session_expiry_s=0)
-
-    @contextmanager
-    def client(self, name: str) -> Iterator[ToolClient]:
-        with connected(self.address(name)) as client:
-            yield client
-
-
-def site_at(folder: Path, *hosts: str) -> Site:
-    for words in ("ca",), ("broker", *hosts), ("agent", "toy"), ("agent", "other"), ("operator", "anna"):
-        assert pki(folder, *words).returncode == 0
-    assert pki(folder, "replica", "spare", "toy").returncode == 0
-    assert pki(folder, "page", "desk", "toy").returncode == 0
-    assert pki(folder, "monitor", "wall").returncode == 0
-    assert pki(folder, "sensor", "m1", "toy").returncode == 0
-    port = free_port()
-    conf = CONF.replace("/etc/mosquitto/edge-agent", str(folder)).replace("listener 8883", f"listener {port} 127.0.0.1")
-    assert conf.count(str(folder)) == 5
-    return Site(SecureBroker(folder / "broker", port, conf), folder)
-
-
-class SecureBroker(LocalBroker):
-    """mosquitto with a whole configuration of its own."""
-
-    def __init__(self, folder: Path, port: int, conf: str) -> None:
-        self._conf = conf
-        super().__init__(folder, port)
-
-    def start(self) -> None:
-        config = Path(self._command[-1])
-        user = re.findall(r"^user .*$", config.read_text(), re.MULTILINE)
-        config.write_text("\n".join([*user, self._conf, f"persistence_location {config.parent}/"]))
-        super().start()
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +34,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = site_at(tmp_path_factory.mktemp("pki"), "localhost")
     yield made
     made.broker.stop()
-
-
-def tls_lines(site: Site, client: str) -> list[str]:
-    """Of a section [mqtt]."""
-    names = {"ca_file": "ca.pem", "cert_file": f"{client}.pem", "key_file": f"{client}.key"}
-    return ['host = "localhost"', *(f'{key} = "{site.folder / name}"' for key, name in names.items())]
-
-
-def agent_of(site: Site, folder: Path, release: Path, client: str = "toy", more: str = "") -> LocalAgent:
-    extra = "\n".join([*tls_lines(site, client), "[forget]", "min_windows = 8", more])
-    return LocalAgent(folder, "toy", site.broker.port, release, extra, {"OMP_NUM_THREADS": "1"})
 
 
 # Rights. `heard` is an operator, who reads all; what does not reach him was refused.
@@ -363,57 +296,3 @@ def test_a_renewed_certificate_is_taken_up_without_a_restart(tmp_path: Path, toy
     finally:
         agent.kill()
         site.broker.stop()
-
-
-# deploy/pki.sh
-
-
-def test_rights_that_were_changed_stay_when_a_certificate_is_renewed(tmp_path: Path) -> None:
-    for words in ("ca",), ("agent", "toy"), ("operator", "anna"):
-        assert pki(tmp_path, *words).returncode == 0
-    changed = (tmp_path / "acl").read_text().replace("topic write unlearn/+\n", "")
-    (tmp_path / "acl").write_text(changed)
-    before = (tmp_path / "anna.pem").read_bytes()
-    assert pki(tmp_path, "operator", "anna").returncode == 0
-    assert (tmp_path / "acl").read_text() == changed
-    assert (tmp_path / "anna.pem").read_bytes() != before
-    assert (tmp_path / "anna.key").stat().st_mode & 0o077 == 0
-
-
-def test_a_name_that_looks_like_another_gets_rights_of_its_own(tmp_path: Path) -> None:
-    for words in ("ca",), ("agent", "press-7"), ("agent", "press.7"), ("sensor", "b.c", "a"), ("sensor", "c", "a.b"):
-        assert pki(tmp_path, *words).returncode == 0
-    rights = (tmp_path / "acl").read_text()
-    assert "read edge/press.7/windows/+" in rights
-    assert "user b.c@a\ntopic write edge/a/windows/b.c\n" in rights
-    assert "user c@a.b\ntopic write edge/a.b/windows/c\n" in rights
-
-
-def test_certificates_are_for_everybody_and_keys_for_their_owner(tmp_path: Path) -> None:
-    for words in ("ca",), ("broker", "localhost"), ("agent", "toy"):
-        assert pki(tmp_path, *words).returncode == 0
-    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
-    assert {modes[name] for name in ("ca.pem", "crl.pem", "broker.pem", "toy.pem")} == {0o644}
-    assert {modes[name] for name in ("ca.key", "broker.key", "toy.key", "acl")} == {0o600}
-
-
-def test_what_openssl_does_not_take_is_told_and_leaves_no_key_behind(tmp_path: Path) -> None:
-    assert pki(tmp_path, "ca").returncode == 0
-    before = sorted(tmp_path.iterdir())
-    assert "DAYS is 'soon'" in subprocess.run(
-        [ROOT / "deploy" / "pki.sh", tmp_path, "operator", "bob"], env={**os.environ, "DAYS": "soon"},
-        capture_output=True, text=True, check=False,
-    ).stderr  # fmt: skip
-    failed = pki(tmp_path, "broker", "")
-    assert failed.returncode == 1
-    assert "openssl x509 failed" in failed.stderr
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_a_name_is_given_to_one_kind_of_client_only_and_the_authority_made_once(tmp_path: Path) -> None:
-    for words in ("ca",), ("agent", "toy"):
-        assert pki(tmp_path, *words).returncode == 0
-    assert "the certificate of another kind of client" in pki(tmp_path, "operator", "toy").stderr
-    assert "is there already" in pki(tmp_path, "ca").stderr
-    for name in ("", "a/b", "a+", "a b", "ca", "../x"):
-        assert "is no name" in pki(tmp_path, "agent", name).stderr

@@ -28,9 +28,8 @@ from edge_agent.reservoir import Source
 from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card
 from edge_agent.schemas.messages import JobState
 from edge_agent.served import SETTLE_EVERY_S, ServedModel
-from tests.offline import config_of, ended, polled, quiet, started
+from tests.offline import certified, config_of, ended, on_probation, polled, quiet, started
 from tests.plant import store_at, wait_until
-from tests.test_aftermath import certified, on_probation
 
 pytestmark = pytest.mark.usefixtures(quiet.__name__)
 WHINE = toy.CLASSES.index("whine")

@@ -17,14 +17,13 @@ import pytest
 
 from benchmarks import toy
 from edge_agent.commands import fleet
-from edge_agent.commands.client import Heard, connected
+from edge_agent.commands.client import connected
 from edge_agent.commands.fleet import Member
 from edge_agent.commands.fleet_ask import survey
 from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.mqtt_client import BrokerAddress
-from edge_agent.schemas.certificate import KIND, VERSION
 from edge_agent.schemas.messages import dump
-from edge_agent.signing import Signer, read_public_key
+from edge_agent.signing import Signer
 from tests.plant import Plant, plant_at, wait_until
 from tests.scripts import edge_agent
 
@@ -228,87 +227,6 @@ def test_without_a_gateway_there_is_nothing_to_ask(operator: Path) -> None:
     run = edge_agent("fleet", "unlearn", HUM, "--broker", operator, "--all")
     assert "the broker knows no gateway below edge/" in run.stderr
     assert edge_agent("fleet", "status", "--broker", operator).returncode == 1
-
-
-# What is believed
-
-
-KIND_OF = {"kind": KIND, "version": VERSION}
-COMMAND = {"id": "f1", "classes": [HUM]}
-SIGNER, FORGER = Signer.of_seed(bytes(32)), Signer.of_seed(bytes([1]) * 32)
-
-
-def certificate(signer: Signer, gateway: str = "press-1", name: str = HUM, id_: str = "f1") -> bytes:
-    return signer.document({**KIND_OF, "gateway": gateway, "command": {"id": id_, "classes": [name]}})
-
-
-def heard(topic: str, payload: bytes | dict[str, Any]) -> Heard:
-    document = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return Heard(f"edge/press-1/{topic}", json.loads(document), True, document)
-
-
-def member(document: bytes, key: Signer | None = None, tmp_path: Path | None = None) -> fleet.Member:
-    """A gateway that has announced SIGNER's key, succeeded, and handed over this certificate."""
-    keys = {}
-    if key is not None and tmp_path is not None:
-        (tmp_path / "press-1.pem").write_text(key.public.pem)
-        keys = {"press-1": read_public_key(tmp_path / "press-1.pem")}
-    seen = fleet.Fleet("edge", keys)
-    seen.hear(heard("status", {"state": "online", "public_key": SIGNER.public.pem}))
-    seen.command = "hum", "f1"
-    seen.hear(heard("unlearn/hum/status", {"id": "f1", "classes": ["hum"], "status": "successful"}))
-    seen.hear(heard("unlearn/hum/certificate", document))
-    return seen.members["press-1"]
-
-
-def test_a_certificate_is_believed_if_the_gateways_key_signed_it_for_this_command(tmp_path: Path) -> None:
-    assert member(certificate(SIGNER)).succeeded
-    assert member(certificate(SIGNER), SIGNER, tmp_path).succeeded
-
-
-@pytest.mark.parametrize(
-    ("document", "problem"),
-    [
-        (certificate(FORGER), "it was signed with key"),
-        (certificate(SIGNER, gateway="press-2"), "it is for hum of gateway press-2"),
-        (certificate(SIGNER, name="whine"), "it is for whine of gateway press-1"),
-        (certificate(SIGNER).replace(b'"hum"', b'"HUM"'), "the signature is not that of key"),
-    ],
-)
-def test_a_certificate_of_somebody_or_something_else_is_not_believed(document: bytes, problem: str) -> None:
-    one = member(document)
-    assert one.ended
-    assert not one.succeeded
-    assert problem in str(one.problem)
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ({**KIND_OF, "command": COMMAND}, "gateway"),
-        ({**KIND_OF, "gateway": "press-1", "command": {"id": "f1"}}, "classes"),
-        ({"gateway": "press-1", "command": COMMAND}, "no edge-agent forgetting certificate of version 1"),
-        ({**KIND_OF, "version": 2, "gateway": "press-1", "command": COMMAND}, "of version 1"),
-    ],
-)
-def test_what_the_gateway_itself_has_signed_is_not_believed_if_it_is_no_certificate(
-    content: dict[str, Any], problem: str
-) -> None:
-    """One without a gateway's name ended the tool with a KeyError; of the kind nothing was asked."""
-    one = member(SIGNER.document(content))
-    assert not one.succeeded
-    assert problem in str(one.problem)
-
-
-def test_a_pinned_key_is_believed_and_no_other_that_a_gateway_announces(tmp_path: Path) -> None:
-    one = member(certificate(SIGNER), FORGER, tmp_path)
-    assert not one.succeeded
-    assert "it was signed with key" in str(one.problem)
-
-
-def test_a_certificate_of_an_earlier_command_is_waited_past() -> None:
-    one = member(certificate(SIGNER, id_="earlier"))
-    assert (one.ended, one.certificate) == (False, None)
 
 
 def test_a_large_fleet_that_never_falls_silent_is_heard_out(broker: LocalBroker) -> None:

@@ -22,6 +22,7 @@ from tests.model_fixtures import (
     CLASSES,
     RATTLE,
     accuracy,
+    looks,
     seeded,
     tensors,
     toy_data,
@@ -227,16 +228,10 @@ def test_a_widened_head_answers_the_old_classes_as_before() -> None:
 
 
 def test_imp_stops_at_the_first_step_after_which_no_forget_window_is_answered_with_the_class() -> None:
-    answers: list[Tensor] = []
     shown: list[nn.Module] = []
     task = task_of(imp.METHOD, on_epoch=shown.append)
     count = len(task.forget_windows)
-
-    def note(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not network.training and not torch.is_grad_enabled():
-            answers.append(output.argmax(1) == RATTLE)
-
-    task.network.register_forward_hook(note)
+    answers = looks(task.network, RATTLE)
     network, _ = unlearnt(imp.METHOD, task, rate=1e-2, epochs=50, batch=30)
     shares = [look.float().mean().item() for look in torch.cat(answers).split(count)]  # each in several batches
     assert len(shown) < 50

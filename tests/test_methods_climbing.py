@@ -6,13 +6,13 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.methods import negative_gradient
 from benchmarks.methods.common import forget_share
 from benchmarks.task import Labelled, Method, Task, carry_out, hand_over
 from edge_agent.core.dreams import Dreams
-from tests.model_fixtures import RATTLE, accuracy, toy_network, windows_of
+from tests.model_fixtures import RATTLE, accuracy, looks, toy_network, windows_of
 
 
 def task_of(method: Method[Any], **changes: Any) -> Task:
@@ -34,13 +34,7 @@ def test_climbing_makes_the_class_unlikely_and_goes_on_for_all_its_epochs() -> N
 def test_with_the_stop_it_ends_at_the_first_step_after_which_no_forget_window_is_answered_with_the_class() -> None:
     task = task_of(negative_gradient.WITH_STOP)
     count = len(task.forget_windows)
-    answers: list[Tensor] = []
-
-    def note(network: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not network.training and not torch.is_grad_enabled():
-            answers.append(output.argmax(1) == RATTLE)
-
-    task.network.register_forward_hook(note)
+    answers = looks(task.network, RATTLE)
     how = dataclasses.replace(negative_gradient.WITH_STOP.settings, rate=3e-4, batch=32)
     network, cost = carry_out(negative_gradient.WITH_STOP, task, how)
     shares = [look.float().mean().item() for look in torch.cat(answers).split(count)]

@@ -11,7 +11,7 @@ from edge_agent.commands.local import LocalAgent, LocalBroker, LocalPage, free_p
 from tests.page_kit import JSON, TOKEN, Pages, ask, call, events, first, told
 from tests.plant import Plant, wait_until
 from tests.scripts import NEEDS_OPENSSL, edge_agent
-from tests.test_broker_security import agent_of, site_at, tls_lines
+from tests.secure_broker import agent_of, site_at, tls_lines
 
 Start = Callable[..., LocalAgent]
 

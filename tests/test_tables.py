@@ -13,29 +13,19 @@ import pytest
 from benchmarks import plans, runs
 from benchmarks.methods import METHODS
 from benchmarks.runs import RESULTS, Run
-from benchmarks.tables import TABLES, __main__, depth, f2, f3, gate, harm, page, rows, targets
+from benchmarks.tables import TABLES, __main__, depth, f2, f3, harm, page, rows, targets
 from benchmarks.tables.rows import title, where
-from edge_agent.core.gate import GateSettings
 from tests.result_rows import (
     deep,
-    edit_row,
     epoch_rows,
+    line_of,
     of_the_surrogate,
     read_back,
     run_row,
     something_of_everything,
+    text_of,
     write,
 )
-
-
-def text_of(name: str, folder: Path) -> str:
-    return page.markdown(TABLES[name], TABLES[name].make(folder))
-
-
-def line_of(text: str, start: str) -> list[str]:
-    """The cells of the one line of a table that begins so."""
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def row_with(method: str, figures: Mapping[str, Any]) -> runs.Row:
@@ -214,46 +204,6 @@ def test_depth_is_judged_in_each_measures_own_direction(tmp_path: Path) -> None:
     assert set(marks.values()) == {"met"}
     assert "keep 10.0 % of the original's divergence from retrain, target at most 10 %: met" in text
     assert "another seed, keeps 33.3 %" in text
-
-
-def test_the_gates_errors_are_shares_of_harmful_and_of_harmless_edits(tmp_path: Path) -> None:
-    truths = (-5.1, -80.0, -5.0, -1.0, -0.9, 2.0)
-    verdicts = (True, False, True, False, False, True)
-    pairs = enumerate(zip(truths, verdicts, strict=True))
-    checks = {"refused_by": "border_kept noisy_share"}
-    edits = [
-        edit_row("shipped", truth, accepted=verdict, forget=str(number)) | ({} if verdict else checks)
-        for number, (truth, verdict) in pairs
-    ]
-    told = gate.edits(write(tmp_path, gate=edits))
-    assert gate.errors(told) == (1, 2, 1, 2)
-    text = text_of("gate", tmp_path)
-    assert "(1 of 2 accepted): **not met**" in text
-    assert "(1 of 2; others refused by border_kept 1, noisy_share 1): **not met**" in text
-    assert "at least 200 edits (6): **not met**" in text
-
-
-def test_an_edit_that_was_judged_again_counts_once(tmp_path: Path) -> None:
-    limits = repr(GateSettings())
-    edits = [edit_row("shipped", truth, accepted=True, run=f"{truth} {limits}") for truth in (-9.0, 0.0)]
-    assert gate.errors(gate.edits(write(tmp_path, gate=edits))) == (0, 0, 0, 1)
-
-
-def test_an_edit_that_was_judged_under_other_limits_does_not_count(tmp_path: Path) -> None:
-    limits = repr(GateSettings(min_agreement=0.1))
-    edits = [edit_row("shipped", 0.0, accepted=True), edit_row("published", -9.0, accepted=True, run=f"x {limits}")]
-    assert len(gate.edits(write(tmp_path, gate=edits))) == 1
-
-
-def test_rank_correlation_sees_order_alone_and_nothing_in_a_constant(tmp_path: Path) -> None:
-    edits = [
-        edit_row("shipped", -float(number**3), accepted=True, forget=str(number), agreement=1 / (1 + number))
-        for number in range(5)
-    ]
-    told = gate.edits(write(tmp_path, gate=edits))
-    assert gate.correlation(told, "agreement") == pytest.approx(1.0)
-    assert gate.correlation(told, "border_kept") is None
-    assert gate.correlation(told, "predicted_loss") is None
 
 
 def test_the_curve_is_that_of_the_last_whole_run(tmp_path: Path) -> None:

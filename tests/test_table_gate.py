@@ -1,0 +1,55 @@
+"""The page of the gate: which edits count, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tables import gate
+from edge_agent.core.gate import GateSettings
+from tests.result_rows import (
+    edit_row,
+    text_of,
+    write,
+)
+
+
+def test_the_gates_errors_are_shares_of_harmful_and_of_harmless_edits(tmp_path: Path) -> None:
+    truths = (-5.1, -80.0, -5.0, -1.0, -0.9, 2.0)
+    verdicts = (True, False, True, False, False, True)
+    pairs = enumerate(zip(truths, verdicts, strict=True))
+    checks = {"refused_by": "border_kept noisy_share"}
+    edits = [
+        edit_row("shipped", truth, accepted=verdict, forget=str(number)) | ({} if verdict else checks)
+        for number, (truth, verdict) in pairs
+    ]
+    told = gate.edits(write(tmp_path, gate=edits))
+    assert gate.errors(told) == (1, 2, 1, 2)
+    text = text_of("gate", tmp_path)
+    assert "(1 of 2 accepted): **not met**" in text
+    assert "(1 of 2; others refused by border_kept 1, noisy_share 1): **not met**" in text
+    assert "at least 200 edits (6): **not met**" in text
+
+
+def test_an_edit_that_was_judged_again_counts_once(tmp_path: Path) -> None:
+    limits = repr(GateSettings())
+    edits = [edit_row("shipped", truth, accepted=True, run=f"{truth} {limits}") for truth in (-9.0, 0.0)]
+    assert gate.errors(gate.edits(write(tmp_path, gate=edits))) == (0, 0, 0, 1)
+
+
+def test_an_edit_that_was_judged_under_other_limits_does_not_count(tmp_path: Path) -> None:
+    limits = repr(GateSettings(min_agreement=0.1))
+    edits = [edit_row("shipped", 0.0, accepted=True), edit_row("published", -9.0, accepted=True, run=f"x {limits}")]
+    assert len(gate.edits(write(tmp_path, gate=edits))) == 1
+
+
+def test_rank_correlation_sees_order_alone_and_nothing_in_a_constant(tmp_path: Path) -> None:
+    edits = [
+        edit_row("shipped", -float(number**3), accepted=True, forget=str(number), agreement=1 / (1 + number))
+        for number in range(5)
+    ]
+    told = gate.edits(write(tmp_path, gate=edits))
+    assert gate.correlation(told, "agreement") == pytest.approx(1.0)
+    assert gate.correlation(told, "border_kept") is None
+    assert gate.correlation(told, "predicted_loss") is None
