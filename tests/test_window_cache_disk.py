@@ -19,6 +19,7 @@ from edge_agent.core.errors import StorageFailed
 from edge_agent.core.types import Window
 from edge_agent.files import size_of
 from edge_agent.reservoir import Source
+from edge_agent.slots import SlotFile
 from edge_agent.vault import Vault
 from tests.cache_kit import (
     CLASSES,
@@ -98,6 +99,38 @@ def test_a_lost_key_costs_the_windows_of_its_class_and_no_others(tmp_path: Path)
     assert cache.fit(CLASSES, SHAPE) == 1
     assert sorted(cache.counts().values()) in ([0, 0, 2], [0, 2, 2])
     assert all(cache.offer(label, window_of(9, label), Source.SENDER) for label in CLASSES)
+
+
+def test_a_file_whose_opening_fails_halfway_loses_nothing_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had counted by then ended the agent when it came again, and the next opening cleared it."""
+    cache = open_cache(tmp_path)
+    for seq in range(3):
+        cache.offer("rattle", window_of(seq), Source.DIAGNOSIS)
+    before = files_of(tmp_path)
+    cache.label("press", "b", 2, "hum")
+    cache.close()
+    for path, content in before.items():  # a power cut that brings the moved window back where it was
+        if content:
+            path.write_bytes(content)
+    clear, failures = SlotFile.clear, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def clear_later(file: SlotFile, slot: int) -> None:
+        if failures:
+            raise failures.pop()
+        clear(file, slot)
+
+    monkeypatch.setattr(SlotFile, "clear", clear_later)
+    cache = WindowCache(tmp_path / "cache", Vault(tmp_path), 8, 1 << 20, 4, unlimited(), np.random.default_rng(0))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(StorageFailed):
+        cache.fit(CLASSES, SHAPE)
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors + 2  # of the two other classes
+    assert not cache.offer("rattle", window_of(0), Source.SENDER)
+    erase(cache, "whine")
+    assert (seqs_of(cache, "hum"), seqs_of(cache, "rattle")) == ([2], [0, 1])
+    cache.close()
 
 
 def forgotten_in_spite_of_the_disk(folder: Path) -> None:

@@ -226,6 +226,15 @@ class WindowCache:
     def _open(self, label: str) -> Reservoir:
         sizes = HEADER_BYTES, self._body_bytes, self.per_class
         file = SlotFile(self._folder, self._file_name(label), self._vault, *sizes)
+        try:
+            return self._filled(label, file)
+        except OSError:
+            file.close()
+            self._where = {key: place for key, place in self._where.items() if place[0] != label}
+            raise
+
+    def _filled(self, label: str, file: SlotFile) -> Reservoir:
+        """The reservoir of a file, with the windows that lie there."""
         one = Reservoir(file, self.per_class, closed=label in self._closed)
         for slot in range(file.count):
             if (packed := file.header(slot)) is not None:
