@@ -91,6 +91,12 @@ def test_what_was_not_measured_is_none_and_a_measured_zero_is_zero() -> None:
     assert {value for name, value in found.items() if name != "int8_acc_ft"} == {None}
 
 
+def test_a_swap_is_held_against_as_long_a_stretch_without_one() -> None:
+    worst = (("swaps_longest_ms", 18.5), ("usuals_longest_ms", 11.0), ("swap_longest_ms", 9.0), ("lost", 0.0))
+    found = summary(Figures(of(*(("swaps", "agent", "width 16", name, value) for name, value in worst))))
+    assert (found["swap_later_ms"], found["swap_lost"]) == (7.5, 0.0)
+
+
 def test_the_worst_step_of_growth_is_cost_over_size_from_one_measured_size_to_the_next() -> None:
     channels = (("1 channels", 100.0), ("1 assets", 450.0), ("32 channels", 1600.0))  # 9 channels, and 3 left out
     rows = of(*(("growth", "agent", at, "cpu_us_per_window", cost) for at, cost in channels))
@@ -148,6 +154,6 @@ def test_a_drained_queue_leaves_the_json_keys_that_the_module_documents() -> Non
 
     words = program.__doc__ or ""
     assert [name for name in summary(Figures([])) if name not in words] == []
-    assert set(PARTS) == {"serving", "starting", "forgetting", "retraining", "int8", "breakdown", "growth"}
+    assert set(PARTS) == {"serving", "starting", "swaps", "forgetting", "retraining", "int8", "breakdown", "growth"}
     assert len(AT) == 3
     assert json.dumps(summary(Figures([])))

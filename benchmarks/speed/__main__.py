@@ -10,7 +10,8 @@ without npm it is left out.
 
 Keys of the JSON object: agent_over_bare_loop (the least of the widths, in windows per second), cpu_over_bare_loop (the
 greatest), agent_over_node_red (the least), rss_over_node_red; p50_ms, p99_ms and paced_cpu_over_bare_loop at 100
-windows/s (width 32), p99_forget_over_idle (the greatest), throughput_forget_over_idle, forget_over_retrain and
+windows/s (width 32), swap_later_ms (how much longer the longest answer around a swap takes than without one),
+swap_lost (windows), p99_forget_over_idle (the greatest), throughput_forget_over_idle, forget_over_retrain and
 forget_over_delete (the greatest), child_over_idle_torch (peak memory, the greatest), rss_serving_mib (at 100
 windows/s), rss_loaded_mib (after full queues, with cache and metrics), ready_s, first_diagnosis_s; int8_speed_up (of
 the model, the least), int8_size (of the file, the greatest), int8_acc_change (points of test accuracy, the worst, after
@@ -31,7 +32,18 @@ from typing import Final
 
 from benchmarks import trained
 from benchmarks.machine import DATA, facts, show
-from benchmarks.speed import breakdown, figures, forgetting, growth, node_red, retraining, serving, smaller, starting
+from benchmarks.speed import (
+    breakdown,
+    figures,
+    forgetting,
+    growth,
+    node_red,
+    retraining,
+    serving,
+    smaller,
+    starting,
+    swapping,
+)
 from benchmarks.speed.figures import Figure, Figures
 from benchmarks.speed.load import rig_windows
 from benchmarks.speed.plan import STARTED_S, Plan, say
@@ -42,6 +54,7 @@ from edge_agent.commands.demo import packaged_release
 PARTS: Final[dict[str, Callable[[Plan, Path], Iterator[Figure]]]] = {
     "serving": serving.measure,
     "starting": starting.measure,
+    "swaps": swapping.measure,
     "forgetting": forgetting.measure,
     "retraining": retraining.measure,
     "int8": smaller.measure,

@@ -27,6 +27,7 @@ def summary(known: Figures) -> dict[str, float | None]:
         pairs = [[known.get("forgetting", "agent", at, name) for name in (above, below)] for at in AT]
         return _choose(choose, [one / other if one is not None and other else None for one, other in pairs])
 
+    swapped, usual = (known.get("swaps", "agent", AT[0], f"{kind}s_longest_ms") for kind in ("swap", "usual"))
     idle = known.get("forgetting", "idle_torch", "", "rss_mib")
     peaks = [known.get("forgetting", "agent", at, "child_peak_mib") for at in AT]
     return {
@@ -37,6 +38,8 @@ def summary(known: Figures) -> dict[str, float | None]:
         "rss_over_node_red": worst(max, "serving", ("agent", "node_red"), "rss_mib"),
         "p50_ms": known.get("serving", "agent", sparse, "p50_ms"),
         "p99_ms": known.get("serving", "agent", sparse, "p99_ms"),
+        "swap_later_ms": None if swapped is None or usual is None else swapped - usual,
+        "swap_lost": known.get("swaps", "agent", AT[0], "lost"),
         "p99_forget_over_idle": own(max, "p99_ms_meanwhile", "p99_ms_before"),
         "throughput_forget_over_idle": own(min, "windows_per_s_meanwhile", "windows_per_s_alone"),
         "forget_over_retrain": worst(max, "forgetting", ("agent", "retrain"), "seconds"),

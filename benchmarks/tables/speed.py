@@ -23,6 +23,8 @@ TARGETS: Final = {
     "paced_cpu_over_bare_loop": ("CPU per window at 100 windows/s, agent over bare loop", "<=", 1.15),
     "p50_ms": ("p50 at 100 windows/s, width 32: ms", "<=", 5.0),
     "p99_ms": ("p99 at 100 windows/s, width 32: ms", "<=", 20.0),
+    "swap_later_ms": ("longest answer around a swap, more than without one: ms", "<=", 10.0),
+    "swap_lost": ("windows lost over swaps", "<=", 0.0),
     "p99_forget_over_idle": ("p99 while it forgets, over idle", "<=", 2.0),
     "throughput_forget_over_idle": ("windows/s while it forgets, over idle", ">=", 0.6),
     "forget_over_retrain": ("forgetting over retraining: seconds", "<=", 0.02),
@@ -71,7 +73,7 @@ def make(results: Path) -> Content:
     sections = [
         f"Measured at commit {facts['commit']} on {made_with(facts)}.",
         section("Targets", _targets(known)),
-        section("Serving", _serving(known), _limits(known), _latency(known)),
+        section("Serving", _serving(known), _limits(known), _latency(known), _swaps(known)),
         section("Where the time of a window goes", _breakdown(known)),
         section("Forgetting", _forgetting(known), _phases(known), _curve(known)),
         section("The model in int8", _int8(known)),
@@ -124,6 +126,14 @@ def _latency(known: Figures) -> str:
         values = [known.get("serving", subject, "width 32", name) for name in ("p50_ms", "p99_ms")]
         body.append([SUBJECTS[subject], *(optional(value, 1) for value in values)])
     return grid(("from publish to diagnosis at 100 windows/s, width 32", "p50 ms", "p99 ms"), body)
+
+
+def _swaps(known: Figures) -> str:
+    body = []
+    for words, kind in (("around a hot swap", "swap"), ("as long a stretch without one", "usual")):
+        values = [known.get("swaps", "agent", AT[0], f"{name}_longest_ms") for name in (kind, f"{kind}s")]
+        body.append([words, *(optional(value, 1) for value in values)])
+    return grid(("longest answer at 200 windows/s, cache full, width 16", "median ms", "worst ms"), body)
 
 
 def _breakdown(known: Figures) -> str:
