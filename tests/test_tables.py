@@ -181,6 +181,31 @@ def test_harm_to_a_class_is_told_against_retrain_as_well(tmp_path: Path) -> None
     assert change == {"Normal": -1.0, "B007": -1.0, "OR007@6": 0.0}
 
 
+def test_the_worst_against_retrain_is_told_with_its_case(tmp_path: Path) -> None:
+    told = read_back(tmp_path, run_row("retrain", changes={"B007": 2.0}), run_row("pte", changes={"B007": -1.5}))
+    words = harm.against_retrain(where(told, method="pte"), harm.retrained_of(told))
+    assert words.startswith("Against retrain: Acc_rt 0.00 in the mean and 0.00 at the worst (IR007, original 0); ")
+    assert words.endswith("worst class -3.50 (B007 by IR007, original 0).")
+    alone = harm.against_retrain(where(told, method="pte"), {})
+    assert alone.endswith("(IR007, original 0).")
+    assert "class" not in alone
+
+
+def test_a_class_that_rivals_forgot_from_other_originals_as_well_counts_once(tmp_path: Path) -> None:
+    """The paper's class stood three times among the others, each once, and the page spoke of one original."""
+    named = ("pte", "delete_all")
+    told = [run_row(method, forget=forget) for method in named for forget in ("IR007", "B007")]
+    told += [run_row(method, forget="IR007", model=model) for method in named for model in (1, 2)]
+    assert line_of(text_of("every_class", write(tmp_path, runs=told)), "DELETE-all")[-1] == "2"
+
+
+def test_ranks_are_told_beside_methods_that_use_retained_windows_as_well(tmp_path: Path) -> None:
+    values = {"pte": 98.0, "delete_all": 90.0, "scrub": 99.0}
+    told = [run_row(name, forget=gone, h_mean=value) for name, value in values.items() for gone in ("IR007", "B007")]
+    text = text_of("every_class", write(tmp_path, runs=told))
+    assert "2 cases: SCRUB 1.00, PTE, shipped 2.00, DELETE-all 3.00" in text
+
+
 def test_methods_are_compared_where_a_reference_is_missing(tmp_path: Path) -> None:
     told = [run_row(method, forget=forget) for method in ("pte", "delete_all") for forget in ("IR007", "B007")]
     text = text_of("every_class", write(tmp_path, runs=[*told, run_row("head_surgery")]))

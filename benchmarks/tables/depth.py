@@ -27,6 +27,7 @@ from benchmarks.tables.rows import (
     shared,
     title,
     where,
+    windows_behind,
 )
 
 BESIDE: Final = ("original", "retrain", "other_retrain", "head_surgery", SHIPPED)
@@ -99,12 +100,18 @@ def make(results: Path) -> Content:
 def _section(setting: str, rows: list[Row]) -> str:
     of_paper, parts = of_paper_class(rows, setting), []
     if of_paper:
-        parts.append(f"{SETTINGS[setting].paper_class}, by all methods of which this was measured:")
+        parts.append(
+            f"{SETTINGS[setting].paper_class}, by all methods of which this was measured. {windows_behind(of_paper)}"
+        )
         parts += [_methods(of_paper, group) for group in GROUPS]
     beside = [row for row in shared(rows, BESIDE) if "+" not in row["forget"]]
     if beside:
         count = len(by_case(beside))
-        parts += [f"All {count} cases that these share, in the mean:", _beside(beside), _divergence(beside)]
+        parts += [
+            f"All {count} cases that these share, in the mean. {windows_behind(beside)}",
+            _beside(beside),
+            _divergence(beside),
+        ]
     return section(SETTINGS[setting].title, *parts)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,9 @@ from benchmarks.settings import MODEL_SEEDS, SETTINGS
 from benchmarks.tables import harm, targets
 from benchmarks.tables.page import NONE, Content, Table, grid, met, number, points, section
 from benchmarks.tables.rows import (
+    Case,
     Row,
+    beside_retrain,
     by_case,
     case,
     data,
@@ -51,12 +55,13 @@ def _section(setting: str, rows: list[Row]) -> str:
     shipped = where(rows, method=SHIPPED)
     originals = len({original(row) for row in shipped})
     count = f"{len(shipped)} of {cases(setting)} cases ({len(CLASSES[setting])} classes, {originals} originals)"
-    surrogate = SETTINGS[setting].surrogate
+    surrogate, retrained = SETTINGS[setting].surrogate, harm.retrained_of(rows)
     rivals = _compared([row for row in rows if row["forget"] != surrogate])
     parts = [
         f"**{title(SHIPPED)}**: {count}. {windows_behind(shipped)}",
         targets.verdicts(setting, shipped),
-        _class_by_class(shipped),
+        harm.against_retrain(shipped, retrained),
+        _class_by_class(shipped, retrained),
     ]
     if rivals:
         parts += [f"**Methods**, every class but {surrogate}, on which rivals were tuned:", _comparison(rivals)]
@@ -65,9 +70,11 @@ def _section(setting: str, rows: list[Row]) -> str:
 
 
 def _compared(rows: list[Row]) -> list[Row]:
-    """The rows of methods that forgot more than one class."""
-    many = [name for name in methods_of(rows) if len({row["forget"] for row in where(rows, method=name)}) > 1]
-    return where(rows, method=many)
+    """The rows of methods that forgot more than one class of an original: else one class counted as many times."""
+    forgotten = defaultdict(set)
+    for row in rows:
+        forgotten[row["method"], original(row)].add(row["forget"])
+    return [row for row in rows if len(forgotten[row["method"], original(row)]) > 1]
 
 
 def _comparison(rows: list[Row]) -> str:
@@ -93,6 +100,11 @@ def _standing(rows: list[Row]) -> str:
         best = min(ranks.values())
         words = f"best mean rank in H-Mean among the {len(ranks)} retain-free methods here"
         lines.append(f"- {words}: {met(ranks[SHIPPED] <= best)}")
+    both_kinds, cases_of_all = mean_ranks([row for row in rows if data(row["method"]) != "reference"])
+    if len(both_kinds) > len(ranks):
+        order = sorted(both_kinds.items(), key=lambda one: one[1])
+        told = ", ".join(f"{title(method)} {number(rank)}" for method, rank in order)
+        lines.append(f"- mean rank with the retain-using methods, {cases_of_all} cases: {told}")
     using = [method for method in methods_of(rows) if data(method) == "forget + retain"]
     both = shared(rows, (SHIPPED, *using)) if using else []
     if both:
@@ -103,7 +115,7 @@ def _standing(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _class_by_class(rows: list[Row]) -> str:
+def _class_by_class(rows: list[Row], retrained: Mapping[Case, Row]) -> str:
     body = []
     for forget in CLASSES[rows[0]["setting"]]:
         own = where(rows, forget=forget)
@@ -117,9 +129,19 @@ def _class_by_class(rows: list[Row]) -> str:
             points(sum(changes) / len(changes)),
             points(min(changes)),
             f"{points(float(worst['class_change_worst']))} ({worst['worst_class']}, original {worst['model_seed']})",
+            points(min(numbers(beside_retrain(own), "to_retrain"))),
+            _worst_to_retrain(own, retrained),
             str(len(own)),
         ])  # fmt: skip
-    return grid(("forgotten class", "Acc_ft max", "Acc_rt change", "worst", "worst retained class", "originals"), body)
+    return grid((
+        *("forgotten class", "Acc_ft max", "Acc_rt change", "worst", "worst retained class"),
+        *("worst to retrain", "worst class to retrain", "originals"),
+    ), body)  # fmt: skip
+
+
+def _worst_to_retrain(rows: list[Row], retrained: Mapping[Case, Row]) -> str:
+    changes = [change for row in rows for change in harm.class_changes_to_retrain(row, retrained).values()]
+    return points(min(changes)) if changes else NONE
 
 
 TABLE: Final = Table(

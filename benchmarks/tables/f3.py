@@ -13,7 +13,19 @@ from matplotlib.figure import Figure
 from benchmarks.settings import SETTINGS
 from benchmarks.tables import figures
 from benchmarks.tables.page import Content, Table, grid, number, section
-from benchmarks.tables.rows import Row, methods_of, numbers, of_one_original, read, settings_of, title, where
+from benchmarks.tables.rows import (
+    Row,
+    methods_of,
+    numbers,
+    of_one_original,
+    of_paper_class,
+    read,
+    runs,
+    settings_of,
+    title,
+    where,
+    windows_behind,
+)
 
 FILE: Final = "epochs.csv"
 COLUMNS: Final = 4
@@ -24,7 +36,7 @@ def make(results: Path) -> Content:
     """One figure for each setting, one panel for each method."""
     rows = latest(of_one_original(read(results / FILE)))
     sides = {setting: where(rows, setting=setting) for setting in settings_of(rows)}
-    sections = [_section(setting, side) for setting, side in sides.items()]
+    sections = [_section(setting, side, of_paper_class(runs(results), setting)) for setting, side in sides.items()]
     return Content(sections, rows, figures={f"f3_{setting}": _curves(side) for setting, side in sides.items()})
 
 
@@ -51,7 +63,8 @@ def epochs(rows: Sequence[Row], column: str) -> dict[int, list[float]]:
     return {epoch: numbers(where(rows, epoch=str(epoch)), column) for epoch in numbered}
 
 
-def _section(setting: str, rows: list[Row]) -> str:
+def _section(setting: str, rows: list[Row], known: list[Row]) -> str:
+    """``known`` tell the windows of the same case."""
     body = []
     for method in methods_of(rows):
         forgotten, retained = (list(epochs(where(rows, method=method), name).items()) for name in ("acc_ft", "acc_rt"))
@@ -60,7 +73,8 @@ def _section(setting: str, rows: list[Row]) -> str:
         cells = [float(np.mean(values)), float(np.mean(retained[-1][1])), lowest]
         body.append([title(method), str(last), *map(number, cells), str(len(values))])
     head = ("method", "last epoch", "Acc_ft there", "Acc_rt there", "lowest Acc_rt", "runs that far")
-    return section(SETTINGS[setting].title, grid(head, body))
+    behind = [windows_behind(known)] if known else []
+    return section(SETTINGS[setting].title, grid(head, body), *behind)
 
 
 def _curves(rows: list[Row]) -> Figure:

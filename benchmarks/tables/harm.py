@@ -38,6 +38,22 @@ def cells(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> list[str]:
     ]
 
 
+def against_retrain(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> str:
+    """The same of one method in words: Acc_rt and single retained classes less retrain's."""
+    beside = beside_retrain(rows)
+    worst = min(beside, key=lambda row: float(row["to_retrain"]))
+    words = (
+        f"Against retrain: Acc_rt {spread(estimate(beside, 'to_retrain'), points)} in the mean and "
+        f"{points(float(worst['to_retrain']))} at the worst ({worst['forget']}, original {worst['model_seed']})"
+    )
+    changes = [(class_changes_to_retrain(row, retrained), row) for row in rows]
+    each = [(change, name, row) for own, row in changes for name, change in own.items()]
+    if not each:
+        return f"{words}."
+    change, name, row = min(each, key=lambda one: one[0])
+    return f"{words}; worst class {points(change)} ({name} by {row['forget']}, original {row['model_seed']})."
+
+
 def retrained_of(rows: Sequence[Row]) -> dict[Case, Row]:
     """Retrain's row of each case."""
     return {case(row): row for row in where(rows, method="retrain")}

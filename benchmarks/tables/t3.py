@@ -65,6 +65,7 @@ def _section(setting: str, rows: list[Row]) -> str:
         shipped = where(of_count, method=SHIPPED)
         if count > 1 and shipped:
             parts += [f"{title(SHIPPED)}, {count} classes at once:", targets.verdicts(setting, shipped)]
+            parts.append(harm.against_retrain(shipped, retrained))
     table = grid(("classes", "method", "data", *harm.HEAD, "cases"), body)
     return section(SETTINGS[setting].title, table, windows_behind(rows), *parts)
 
