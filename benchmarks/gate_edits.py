@@ -1,12 +1,13 @@
 """How well does the gate know? Many edits, good and damaged: its evidence beside what test windows say.
 
     python -m benchmarks.gate_edits --data cwru cwru-noise rig dsads
+    python -m benchmarks.gate_edits --data dsads --model 1 --kinds shipped
 
-Every class is forgotten from model 0 by the shipped method and by variants of it that are known to harm, some a little,
-some beyond use. One row per edit goes to ``results/gate.csv``: ``kind`` of edit, ``truth_worst_class`` and
-``truth_retained`` (points of test accuracy against the original, the single retained class that lost most and all
-together), the gate's ``predicted_loss``, ``agreement`` and ``border_kept`` at their worst class, and whether it
-``accepted``.
+Every class is forgotten from one model by the shipped method and by variants of it that are known to harm, some a
+little, some beyond use. One row per edit goes to ``results/gate.csv``: ``original`` (its digest), ``kind`` of edit,
+``truth_worst_class`` and ``truth_retained`` (points of test accuracy against the original, the single retained class
+that lost most and all together), the gate's ``predicted_loss``, ``agreement`` and ``border_kept`` at their worst class,
+and whether it ``accepted``.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def judged(case: Case, kind: str, seed: int = 0) -> Row:
     changes = class_changes(before, after, test.labels, case.data.classes)
     right = [recall(answered(output), test.labels) for output in (before, after)]
     return {
+        "original": runs.original_of(case),
         "truth_worst_class": min(changes.values()),
         "worst_class": min(changes, key=lambda name: changes[name]),
         "truth_retained": round(right[1] - right[0], 3),
@@ -76,13 +78,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["cwru", "cwru-noise", "rig", "dsads"], choices=SETTINGS)
     parser.add_argument("--model", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=[*KINDS], choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     started_s = time.monotonic()
     done = {row["run"] for row in runs.read(GATE)}
     for setting in options.data:
         for name in cases.dataset(setting).classes:
-            for kind in KINDS:
+            for kind in options.kinds:
                 run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r} {gate.GateSettings()!r}"
                 if run in done:
                     continue
