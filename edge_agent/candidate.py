@@ -78,8 +78,9 @@ class Candidate:
         log.info("shadow.started", id=state.id, windows=settings.shadow_windows)
 
     def _settle(self, state: JobState, settings: Forget) -> None:
-        self._live.shadow = None
-        self.commit(self._journal.write(replace(state, phase="committing")), settings)
+        state = self._journal.write(replace(state, phase="committing"))
+        self._live.shadow = None  # not before: a failing disk gives it no second trial
+        self.commit(state, settings)
 
     def commit(self, state: JobState, settings: Forget) -> None:
         """From here on the command ends well, also after a crash: swap, then destroy."""
@@ -91,7 +92,7 @@ class Candidate:
             loaded = self._loading.made(after, lambda: self._live.load(self._store.get(after), unwelcome))
             if loaded is None:
                 return  # it is being loaded beside the serving thread
-            state = replace(state, usual_s=self._live.health.usual_s)
+            state = self._journal.note(replace(state, usual_s=self._live.health.usual_s))  # gone with the swap
             self._live.swap(loaded)
             log.info("release.adopted", release=after[:12], before=before[:12], reason="forget", id=state.id)
             self._publish.release()

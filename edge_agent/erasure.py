@@ -180,7 +180,7 @@ class Erasure:
         for digest in [one for one in self._parts.store.digests() if one != live]:
             try:
                 known[digest] = sorted(set(self._parts.store.card(digest).living) & set(state.classes))
-            except BrokenRelease:
+            except (BrokenRelease, StorageFailed):
                 known[digest] = sorted(state.classes)
         return {digest: knows for digest, knows in known.items() if knows}
 

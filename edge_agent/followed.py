@@ -229,7 +229,7 @@ class FollowedModel:
             self._tidy_s = now_s + RETRY_S
             if self._unrecorded:
                 self._write_down()
-            if self._untidy:
+            if self._untidy and self._errand is None:  # what an errand brings must not go with the rest
                 self._keep_only()
 
     def look(self) -> ModelSnapshot:

@@ -273,6 +273,7 @@ class Forgetting:
             state = replace(state, release_after=sealed.digest, on_disk=state.on_disk or self._jobs.on_disk)
             state = self._journal.write(state)
         except (BrokenRelease, StorageFailed) as error:
+            self._failing = state, error  # also of the disk: what it made goes with the job folder
             self._drop(state, error)
             return
         self._publish.state(state)

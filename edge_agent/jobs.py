@@ -16,7 +16,7 @@ from edge_agent.adapters.releases import Release
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace
 from edge_agent.core.errors import EdgeAgentError, JobFailed, StorageFailed
-from edge_agent.files import size_of
+from edge_agent.files import size_of, storage
 from edge_agent.live import LiveModel
 from edge_agent.reservoir import SOURCES, Loaded, Reader
 from edge_agent.schemas.messages import JobState, Phase
@@ -214,8 +214,9 @@ def _folder_of(workplace: Workplace, order: _Order, loaded: Mapping[str, Loaded]
             raise JobFailed("E_TOO_FEW_WINDOWS", words)
     sources = {source: sum(one.counts[source] for one in loaded.values()) for source in SOURCES}
     job, windows = replace(order.job, windows=sources), {name: one.windows for name, one in loaded.items()}
-    needed = job_folder.needed_bytes(size_of(order.release.folder), windows)
-    folder = workplace.folder(f"{job.seed:08x}", needed)
+    with storage("the job folder cannot be made"):
+        needed = job_folder.needed_bytes(size_of(order.release.folder), windows)
+        folder = workplace.folder(f"{job.seed:08x}", needed)
     job_folder.prepare(folder, job, order.release, windows)
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -169,7 +170,8 @@ class LiveModel:
         if self._engines is not None and self._engines.is_dir():
             for folder in self._engines.iterdir():
                 if folder.name != self.release.digest:
-                    remove(folder)
+                    with suppress(OSError):  # they are in memory, and gone with the service
+                        remove(folder)
 
     def forget_health(self) -> None:
         """Judge the live release by what comes from now on."""

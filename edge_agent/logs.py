@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import Final
+from contextlib import suppress
+from typing import Final, TextIO, cast
 
 import structlog
 
@@ -12,7 +14,7 @@ EVENTS: Final[dict[str, str]] = {
     "agent.stopped": "The agent has ended cleanly; with all counters.",
     "broker.connected": "The broker accepted the connection; protocol, session_present.",
     "broker.disconnected": "The connection ended or could not be made; reason.",
-    "cache.dropped": "Cached windows were destroyed: the release that came has not their classes or shape.",
+    "cache.dropped": "Cached windows were destroyed: the release that came knows their class or shape no more.",
     "cache.failed": "A window could not be cached; serving goes on.",
     "certificate.renewed": "A file of the client certificate or the CA has changed; the agent connects again.",
     "class.erased": "A forget command has succeeded; classes, windows erased, job_s.",
@@ -43,11 +45,24 @@ EVENTS: Final[dict[str, str]] = {
     "release.refused": "A release cannot be used; code, reason.",
     "release.replaced": "The current release cannot be used, another one serves.",
     "shadow.started": "After the gate, the new model answers live windows unheard; id, windows.",
-    "storage.failed": "A write failed (disk full, read-only); serving goes on, the write is tried again.",
+    "storage.failed": "A file could not be written or read (disk full, read-only); serving goes on, it is tried again.",
     "subscription.refused": "The broker's ACL does not let the agent listen to these topics.",
     "wish.refused": "A class cannot be revived: on probation, or not forgotten here; name, reason.",
     "session.damaged": "The session counter was damaged and starts anew.",
 }
+
+
+class _Lines(io.TextIOBase):
+    """Standard error, as it is by now; a line that cannot be written, as on a full disk, is lost and stops nothing."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure(level: str, style: str) -> None:
@@ -64,6 +79,6 @@ def configure(level: str, style: str) -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Lines())),
         cache_logger_on_first_use=False,
     )

@@ -112,9 +112,10 @@ def _check_signature(signature: bytes, card: bytes, keys: tuple[PublicKey, ...])
 
 
 def _read(place: _Place, name: str) -> bytes:
-    content = bytearray()
+    content, allowance = bytearray(), _Allowance(MOST_CARD_BYTES + BLOCK, FETCH_S)
     with place.open(name) as blocks:
         for block in blocks:
+            allowance.take(0)  # of the time alone: the card says later how much there may be
             content += block
             if len(content) > MOST_CARD_BYTES:
                 raise BrokenRelease("E_CARD", f"{name} has more than {MOST_CARD_BYTES} bytes")
@@ -176,7 +177,7 @@ class _Https:
         with _reaching(url):
             answer = self._opener.open(Request(url, headers=self._headers), timeout=ANSWER_S)  # noqa: S310 it is https
         with answer:
-            yield _blocks(iter(lambda: answer.read(BLOCK), b""), url)
+            yield _blocks(iter(lambda: answer.read1(BLOCK), b""), url)
 
 
 class _Oci:

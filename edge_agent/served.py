@@ -230,8 +230,9 @@ class ServedModel:
             self._settle(now_s)
         if not self._tell_replicas() and now_s >= self._status_s + STATUS_EVERY_S:
             self.publish_status()
-        if (wanted := self._wanted or self._store.wanted()) is not None:
-            self._adopt_wanted(wanted, now_s)
+        with tolerant():
+            if (wanted := self._wanted or self._store.wanted()) is not None:
+                self._adopt_wanted(wanted, now_s)
 
     def look(self) -> ModelSnapshot:
         """What it shows of itself."""
@@ -251,10 +252,10 @@ class ServedModel:
         """Adopt the release that ``edge-agent releases`` asked for, once no command works on the present one."""
         if self.forgetting.at_work:
             return
+        if self._wanted is None:
+            self._store.forget_wish()  # first: a release that ended the process would do so at every start
+            self._wanted = wanted
         try:
-            if self._wanted is None:
-                self._store.forget_wish()  # first: a release that ended the process would do so at every start
-                self._wanted = wanted
             loaded = self._installer.made(wanted, lambda: self.live.load(self._store.get(wanted)))
             if loaded is None:
                 return
@@ -281,14 +282,31 @@ class ServedModel:
 
     def _settle(self, now_s: float) -> None:
         """Let cache, probation and audit log follow a release that an operator adopted; what fails is tried again."""
+        self._settle_s = now_s + SETTLE_EVERY_S
+        with tolerant():
+            if self._cache.counts().keys() != set(self.live.card.classes):  # the disk failed when the agent started
+                fit_cache(self._cache, self.live)
+                self._masks.apply()
+        with tolerant():
+            self._drop_forgotten()
         if self._adopted is None:
             return
-        self._settle_s = now_s + SETTLE_EVERY_S
         with tolerant():
             fit_cache(self._cache, self.live)
             self.forgetting.release_adopted()
             self._audit.append("release.adopted", release=self._adopted, reason="operator")
             self._adopted = None
+
+    def _drop_forgotten(self) -> None:
+        """Destroy windows of classes that a release from elsewhere had forgotten before: no command can ask for it."""
+        if self.forgetting.at_work is not None:
+            return  # the end of a command tells in its certificate what it destroys
+        for name in self.live.card.forgotten:
+            if count := self._cache.counts().get(name):
+                self._cache.erase(name)
+                log.warning("cache.dropped", files=1, windows=count, reason=f"the release has forgotten {name}")
+            while self._cache.rekey_one(name):
+                pass
 
     def reload(self, config: Config) -> None:
         """Take over what may change while it runs."""

@@ -170,8 +170,9 @@ class Serving:
             self._tally.failed("cache_failures", "cache.failed", error.code, error.reason)
 
     def _label(self, asset: str, message: Message) -> None:
+        if self._cache is None:
+            raise Refused("E_TOPIC", "a replica takes no labels")
         label = parse_label(message.payload)
-        assert self._cache is not None  # a replica takes no labels
         try:
             self._cache.label(asset, label.boot, label.seq, label.label)
         except StorageFailed as error:

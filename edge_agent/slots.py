@@ -33,7 +33,6 @@ class SlotFile:
     Attributes:
         count: slots that the file has room for so far.
         given_up: whether there was a file whose key is lost, so that a new one was begun.
-        lent: names of files that contents were moved to.
 
     Raises:
         OSError: it cannot be opened or made.
@@ -47,11 +46,13 @@ class SlotFile:
         self._generation, self._cipher, self.given_up = self._settle()
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # What lies beyond the last whole slot was torn, or is more than is allowed now.
-        self.count = min(os.fstat(self._descriptor).st_size // self.slot_bytes, most)
-        os.ftruncate(self._descriptor, self.count * self.slot_bytes)
-        self.lent: frozenset[str] = frozenset()
-        with suppress(OSError, ValueError):
-            self.lent = frozenset(json.loads((folder / (name + LENT)).read_bytes()))
+        try:
+            self.count = min(os.fstat(self._descriptor).st_size // self.slot_bytes, most)
+            os.ftruncate(self._descriptor, self.count * self.slot_bytes)
+            self._lent = _read_lent(folder / (name + LENT))
+        except OSError:
+            os.close(self._descriptor)
+            raise
 
     @property
     def _path(self) -> Path:
@@ -117,9 +118,13 @@ class SlotFile:
 
     def lend(self, name: str) -> None:
         """Remember, durably, that a content of this file is about to be moved to another one."""
-        if name not in self.lent:
-            write_atomically(self._folder / (self._name + LENT), json.dumps(sorted({*self.lent, name})).encode())
-            self.lent |= {name}
+        if self._lent is not None and name not in self._lent:
+            write_atomically(self._folder / (self._name + LENT), json.dumps(sorted({*self._lent, name})).encode())
+            self._lent |= {name}
+
+    def has_lent(self, name: str) -> bool:
+        """Whether contents of this file were moved to that one, or may have been: the list of them may be damaged."""
+        return self._lent is None or name in self._lent
 
     def rekey(self) -> None:
         """Copy all slots under a new key, then destroy the old one and what it sealed.
@@ -146,7 +151,7 @@ class SlotFile:
         self._descriptor, self._generation, self._cipher = descriptor, fresh, cipher
         self._destroy_all_but(fresh)
         remove(self._folder / (self._name + LENT))
-        self.lent = frozenset()
+        self._lent = frozenset()
 
     def close(self) -> None:
         """Close the file."""
@@ -176,6 +181,17 @@ class SlotFile:
         for generation in self._generations() - {kept}:
             self._vault.destroy(self._key(generation))
             remove(self._folder / f"{self._name}.{generation}{SUFFIX}")
+
+
+def _read_lent(path: Path) -> frozenset[str] | None:
+    """The names in a list of files that contents were moved to; None where nobody can tell any more."""
+    if not path.exists():
+        return frozenset()
+    content = path.read_bytes()
+    try:
+        return frozenset(map(str, json.loads(content)))
+    except (ValueError, TypeError):
+        return None
 
 
 def slot_bytes(header_bytes: int, body_bytes: int) -> int:

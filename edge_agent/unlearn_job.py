@@ -38,7 +38,7 @@ from edge_agent.adapters.job_folder import (
 from edge_agent.adapters.releases import Release, read_release, write_card
 from edge_agent.core import gate, pte
 from edge_agent.core.edit_settings import EditSettings
-from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed
+from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.core.evidence import ClassEvidence, Evidence, prepare
 from edge_agent.core.margins import ClassMargins
 from edge_agent.core.training import logits
@@ -161,7 +161,7 @@ def _smaller(
 
     try:
         smaller = int8.add(result, edited, anchors, evidence, windows, threads)
-    except (BrokenRelease, OSError, MemoryError) as error:
+    except (BrokenRelease, StorageFailed, OSError, MemoryError) as error:
         return {"refused": str(error) or type(error).__name__}
     return {**asdict(smaller), "refused": smaller.complaint}
 

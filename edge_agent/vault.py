@@ -21,7 +21,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edge_agent.core.errors import KeyLost, Misconfigured
+from edge_agent.core.errors import KeyLost, Misconfigured, StorageFailed
 from edge_agent.files import credential, shred, storage, write_atomically
 
 NONCE_BYTES: Final = 12
@@ -78,7 +78,7 @@ class Vault:
         """With the wrong master key every key would pass for damaged, and be replaced. One that is damaged is alone."""
         names = self.names("")
         for name in names:
-            with suppress(KeyLost):
+            with suppress(KeyLost, StorageFailed):
                 self._bare(name)
                 return
         if len(names) > 1:
@@ -106,6 +106,7 @@ class Vault:
 
         Raises:
             KeyLost: ``E_KEY``, it was destroyed, is damaged, or was wrapped by another master key.
+            StorageFailed: the disk cannot read it now; what it sealed is not lost for that.
         """
         return Cipher(self._bare(name))
 
@@ -114,14 +115,16 @@ class Vault:
 
         Raises:
             KeyLost: ``E_KEY``, it is damaged, or was wrapped by another master key.
+            StorageFailed: the disk cannot read it now, or cannot store a new one.
         """
         return self._bare(name) if self._path(name).exists() else self.make_secret(name)
 
     def _bare(self, name: str) -> bytes:
-        try:
-            wrapped = self._path(name).read_bytes()
-        except OSError as error:
-            raise KeyLost("E_KEY", f"key {name} cannot be read: {error.strerror}") from error
+        path = self._path(name)
+        with storage(f"key {name} cannot be read"):
+            wrapped = path.read_bytes() if path.exists() else None
+        if wrapped is None:
+            raise KeyLost("E_KEY", f"there is no key {name}")
         return self._master.open(wrapped, name)
 
     def destroy(self, name: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import toy
@@ -17,10 +18,12 @@ from edge_agent.adapters.audit import read_rows
 from edge_agent.commands.assembly import assemble
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.errors import BrokenRelease
+from edge_agent.core.types import Window
 from edge_agent.erasure import Publisher
 from edge_agent.health import FEWEST
+from edge_agent.reservoir import Source
 from edge_agent.schemas.messages import JobState
-from edge_agent.served import ServedModel
+from edge_agent.served import SETTLE_EVERY_S, ServedModel
 from edge_agent.settings import OWN_MODEL
 from tests.offline import certified, committing, config_of, done, ended, on_probation, polled, quiet, started
 from tests.plant import Plant, store_at, wait_until
@@ -154,6 +157,26 @@ def test_of_the_stored_releases_the_one_that_has_forgotten_most_replaces_a_broke
     (tmp_path / "state" / "current").unlink()
     model = started(config_of(tmp_path, toy_release))
     assert model.live.release.digest == after
+    ended(model)
+
+
+def test_windows_of_a_class_that_a_release_from_elsewhere_has_forgotten_are_destroyed(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """They stayed, closed, and no command could ask for them: the class was forgotten already."""
+    model = started(config_of(tmp_path, toy_release))
+    for seq, samples in enumerate(toy.windows(toy.CLASSES.index("whine"), 12, np.random.default_rng(0))):
+        model._cache.offer("whine", Window("m", "b", seq, 0, "whine", samples), Source.SENDER)
+    pulled = toy.twin(toy_release, tmp_path / "pulled", name="pulled", forgotten=("whine",))
+    model._store.want(model._store.add(pulled).digest)
+
+    def adopted() -> bool:
+        model.housekeep(0.0)
+        return model.live.card.forgotten == ("whine",)
+
+    wait_until(adopted)
+    model.housekeep(SETTLE_EVERY_S)
+    assert model._cache.counts()["whine"] == 0
     ended(model)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import toy
+from edge_agent.cli_fleet import _progress, _states
 from edge_agent.commands import fleet
 from edge_agent.commands.client import Heard
 from edge_agent.schemas.certificate import KIND, VERSION
@@ -91,3 +92,23 @@ def test_a_pinned_key_is_believed_and_no_other_that_a_gateway_announces(tmp_path
 def test_a_certificate_of_an_earlier_command_is_waited_past() -> None:
     one = member(certificate(SIGNER, id_="earlier"))
     assert (one.ended, one.certificate) == (False, None)
+
+
+# What is heard besides
+
+
+@pytest.mark.parametrize("more", [{"cached": None}, {"cached": {"a": "5"}}, {"release": None, "counters": {}}])
+def test_a_gateway_that_says_odd_things_of_itself_stops_nobodys_tool(more: dict[str, Any]) -> None:
+    seen = fleet.Fleet("edge", {})
+    seen.hear(heard("status", {"state": "online", **more}))
+    _states(seen.members)
+    assert fleet.asked(seen.members, (HUM,)) == ("press-1",)
+
+
+def test_a_number_in_quotes_is_shown_as_a_number() -> None:
+    seen = fleet.Fleet("edge", {})
+    seen.hear(heard("status", {"state": "online"}))
+    seen.command = "hum", "f1"
+    seen.hear(heard("unlearn/hum/status", {"id": "f1", "classes": ["hum"], "status": "executing", "progress": "0.5"}))
+    assert seen.members["press-1"].status["progress"] == 0.5
+    _progress(seen.members)

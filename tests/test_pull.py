@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edge_agent import remote
 from edge_agent.adapters.releases import read_release
 from edge_agent.adapters.workplace import bare_folder
 from edge_agent.commands.local import LocalBroker, free_port, wait_until
@@ -222,6 +228,36 @@ def test_a_release_that_comes_too_slowly_is_given_up() -> None:
     _Allowance(1000, 60.0).take(1)
     with pytest.raises(Unreachable, match="did not come within"):
         _Allowance(1000, -1.0).take(1)
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up_in_time(
+    pki: Path, trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until 64 KiB had come nobody looked at the clock: days, in which a replica followed nobody."""
+    over = threading.Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / "broker.pem", pki / "broker.key")
+    monkeypatch.setattr(remote, "FETCH_S", 0.5)
+
+    def drip(listener: socket.socket) -> None:
+        with suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as secure:
+            secure.recv(4096)
+            secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            for _ in range(200):  # at most ten seconds, so that a failure ends too
+                secure.sendall(b" ")
+                if over.wait(0.05):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=drip, args=(listener,))
+        server.start()
+        started_s = time.monotonic()
+        with pytest.raises(Unreachable, match=r"within 0\.5 s"):
+            fetch(f"https://localhost:{listener.getsockname()[1]}/x", trust, tmp_path, "a" * 64)
+        took_s = time.monotonic() - started_s
+        over.set()
+        server.join()
+    assert took_s < 5.0
 
 
 def test_a_release_that_is_too_large_is_not_taken(server: Server, trust: Trust, tmp_path: Path) -> None:

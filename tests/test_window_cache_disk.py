@@ -133,6 +133,40 @@ def test_a_file_whose_opening_fails_halfway_loses_nothing_and_stops_nothing(
     cache.close()
 
 
+def test_a_file_that_cannot_be_opened_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An erasure tries again every five seconds."""
+    open_cache(tmp_path).close()
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("edge_agent.slots.os.ftruncate", failing)
+    cache = WindowCache(tmp_path / "cache", Vault(tmp_path), 8, 1 << 20, 4, unlimited(), np.random.default_rng(0))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(StorageFailed):
+            cache.fit(CLASSES, SHAPE)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"[1", b"7", b"null"])
+def test_where_windows_were_moved_to_is_taken_to_be_everywhere_if_the_list_is_damaged(
+    tmp_path: Path, content: bytes
+) -> None:
+    """Then no file got a new key, and a window of the erased class could still be had from a copy of the disk."""
+    cache = open_cache(tmp_path)
+    cache.offer("rattle", window_of(1), Source.DIAGNOSIS)
+    image = files_of(tmp_path)
+    cache.label("press", "b", 1, "hum")
+    cache.close()
+    (lent,) = (tmp_path / "cache").glob("*.lent")
+    lent.write_bytes(content)
+    cache = open_cache(tmp_path)
+    erase(cache, "hum")
+    cache.close()
+    assert found_in(tmp_path, image) == []
+
+
 def forgotten_in_spite_of_the_disk(folder: Path) -> None:
     """Erase a class whose windows were partly moved from another; if the disk fails, once more when it is sound."""
     crashes.mended = True

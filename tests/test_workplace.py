@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +120,33 @@ def test_clearing_overwrites_what_is_on_the_disk_and_removes_what_is_in_memory(
 def test_a_path_that_is_not_there_is_of_no_file_system(tmp_path: Path) -> None:
     assert file_system(tmp_path / "nowhere") == ""
     assert file_system(Path("/proc")) == "proc"
+
+
+def test_a_mount_whose_name_is_no_utf8_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_bytes(Path("/proc/self/mounts").read_bytes() + b"/dev/sdb1 /media/M\xc4RZ\\040A vfat rw 0 0\n")
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(mounts if path == Path("/proc/self/mounts") else path))
+    assert file_system(SHARED_MEMORY) == "tmpfs"
+    assert (Path(os.fsdecode(b"/media/M\xc4RZ A")), "vfat") in list(workplace._mounts(mounts.read_bytes()))
+
+
+def test_bare_releases_that_a_killed_process_left_are_gone_with_the_jobs_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that went to the disk was never looked for once there was room in memory, and no certificate told of it."""
+    disk = tmp_path / "tmp"
+    disk.mkdir()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(disk))
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    left = [root / f"{workplace.BARE}{killed.pid}-left" for root in (disk, SHARED_MEMORY)]
+    for folder in left:
+        folder.mkdir()
+        (folder / "weights.safetensors").write_bytes(b"w")
+    with workplace.bare_folder() as own:
+        for folder in left:
+            folder.mkdir(exist_ok=True)
+        Workplace(tmp_path / "state").clear()
+        assert own.exists()
+        assert not any(folder.exists() for folder in left)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.clock import Clock
-from edge_agent.core.errors import EdgeAgentError, Untrusted
+from edge_agent.core.errors import EdgeAgentError, StorageFailed, Untrusted
 from edge_agent.files import append_durably, storage, sync_folder, write_atomically
 from edge_agent.signing import canonical
 
@@ -136,10 +136,15 @@ class AuditLog:
         if chain.torn:
             with suppress(OSError):  # to keep it is a service, no promise
                 write_atomically(path.with_name("audit.damaged"), chain.torn)
-            self.append("audit.damaged", bytes_given_up=len(chain.torn))
+            self._own_up(bytes_given_up=len(chain.torn))
         told = [row["content"].get("reason") for row in self.rows if row["event"] == "audit.damaged"]
         if chain.broken is not None and chain.broken not in told:
-            self.append("audit.damaged", reason=chain.broken)
+            self._own_up(reason=chain.broken)
+
+    def _own_up(self, **content: Any) -> None:
+        """Say what is damaged; on a full disk that is missing, for it must not keep the agent from serving."""
+        with suppress(StorageFailed):
+            self.append("audit.damaged", **content)
 
     def append(self, event: str, **content: Any) -> Head:
         """Write a row durably.

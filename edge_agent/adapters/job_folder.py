@@ -141,7 +141,7 @@ class Reports:
             with self._path.open("rb") as file:
                 file.seek(self._read_to)
                 whole, _, _ = file.read().rpartition(b"\n")
-        except FileNotFoundError:
+        except OSError:  # not there yet, or the next time
             return None
         if not whole:
             return None
@@ -169,6 +169,6 @@ def read_outcome(folder: Path) -> dict[str, Any] | None:
     """How the job ended, or None if it has not."""
     try:
         content: dict[str, Any] = json.loads((folder / OUTCOME).read_bytes())
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return None
     return content

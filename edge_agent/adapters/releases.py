@@ -37,19 +37,19 @@ class Release:
 
         Raises:
             BrokenRelease: ``E_HASH``, it is missing, no plain file, or not what the card says.
+            StorageFailed: the disk cannot read it now.
         """
         sealed = self.cipher is not None and name != CARD
         path = self.folder / (name + SEALED if sealed else name)
-        if path.is_symlink() or not path.is_file():
-            raise BrokenRelease("E_HASH", f"{path} is missing or is no plain file")
-        try:
+        with storage("a file of the release cannot be read"):
+            if path.is_symlink() or not path.is_file():
+                raise BrokenRelease("E_HASH", f"{path} is missing or is no plain file")
             content = path.read_bytes()
-            if self.cipher is not None and sealed:
+        if self.cipher is not None and sealed:
+            try:
                 content = self.cipher.open(content, f"{self.digest}/{name}")
-        except OSError as error:
-            raise BrokenRelease("E_HASH", f"{path} cannot be read: {error.strerror}") from error
-        except KeyLost as error:
-            raise BrokenRelease("E_HASH", f"{path}: {error.reason}") from error
+            except KeyLost as error:
+                raise BrokenRelease("E_HASH", f"{path}: {error.reason}") from error
         found, wanted = digest(content), self.digest if name == CARD else self.card.files[name]
         if found != wanted:
             raise BrokenRelease("E_HASH", f"{path} has SHA-256 {found[:12]}, its card says {wanted[:12]}")
@@ -61,13 +61,15 @@ def read_release(folder: Path, without: frozenset[str] = frozenset()) -> Release
 
     Raises:
         BrokenRelease: ``E_NO_RELEASE``, ``E_CARD`` or ``E_HASH``.
+        StorageFailed: the disk cannot read it now.
     """
     return _verified(folder, None, without)
 
 
 def _verified(folder: Path, cipher: Cipher | None, without: frozenset[str] = frozenset()) -> Release:
-    if not folder.is_dir():
-        raise BrokenRelease("E_NO_RELEASE", f"{folder} is no folder")
+    with storage("the release cannot be read"):
+        if not folder.is_dir():
+            raise BrokenRelease("E_NO_RELEASE", f"{folder} is no folder")
     content = _card(folder)
     release = Release(folder, digest(content), parse_card(content), cipher)
     for name in release.card.files.keys() - without:
@@ -76,10 +78,11 @@ def _verified(folder: Path, cipher: Cipher | None, without: frozenset[str] = fro
 
 
 def _card(folder: Path) -> bytes:
-    try:
-        return (folder / CARD).read_bytes()
-    except OSError as error:
-        raise BrokenRelease("E_CARD", f"{folder / CARD} cannot be read: {error.strerror}") from error
+    path = folder / CARD
+    with storage("the card of a release cannot be read"):
+        if not path.is_file():
+            raise BrokenRelease("E_CARD", f"{path} is missing or is no plain file")
+        return path.read_bytes()
 
 
 def _hold_against(name: str, found: str) -> None:
@@ -121,6 +124,7 @@ class ReleaseStore:
 
         Raises:
             BrokenRelease: there is none, several, or it is not what its digest says.
+            StorageFailed: the disk cannot read it now, which says nothing of the release.
         """
         matches = [name] if name in self.digests() else [one for one in self.digests() if one.startswith(name)]
         if len(matches) != 1 or len(name) < 6:
@@ -137,6 +141,7 @@ class ReleaseStore:
 
         Raises:
             BrokenRelease: there is none, or it is not what its digest says.
+            StorageFailed: the disk cannot read it now.
         """
         content = _card(self.folder / name)
         _hold_against(name, digest(content))
@@ -184,7 +189,7 @@ class ReleaseStore:
     def _is_whole(self, name: str) -> bool:
         try:
             return self.get(name).digest == name
-        except BrokenRelease:
+        except (BrokenRelease, StorageFailed):
             return False
 
     def current(self) -> str | None:
@@ -250,7 +255,8 @@ class ReleaseStore:
         return read_release(folder)
 
     def _read_link(self, link: Path) -> str | None:
-        return link.readlink().name if link.is_symlink() else None
+        with storage(f"{link.name} cannot be read"):
+            return link.readlink().name if link.is_symlink() else None
 
     def _move_link(self, link: Path, name: str) -> None:
         before = self._read_link(link)

@@ -206,7 +206,7 @@ class WindowCache:
         """
         with storage(f"what is left of the cached windows of {label} cannot be destroyed"):
             for one in self._classes.values():
-                if self._file_name(label) in one.file.lent:
+                if one.file.has_lent(self._file_name(label)):
                     one.file.rekey()
                     return True
         return False
@@ -252,7 +252,7 @@ class WindowCache:
         if place is None:
             return False
         other = self._classes.get(place[0], one)
-        if other is not one and self._file_name(label) in other.file.lent:
+        if other is not one and other.file.has_lent(self._file_name(label)):
             other.file.clear(place[1])
             other.file.sync()
             self._vacate(other, place[1])
@@ -289,7 +289,7 @@ class WindowCache:
         with storage("a window cannot be moved to its class"):
             # What may be left of it on the disk must not outlive an erasure of the class that it belongs to.
             for other in self._classes.values():  # also of a file that it was moved from before
-                if other is one or self._file_name(old_label) in other.file.lent:
+                if other is one or other.file.has_lent(self._file_name(old_label)):
                     other.file.lend(self._file_name(label))
             one.file.clear(slot)
             one.file.sync()  # a power cut must not bring it back: its label does not come again

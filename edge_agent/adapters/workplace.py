@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,8 @@ SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  only a folder of our own 
 BARE: Final = "edge-agent-bare-"  # before the process's id
 SPARE_BYTES: Final = 16 << 20
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+_OWN_BARE: Final[set[Path]] = set()  # of this process, in use
+_BARE_LOCK: Final = threading.Lock()  # one may be in use in another thread
 
 
 class Workplace:
@@ -55,7 +59,8 @@ class Workplace:
 
     def used_disk(self) -> bool:
         """Whether there are job folders that are not in memory."""
-        return self._disk.is_dir() and any(self._disk.iterdir())
+        with storage("the folder for jobs cannot be read"):
+            return self._disk.is_dir() and any(self._disk.iterdir())
 
     def clear(self) -> bool:
         """Remove every job folder, those of earlier starts too; whether one lay on the disk.
@@ -75,6 +80,7 @@ class Workplace:
                 if place.is_dir() and _own(place):
                     remove(place)
             remove(self._used)
+            sweep_bare()
         return bool(folders)
 
     def _write_down(self, root: Path) -> None:
@@ -97,18 +103,33 @@ def bare_folder() -> Iterator[Path]:
         StorageFailed: there is no room.
     """
     with storage("there is no place for a release that is not sealed yet"):
-        root = _bare_root()
-        for path in root.glob(f"{BARE}*"):
-            pid = path.name.removeprefix(BARE).partition("-")[0]
-            lives = Path("/proc", pid).exists() and pid != str(os.getpid())  # in a container all are called 1
-            if not lives and path.stat().st_uid == os.geteuid():
-                remove(path)
-        folder = Path(tempfile.mkdtemp(prefix=f"{BARE}{os.getpid()}-", dir=root))
+        sweep_bare()
+        with _BARE_LOCK:
+            folder = Path(tempfile.mkdtemp(prefix=f"{BARE}{os.getpid()}-", dir=_bare_root()))
+            _OWN_BARE.add(folder)
     try:
         yield folder
     finally:
+        _OWN_BARE.discard(folder)
         with storage(f"{folder} cannot be removed"):
             remove(folder)
+
+
+def sweep_bare() -> None:
+    """Remove what processes that were killed have left of releases that were not sealed yet, wherever that may lie.
+
+    Raises:
+        OSError: some of it is left.
+    """
+    for root in {*_usual_roots(), Path(tempfile.gettempdir())}:
+        for path in root.glob(f"{BARE}*"):
+            pid = path.name.removeprefix(BARE).partition("-")[0]
+            # In a container all processes are called 1, one that was killed as well.
+            with _BARE_LOCK:
+                lives = path in _OWN_BARE if pid == str(os.getpid()) else Path("/proc", pid).exists()
+            with suppress(FileNotFoundError):  # somebody else sweeps as well
+                if not lives and path.lstat().st_uid == os.geteuid():
+                    remove(path)
 
 
 def _bare_root() -> Path:
@@ -146,13 +167,14 @@ def file_system(path: Path) -> str:
     """The type of the file system that a path is on, as /proc/mounts names it; empty if that cannot be told."""
     try:
         real = path.resolve(strict=True)
-        mounts = dict(_mounts(Path("/proc/self/mounts").read_text()))
+        mounts = dict(_mounts(Path("/proc/self/mounts").read_bytes()))
     except OSError:
         return ""
     return next((mounts[place] for place in (real, *real.parents) if place in mounts), "")
 
 
-def _mounts(text: str) -> Iterator[tuple[Path, str]]:
-    for line in text.splitlines():
-        _, place, kind, *_ = line.split(" ")
-        yield Path(place.encode().decode("unicode_escape")), kind  # a space in a path stands there as \040
+def _mounts(content: bytes) -> Iterator[tuple[Path, str]]:
+    for line in content.splitlines():
+        _, place, kind, *_ = line.split(b" ")
+        # A space in a path stands there as \040; other bytes as they are, also such as are no UTF-8.
+        yield Path(os.fsdecode(re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1], 8)]), place))), kind.decode()

@@ -16,7 +16,7 @@ from edge_agent.adapters import systemd
 from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.mqtt import Broker
-from edge_agent.adapters.releases import ReleaseStore, read_release
+from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace, engines_folder
@@ -24,7 +24,7 @@ from edge_agent.agent import Agent
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
 from edge_agent.commands.orphans import known_in, orphans
-from edge_agent.commands.pull import fetcher, first_release
+from edge_agent.commands.pull import fetcher, first_release, has_whole
 from edge_agent.config import broker_address
 from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured, StorageFailed, Unreachable, Untrusted
 from edge_agent.discovery import Discovery
@@ -43,11 +43,12 @@ from edge_agent.served import ServedModel, fit_cache
 from edge_agent.serving import Serving
 from edge_agent.settings import OWN_MODEL, Config
 from edge_agent.signing import Signer
-from edge_agent.tally import Tally, tolerant
+from edge_agent.tally import Tally, storage_failed, tolerant
 from edge_agent.vault import IDENTITY, Vault, given_master_file, read_master
 
 log = structlog.get_logger(__name__)
 
+READ_AGAIN, READ_AGAIN_S = 3, 1.0  # a release that the disk cannot read at the start
 EXTEND_US = 90_000_000  # systemd waits this much longer for READY
 
 
@@ -203,7 +204,7 @@ def _followed(config: Config, shared: _Shared, notifier: Notifier) -> FollowedMo
     store = ReleaseStore(state_dir, Vault(state_dir, shared.master))
     with tolerant():
         store.sweep(wait=True)
-    if _must_hear(config):
+    if _must_hear(config) or (config.gateway.release is None and not has_whole(store)):
         _await_release(config, store, notifier)
     tally, live = Tally(shared.broker, shared.topics.refused), _empty(OWN_MODEL, config, store)
     _adopt_first(config.gateway.release, store, live, lambda _: frozenset())
@@ -254,7 +255,7 @@ def _adopt_first(
     current, problems = store.current(), []
     for name in _candidates(store, current):
         try:
-            live.adopt(store.get(name), unwelcome_in(name))
+            live.adopt(_patiently(store, name), unwelcome_in(name))
         except BrokenRelease as error:
             log.error("release.refused", release=name[:12], code=error.code, reason=error.reason)
             problems.append(error)
@@ -273,6 +274,24 @@ def _adopt_first(
         raise Misconfigured("E_NO_RELEASE", words)
 
 
+def _patiently(store: ReleaseStore, name: str) -> Release:
+    """A release of the store. In the place of one that the disk cannot read at once no other may serve for good.
+
+    Raises:
+        BrokenRelease: it cannot be used, or the disk could not read it in several attempts.
+    """
+    for _ in range(READ_AGAIN):
+        try:
+            return store.get(name)
+        except StorageFailed as error:
+            storage_failed(error, next_try_s=READ_AGAIN_S)
+            time.sleep(READ_AGAIN_S)
+    try:
+        return store.get(name)
+    except StorageFailed as error:
+        raise BrokenRelease(error.code, error.reason) from error
+
+
 def _candidates(store: ReleaseStore, current: str | None) -> Iterator[str]:
     """The current release; only if that cannot be used are the others looked at."""
     if current is not None:
@@ -284,7 +303,7 @@ def _candidates(store: ReleaseStore, current: str | None) -> Iterator[str]:
 def _forgotten(store: ReleaseStore, name: str) -> int:
     try:
         return len(store.get(name).card.forgotten)
-    except BrokenRelease:
+    except (BrokenRelease, StorageFailed):
         return -1
 
 

@@ -20,7 +20,7 @@ from edge_agent.commands.orphans import orphans
 from edge_agent.commands.releases import store_of, tombstones
 from edge_agent.commands.state import as_owner
 from edge_agent.config import broker_address, read_config
-from edge_agent.core.errors import BrokenRelease, Misconfigured, Unreachable
+from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Misconfigured, StorageFailed, Unreachable
 from edge_agent.files import size_of
 from edge_agent.live import opened, refuse_erased
 from edge_agent.mqtt_client import BrokerAddress, tls
@@ -97,7 +97,11 @@ def _permissions(config_path: Path, config: Config) -> Iterator[Finding]:
     tokens = config.releases.token_file, config.page.token_file
     private = [gateway.state_dir, gateway.master_key_file, mqtt.password_file, mqtt.key_file, *tokens]
     rules = [(config_path, OTHERS_WRITE), *((path, OTHERS) for path in private if path is not None)]
-    open_ones = [(path, mask) for path, mask in rules if path.exists() and path.stat().st_mode & mask]
+    try:
+        open_ones = [(path, mask) for path, mask in rules if path.exists() and path.stat().st_mode & mask]
+    except OSError as error:
+        yield Finding("access", False, str(error), "run this as root, or as the agent's user")
+        return
     for path, mask in open_ones:
         mode = f"{path.stat().st_mode & 0o777:04o}"
         may = "write" if mask == OTHERS_WRITE else "read or write"
@@ -153,7 +157,7 @@ def _release(config: Config) -> Finding:
             )
         serving = config.serving
         loaded = opened(release, serving.threads, providers(serving.provider, None), serving.precision)
-    except (BrokenRelease, Misconfigured) as error:
+    except (BrokenRelease, Misconfigured, StorageFailed) as error:
         return Finding("release", False, f"{error.code}: {error.reason}", remedy)
     if loaded.precision != serving.precision:
         words = f"{release.digest[:12]} has no model of {serving.precision} that runs here, {loaded.precision} serves"
@@ -165,12 +169,16 @@ def _release(config: Config) -> Finding:
 def _source(config: Config) -> Iterator[Finding]:
     """The folder that gateway.release names may still know what was erased here; the agent cannot delete it."""
     source = config.gateway.release
-    erased = tombstones(config.gateway.state_dir)
+    try:
+        erased = tombstones(config.gateway.state_dir)
+    except EdgeAgentError as error:
+        yield Finding("source", False, error.reason, "what was erased here cannot be read: see the other findings")
+        return
     if source is None or not erased or not (source / CARD).exists():
         return
     try:
         release = read_release(source)
-    except BrokenRelease:
+    except (BrokenRelease, StorageFailed):
         return  # it can bring nothing back
     remedy = f"delete {source} and take gateway.release out of the configuration"
     try:

@@ -128,7 +128,7 @@ def connected(address: BrokerAddress) -> Iterator[ToolClient]:
         client.on_disconnect = lambda *_, answers=answers: answers.put("the broker hung up")
         try:
             connect(client, address, protocol)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
             raise Unreachable("E_BROKER", f"{address.host}:{address.port}: {error}") from error
         client.loop_start()
         try:

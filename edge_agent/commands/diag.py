@@ -27,7 +27,7 @@ from edge_agent.adapters.journal import read_states
 from edge_agent.clock import read as read_clock
 from edge_agent.commands.check import check
 from edge_agent.config import read_config
-from edge_agent.core.errors import Misconfigured
+from edge_agent.core.errors import EdgeAgentError, Misconfigured
 from edge_agent.files import size_of, storage
 from edge_agent.schemas.card import CARD
 from edge_agent.settings import OWN_MODEL, Config
@@ -90,7 +90,7 @@ def _of_model(prefix: str, state_dir: Path) -> dict[str, Callable[[], Any]]:
 def _made(make: Callable[[], Any]) -> bytes:
     try:
         content = make()
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (EdgeAgentError, OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
         content = {"not_to_be_had": f"{type(error).__name__}: {error}"}
     return content if isinstance(content, bytes) else json.dumps(content, indent=1, default=str).encode()
 

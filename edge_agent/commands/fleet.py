@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edge_agent.commands.client import Heard
 from edge_agent.core.errors import Misconfigured, Untrusted
@@ -125,14 +125,12 @@ class Fleet:
         for one in self.members.values():  # a will is the gateway's alone
             one.host_away = self._states.get(one.host) == "offline"
         if rest == "status":
-            Birth.model_validate(heard.content)
-            member.birth |= heard.content
+            member.birth |= _as_read(heard.content, Birth.model_validate(heard.content))
             self._check(member)
         elif rest.endswith("/certificate"):
             self._certified(member, heard)
         elif self.command is not None and heard.content.get("id") == self.command[1]:
-            Job.model_validate(heard.content)
-            member.status = heard.content
+            member.status = _as_read(heard.content, Job.model_validate(heard.content))
 
     def _certified(self, member: Member, heard: Heard) -> None:
         """A certificate of another command is an old one, still retained."""
@@ -179,6 +177,12 @@ class Fleet:
         succeeded = sum(one.succeeded for one in self.members.values())
         total = {"asked": len(rows), "succeeded": succeeded, "all_succeeded": succeeded == len(rows) > 0}
         return {"command": {"id": self.command[1], "classes": self.command[0].split(",")}, **total, "gateways": rows}
+
+
+def _as_read(content: dict[str, Any], checked: BaseModel) -> dict[str, Any]:
+    """A message with what was checked of it in the types that tools count on, and without keys that say nothing."""
+    told = content | checked.model_dump(exclude_unset=True)
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def pinned(folder: Path | None) -> dict[str, PublicKey]:

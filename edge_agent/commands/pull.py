@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from edge_agent.adapters.workplace import bare_folder
 from edge_agent.commands.client import connected
 from edge_agent.commands.releases import install, refuse
 from edge_agent.config import broker_address, read_secret
-from edge_agent.core.errors import Unreachable
+from edge_agent.core.errors import BrokenRelease, StorageFailed, Unreachable
 from edge_agent.files import storage, write_atomically
 from edge_agent.followed import RECORD, announcement, remember
 from edge_agent.remote import SIGNATURE, Trust, fetch
@@ -73,11 +74,20 @@ def first_release(config: Config, store: ReleaseStore, progress: Callable[[], No
         raise Unreachable("E_SOURCE", f"no release is announced on {topic}")
     news = announcement(heard.payload)
     remember(news, config.gateway.state_dir / RECORD)
-    if store.digests():
+    if has_whole(store):
         return  # the next one is fetched while it serves
     with bare_folder() as folder:
         fetcher(config, progress)(news.digest, folder)
         store.add(folder)
+
+
+def has_whole(store: ReleaseStore) -> bool:
+    """Whether there is a release that can be read."""
+    for name in store.digests():
+        with suppress(BrokenRelease, StorageFailed):
+            store.get(name)
+            return True
+    return False
 
 
 def pull(

@@ -9,7 +9,7 @@ from edge_agent.adapters.audit import read_rows
 from edge_agent.adapters.journal import read_states
 from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.commands.state import become_owner, open_vault
-from edge_agent.core.errors import BrokenRelease, Refused
+from edge_agent.core.errors import BrokenRelease, Refused, StorageFailed
 from edge_agent.files import storage, write_atomically
 from edge_agent.live import refuse_erased
 from edge_agent.masks import REVIVE, erased_classes, on_probation, unwelcome
@@ -29,7 +29,7 @@ def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:
         mark = "live" if digest == store.current() else "wanted" if digest == store.wanted() else ""
         try:
             card = store.get(digest).card
-        except BrokenRelease as error:
+        except (BrokenRelease, StorageFailed) as error:
             rows.append((digest, "broken", "", error.code))
         else:
             rows.append((digest, mark, ", ".join(card.forgotten) or "-", card.name))
@@ -63,7 +63,7 @@ def refuse(config: Config, store: ReleaseStore, card: Card, digest: str) -> None
     """
     live, current = None, store.current()
     if current is not None:
-        with suppress(BrokenRelease):  # one that is damaged is what another release is to repair
+        with suppress(BrokenRelease, StorageFailed):  # one that is damaged is what another release is to repair
             live = store.get(current).card
     if config.forget.known_again == "refuse":
         states = read_states(store.state_dir / "journal.jsonl")

@@ -63,7 +63,7 @@ CODES: Final[dict[str, str]] = {
     "E_SOURCE": "Where a release is to come from cannot be reached, or has it not.",
     "E_BROKER": "The broker cannot be reached or refuses the connection.",
     "E_KEY": "The master key or another key is missing or damaged; what it sealed cannot be read.",
-    "E_STORAGE": "A file could not be written (disk full, read-only, I/O error).",
+    "E_STORAGE": "A file could not be written or read (disk full, read-only, I/O error).",
     "E_DATA": "A data set is missing or malformed.",
 }
 
@@ -107,4 +107,4 @@ class Unreachable(EdgeAgentError):
 
 
 class StorageFailed(EdgeAgentError):
-    """A write failed: go on without it if it was a convenience, else stop before promising anything."""
+    """The disk failed: go on without it if it was a convenience, else promise and destroy nothing, and try again."""

@@ -1,0 +1,86 @@
+"""``check`` and ``diag`` where something is wrong: each finding stands beside all the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from edge_agent.commands.check import check
+from edge_agent.commands.client import connected
+from edge_agent.commands.diag import diagnose
+from edge_agent.core.errors import Unreachable
+from edge_agent.mqtt_client import BrokerAddress
+from tests.offline import config_of, ended, quiet, started
+from tests.scripts import ROOT
+
+NOBODY = 65534
+NO_BROKER = "[http]\nport = 0\n[mqtt]\nport = 1\n"
+
+
+def newer_journal(state_dir: Path) -> None:
+    """As a later version has written it, from which the gateway was put back."""
+    state = {"id": "a", "classes": ["whine"], "digest": "d", "status": "failed", "phase": "done", "later": 1}
+    body = json.dumps(state).encode()
+    (state_dir / "journal.jsonl").write_bytes(b"%08x %s\n" % (zlib.crc32(body), body))
+
+
+@pytest.mark.parametrize("host", ["", "press..plant", "a" * 70])
+def test_a_host_name_that_is_none_is_told(host: str) -> None:
+    with pytest.raises(Unreachable, match="E_BROKER"), connected(BrokerAddress(host, 1883, "x")):
+        pass
+
+
+@pytest.mark.usefixtures(quiet.__name__)
+def test_a_journal_of_a_later_version_hides_no_other_finding(tmp_path: Path, toy_release: Path) -> None:
+    ended(started(config_of(tmp_path, toy_release, NO_BROKER)))
+    newer_journal(tmp_path / "state")
+    found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}
+    assert not found["source"].passed
+    assert not found["broker"].passed
+
+
+@pytest.mark.usefixtures(quiet.__name__)
+@pytest.mark.parametrize("damage", ["journal of a later version", "card that is a list"])
+def test_a_part_that_cannot_be_had_says_so_in_the_archive(tmp_path: Path, toy_release: Path, damage: str) -> None:
+    """The archive ended there, half written."""
+    ended(started(config_of(tmp_path, toy_release, NO_BROKER)))
+    if damage.startswith("journal"):
+        newer_journal(tmp_path / "state")
+    else:
+        (card,) = (tmp_path / "state" / "releases").glob("*/card.json")
+        card.write_bytes(b"[]")
+    (tmp_path / "log").write_text("x\n")
+    names = diagnose(tmp_path / "agent.toml", tmp_path / "diag.tar.gz", tmp_path / "log")
+    with tarfile.open(tmp_path / "diag.tar.gz") as archive:
+        assert len(archive.getnames()) == len(names)
+        part = archive.extractfile(f"edge-agent-diag/{'journal' if damage.startswith('journal') else 'cards'}.json")
+        assert part is not None
+        assert "not_to_be_had" in json.loads(part.read())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can go on as nobody")
+def test_who_may_not_look_is_told_so(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "key").write_text("0" * 64)
+    config = f'[gateway]\nname = "x"\nstate_dir = "state"\nmaster_key_file = "{secret}/key"\n'
+    (tmp_path / "agent.toml").write_text(config)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    script = f"""
+import os
+from pathlib import Path
+from edge_agent.commands.check import check
+os.setgid({NOBODY}); os.setuid({NOBODY})
+found = [finding for finding in check(Path({str(tmp_path / "agent.toml")!r})) if not finding.passed]
+assert any("Permission denied" in finding.words for finding in found), found
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
