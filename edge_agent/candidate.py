@@ -84,8 +84,7 @@ class Candidate:
 
     def commit(self, state: JobState, settings: Forget) -> None:
         """From here on the command ends well, also after a crash: swap, then destroy."""
-        before, after = state.release_before, state.release_after
-        assert before is not None
+        before, after = state.release_before or "", state.release_after  # a card from elsewhere may name no parent
         assert after is not None
         if self._live.release.digest != after:
             unwelcome = self._masks.unwelcome(settings, after)

@@ -180,6 +180,19 @@ def test_windows_of_a_class_that_a_release_from_elsewhere_has_forgotten_are_dest
     ended(model)
 
 
+def test_a_command_that_waits_for_a_class_that_the_release_of_a_new_start_has_forgotten_ends_well(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """Its card named no parent, and each start ended by an assertion."""
+    folder = toy.twin(toy_release, tmp_path / "pulled", forgotten=("whine",))
+    model = started(config_of(tmp_path, folder))
+    model.forgetting._journal.write(JobState("a", ("whine",), "d", "accepted", "masked"))
+    polled(model)
+    state = model.forgetting._journal.states()[0]
+    assert (state.status, certified(model)["releases"]["before"]) == ("successful", None)
+    ended(model)
+
+
 def test_a_release_of_which_every_class_is_hidden_is_not_adopted(tmp_path: Path, toy_release: Path) -> None:
     """Its first answer named nothing, and ended the agent at every start."""
     model = started(config_of(tmp_path, toy_release))
