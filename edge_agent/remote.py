@@ -209,7 +209,8 @@ class _Oci:
             answer = self._registry.get_blob(self._container, self._layers[name], stream=True)
             answer.raise_for_status()
         with answer:
-            yield _blocks(answer.iter_content(BLOCK), url)
+            # Not iter_content, which like read waits for whole blocks, however slowly they come.
+            yield _blocks(iter(lambda: answer.raw.read1(BLOCK, decode_content=True), b""), url)
 
 
 @contextmanager
