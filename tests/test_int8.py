@@ -28,7 +28,7 @@ from edge_agent.core.evidence import prepare, without
 from edge_agent.int8 import Int8Verdict
 from edge_agent.live import LiveModel, opened
 from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card
-from tests.plant import store_at
+from tests.plant import known_windows, store_at
 
 WHINE = toy.CLASSES.index("whine")
 # Processors round 8-bit products differently. Without whine the toy loses 0.57 % of its answers on one and less than
@@ -190,7 +190,7 @@ def test_an_edit_of_a_release_without_an_int8_model_makes_none(toy_release: Path
 def test_an_int8_model_that_has_not_forgotten_is_left_out_and_the_edit_goes_live_in_float32(
     toy_release: Path, tmp_path: Path
 ) -> None:
-    windows = torch.from_numpy(toy.windows(WHINE, 32, np.random.default_rng(0)))
+    windows = torch.from_numpy(known_windows(toy_release, WHINE, 32))
     folder = toy.twin(toy_release, tmp_path / "release")
     network, anchors, evidence = parts(read_release(folder))
     verdict = int8.add(folder, network, anchors, evidence, windows, threads=1)

@@ -16,7 +16,7 @@ QUANTITIES: Final = ("lost", "swap_longest_ms", "swaps_longest_ms", "usual_longe
 
 def measure(plan: Plan, _: Path) -> Iterator[Figure]:
     """Of the packaged release, width 16: some swaps with a full cache, and as long stretches without one."""
-    found = swaps.swap(4) if plan.quick else swaps.swap(20)
+    found = swaps.swap(4) if plan.quick else swaps.swap(10)
     more_ms = found["swaps_longest_ms"] - found["usuals_longest_ms"]
     say(f"{found['swaps']} swaps: the longest answer {more_ms:+.1f} ms to that without, {found['lost']} windows lost")
     for quantity in QUANTITIES:
