@@ -273,7 +273,6 @@ class Forgetting:
             state = replace(state, release_after=sealed.digest, on_disk=state.on_disk or self._jobs.on_disk)
             state = self._journal.write(state)
         except (BrokenRelease, StorageFailed) as error:
-            self._failing = state, error  # also of the disk: what it made goes with the job folder
             self._drop(state, error)
             return
         self._publish.state(state)
@@ -284,8 +283,7 @@ class Forgetting:
         self._live.shadow = None
         if (sealed := self._sealing.discard()) is not None:  # the journal does not name it yet
             state = replace(state, release_after=sealed.digest)
-        if not isinstance(error, StorageFailed):
-            self._failing = state, error
+        self._failing = state, error  # of the disk as well: what the job made goes with its folder
         if state.release_after not in (None, self._live.release.digest):
             self._store.remove(state.release_after)
         self._fail(state, error)

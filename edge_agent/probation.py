@@ -54,12 +54,12 @@ class Probation:
             self._publish.certificate(state.name, certificate)
             self._masks.apply()
         if over or passed_s >= keep_every_s:
-            left = [state for state in kept if state not in over]
+            left = [replace(state, kept_s=(state.kept_s or 0.0) - passed_s) for state in kept if state not in over]
             for state in left:
-                self._journal.note(replace(state, kept_s=(state.kept_s or 0.0) - passed_s))
+                self._journal.note(state)
             self._counted_s = now_s  # in memory all are charged at once; the disk may be behind
             for state in left:
-                self._journal.write(replace(state, kept_s=(state.kept_s or 0.0) - passed_s))
+                self._journal.write(state)
 
     def unhealthy(self) -> tuple[JobState, str] | None:
         """The command whose release does badly while its parent is still kept, and what is wrong with it."""

@@ -112,10 +112,10 @@ def _check_signature(signature: bytes, card: bytes, keys: tuple[PublicKey, ...])
 
 
 def _read(place: _Place, name: str) -> bytes:
-    content, allowance = bytearray(), _Allowance(MOST_CARD_BYTES + BLOCK, FETCH_S)
+    content, allowance = bytearray(), _Allowance(MOST_CARD_BYTES, FETCH_S)
     with place.open(name) as blocks:
         for block in blocks:
-            allowance.take(0)  # of the time alone: the card says later how much there may be
+            allowance.check_time()
             content += block
             if len(content) > MOST_CARD_BYTES:
                 raise BrokenRelease("E_CARD", f"{name} has more than {MOST_CARD_BYTES} bytes")
@@ -133,6 +133,9 @@ class _Allowance:
         self._left_bytes -= count
         if self._left_bytes < 0:
             raise StorageFailed("E_STORAGE", f"there is room for {self._most_bytes} bytes, and the release has more")
+        self.check_time()
+
+    def check_time(self) -> None:
         if time.monotonic() > self._end_s:
             raise Unreachable("E_SOURCE", f"the release did not come within {self._most_s:g} s")
 

@@ -281,21 +281,19 @@ class ServedModel:
         self.publish_release()
 
     def _settle(self, now_s: float) -> None:
-        """Let cache, probation and audit log follow a release that an operator adopted; what fails is tried again."""
+        """Let cache, probation and audit log follow the live release, at a start or by an operator, until all do."""
         self._settle_s = now_s + SETTLE_EVERY_S
         with tolerant():
-            if self._cache.counts().keys() != set(self.live.card.classes):  # the disk failed when the agent started
+            # Without an adoption it fits, unless the disk failed when the agent started.
+            if self._adopted is not None or self._cache.counts().keys() != set(self.live.card.classes):
                 fit_cache(self._cache, self.live)
                 self._masks.apply()
+            if self._adopted is not None:
+                self.forgetting.release_adopted()
+                self._audit.append("release.adopted", release=self._adopted, reason="operator")
+                self._adopted = None
         with tolerant():
             self._drop_forgotten()
-        if self._adopted is None:
-            return
-        with tolerant():
-            fit_cache(self._cache, self.live)
-            self.forgetting.release_adopted()
-            self._audit.append("release.adopted", release=self._adopted, reason="operator")
-            self._adopted = None
 
     def _drop_forgotten(self) -> None:
         """Destroy windows of classes that a release from elsewhere had forgotten before: no command can ask for it."""

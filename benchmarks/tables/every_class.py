@@ -130,18 +130,13 @@ def _class_by_class(rows: list[Row], retrained: Mapping[Case, Row]) -> str:
             points(min(changes)),
             f"{points(float(worst['class_change_worst']))} ({worst['worst_class']}, original {worst['model_seed']})",
             points(min(numbers(beside_retrain(own), "to_retrain"))),
-            _worst_to_retrain(own, retrained),
+            harm.worst_class_to_retrain(own, retrained),
             str(len(own)),
         ])  # fmt: skip
     return grid((
         *("forgotten class", "Acc_ft max", "Acc_rt change", "worst", "worst retained class"),
         *("worst to retrain", "worst class to retrain", "originals"),
     ), body)  # fmt: skip
-
-
-def _worst_to_retrain(rows: list[Row], retrained: Mapping[Case, Row]) -> str:
-    changes = [change for row in rows for change in harm.class_changes_to_retrain(row, retrained).values()]
-    return points(min(changes)) if changes else NONE
 
 
 TABLE: Final = Table(

@@ -36,7 +36,8 @@ def make(results: Path) -> Content:
     """One figure for each setting, one panel for each method."""
     rows = latest(of_one_original(read(results / FILE)))
     sides = {setting: where(rows, setting=setting) for setting in settings_of(rows)}
-    sections = [_section(setting, side, of_paper_class(runs(results), setting)) for setting, side in sides.items()]
+    known = runs(results)
+    sections = [_section(setting, side, of_paper_class(known, setting)) for setting, side in sides.items()]
     return Content(sections, rows, figures={f"f3_{setting}": _curves(side) for setting, side in sides.items()})
 
 

@@ -24,7 +24,6 @@ def cells(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> list[str]:
     """The figures under ``HEAD`` of one method's rows."""
     figures = summary(list(rows))
     beside = beside_retrain(rows)
-    classes = [change for row in rows for change in class_changes_to_retrain(row, retrained).values()]
     return [
         number(figures["acc_f_max"]),
         number(figures["acc_ft_max"]),
@@ -33,7 +32,7 @@ def cells(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> list[str]:
         points(figures["class_change_worst"]),
         spread(estimate(beside, "to_retrain"), points),
         points(min(float(row["to_retrain"]) for row in beside)),
-        points(min(classes)) if classes else NONE,
+        worst_class_to_retrain(rows, retrained),
         spread(estimate(beside, "h_mean_gap"), points),
     ]
 
@@ -46,12 +45,22 @@ def against_retrain(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> str:
         f"Against retrain: Acc_rt {spread(estimate(beside, 'to_retrain'), points)} in the mean and "
         f"{points(float(worst['to_retrain']))} at the worst ({worst['forget']}, original {worst['model_seed']})"
     )
-    changes = [(class_changes_to_retrain(row, retrained), row) for row in rows]
-    each = [(change, name, row) for own, row in changes for name, change in own.items()]
-    if not each:
+    if not (each := _each_to_retrain(rows, retrained)):
         return f"{words}."
     change, name, row = min(each, key=lambda one: one[0])
     return f"{words}; worst class {points(change)} ({name} by {row['forget']}, original {row['model_seed']})."
+
+
+def worst_class_to_retrain(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> str:
+    """The single retained class that is furthest behind retrain in any of the cases."""
+    each = _each_to_retrain(rows, retrained)
+    return points(min(change for change, _name, _row in each)) if each else NONE
+
+
+def _each_to_retrain(rows: Sequence[Row], retrained: Mapping[Case, Row]) -> list[tuple[float, str, Row]]:
+    """Each retained class of each case: points against retrain, its name, and the case's row."""
+    pairs = [(row, class_changes_to_retrain(row, retrained)) for row in rows]
+    return [(change, name, row) for row, changes in pairs for name, change in changes.items()]
 
 
 def retrained_of(rows: Sequence[Row]) -> dict[Case, Row]:
