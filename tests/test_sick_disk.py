@@ -23,7 +23,7 @@ from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.clock import Clock
-from edge_agent.commands import assembly
+from edge_agent.commands import adoption
 from edge_agent.core.errors import EdgeAgentError, StorageFailed
 from edge_agent.core.types import Window
 from edge_agent.reservoir import Source
@@ -67,7 +67,7 @@ def once(
 def unreadable_once(monkeypatch: pytest.MonkeyPatch, part: str, times: int = 1) -> None:
     """One read of a file whose path has ``part`` in it fails, or so many."""
     once(monkeypatch, Path, "read_bytes", lambda path: part in str(path), times)
-    monkeypatch.setattr(assembly, "READ_AGAIN_S", 0.0)
+    monkeypatch.setattr(adoption, "READ_AGAIN_S", 0.0)
 
 
 # A disk that has gone
@@ -232,7 +232,7 @@ def test_a_release_that_can_never_be_read_gives_way_to_another(
 ) -> None:
     before, after = on_probation(tmp_path, toy_release)
     read = Path.read_bytes
-    monkeypatch.setattr(assembly, "READ_AGAIN_S", 0.0)
+    monkeypatch.setattr(adoption, "READ_AGAIN_S", 0.0)
     monkeypatch.setattr(Path, "read_bytes", lambda path: no_disk() if f"{after}/model" in str(path) else read(path))
     model = started(config_of(tmp_path, toy_release))
     assert model.live.release.digest == before

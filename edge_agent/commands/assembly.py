@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +15,18 @@ from edge_agent.adapters import systemd
 from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.mqtt import Broker
-from edge_agent.adapters.releases import Release, ReleaseStore, read_release
+from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace, engines_folder
 from edge_agent.agent import Agent
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
+from edge_agent.commands.adoption import adopt_first
 from edge_agent.commands.orphans import known_in, orphans
 from edge_agent.commands.pull import fetcher, first_release, has_whole
 from edge_agent.config import broker_address
-from edge_agent.core.errors import BrokenRelease, KeyLost, Misconfigured, StorageFailed, Unreachable, Untrusted
+from edge_agent.core.errors import BrokenRelease, KeyLost, StorageFailed, Unreachable, Untrusted
 from edge_agent.discovery import Discovery
 from edge_agent.erasure import Parts, Publisher
 from edge_agent.files import storage, write_atomically
@@ -34,7 +34,7 @@ from edge_agent.followed import RETRY_S, FollowedModel, recorded
 from edge_agent.forgetting import Forgetting
 from edge_agent.inbox import Inbox
 from edge_agent.jobs import Jobs
-from edge_agent.live import LiveModel, refuse_erased
+from edge_agent.live import LiveModel
 from edge_agent.masks import Masks, erased_classes, unwelcome
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.snapshot import Latency
@@ -43,12 +43,11 @@ from edge_agent.served import ServedModel, fit_cache
 from edge_agent.serving import Serving
 from edge_agent.settings import OWN_MODEL, Config
 from edge_agent.signing import Signer
-from edge_agent.tally import Tally, storage_failed, tolerant
+from edge_agent.tally import Tally, tolerant
 from edge_agent.vault import IDENTITY, Vault, given_master_file, read_master
 
 log = structlog.get_logger(__name__)
 
-READ_AGAIN, READ_AGAIN_S = 3, 1.0  # a release that the disk cannot read at the start
 EXTEND_US = 90_000_000  # systemd waits this much longer for READY
 
 
@@ -207,7 +206,7 @@ def _followed(config: Config, shared: _Shared, notifier: Notifier) -> FollowedMo
     if _must_hear(config) or (config.gateway.release is None and not has_whole(store)):
         _await_release(config, store, notifier)
     tally, live = Tally(shared.broker, shared.topics.refused), _empty(OWN_MODEL, config, store)
-    _adopt_first(config.gateway.release, store, live, lambda _: frozenset())
+    adopt_first(config.gateway.release, store, live, lambda _: frozenset())
     answering = Serving(
         config.cache, shared.session, leader, shared.broker, live, None, tally, shared.latency, alone=False
     )
@@ -230,7 +229,7 @@ def _live_model(name: str, config: Config, store: ReleaseStore, journal: Journal
     erased = erased_classes(journal.states(), audit.rows)
     live.hide(erased)  # also in a release that knows them, where forget.known_again lets it serve
     refused = erased if config.forget.known_again == "refuse" else frozenset[str]()
-    _adopt_first(config.gateway.release, store, live, lambda digest: unwelcome(refused, journal.states(), digest))
+    adopt_first(config.gateway.release, store, live, lambda digest: unwelcome(refused, journal.states(), digest))
     return live
 
 
@@ -242,69 +241,6 @@ def _identity(vault: Vault) -> Signer:
         signer = Signer.of_seed(vault.make_secret(IDENTITY))
         log.error("identity.replaced", reason=error.reason, public_key=signer.public.fingerprint)
         return signer
-
-
-def _adopt_first(
-    source: Path | None, store: ReleaseStore, live: LiveModel, unwelcome_in: Callable[[str], frozenset[str]]
-) -> None:
-    """Adopt the current release, else the one in the store that has forgotten most, else the configured one.
-
-    The configured one comes last, and is not even copied if it knows an erased class: a restart must not bring back
-    what was destroyed.
-    """
-    current, problems = store.current(), []
-    for name in _candidates(store, current):
-        try:
-            live.adopt(_patiently(store, name), unwelcome_in(name))
-        except BrokenRelease as error:
-            log.error("release.refused", release=name[:12], code=error.code, reason=error.reason)
-            problems.append(error)
-        else:
-            if current not in (None, name):
-                log.error("release.replaced", wanted=str(current)[:12], release=name[:12])
-            return
-    if source is not None:
-        release = read_release(source)
-        refuse_erased(release.card, unwelcome_in(release.digest))
-        live.adopt(store.add(source), unwelcome_in(release.digest))
-    elif problems:
-        raise problems[0]
-    else:
-        words = f"{store.folder} is empty; train one (edge-agent train) and name it as release in the configuration"
-        raise Misconfigured("E_NO_RELEASE", words)
-
-
-def _patiently(store: ReleaseStore, name: str) -> Release:
-    """A release of the store. In the place of one that the disk cannot read at once no other may serve for good.
-
-    Raises:
-        BrokenRelease: it cannot be used, or the disk could not read it in several attempts.
-    """
-    for _ in range(READ_AGAIN):
-        try:
-            return store.get(name)
-        except StorageFailed as error:
-            storage_failed(error, next_try_s=READ_AGAIN_S)
-            time.sleep(READ_AGAIN_S)
-    try:
-        return store.get(name)
-    except StorageFailed as error:
-        raise BrokenRelease(error.code, error.reason) from error
-
-
-def _candidates(store: ReleaseStore, current: str | None) -> Iterator[str]:
-    """The current release; only if that cannot be used are the others looked at."""
-    if current is not None:
-        yield current
-    others = [name for name in reversed(store.digests()) if name != current]
-    yield from sorted(others, key=lambda name: -_forgotten(store, name))  # by no clock: a child before its parent
-
-
-def _forgotten(store: ReleaseStore, name: str) -> int:
-    try:
-        return len(store.get(name).card.forgotten)
-    except (BrokenRelease, StorageFailed):
-        return -1
 
 
 def _next_session(path: Path) -> int:
