@@ -17,9 +17,10 @@ from edge_agent.reservoir import HEADER_BYTES, Source
 from edge_agent.schemas.messages import JobState
 from edge_agent.served import ServedModel
 from edge_agent.vault import OVERHEAD_BYTES, Cipher
+from tests.disk_kit import fail
 from tests.offline import certified, committing, config_of, ended, on_probation, polled, quiet, started
 from tests.plant import wait_until
-from tests.test_failing_disk import fail, toy_window
+from tests.test_failing_disk import toy_window
 
 pytestmark = pytest.mark.usefixtures(quiet.__name__)
 

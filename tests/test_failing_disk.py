@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from structlog.testing import capture_logs
 from benchmarks import toy
 from edge_agent import unlearn_job
 from edge_agent.adapters import checkpoints
-from edge_agent.adapters.audit import AuditLog, read_rows
+from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import ReleaseStore, read_release, write_card
 from edge_agent.core.errors import BrokenRelease, JobFailed, Refused, StorageFailed
@@ -28,35 +27,12 @@ from edge_agent.reservoir import Source
 from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card
 from edge_agent.schemas.messages import JobState
 from edge_agent.served import SETTLE_EVERY_S, ServedModel
+from tests.disk_kit import fail, rows
 from tests.offline import certified, config_of, ended, on_probation, polled, quiet, started
 from tests.plant import store_at, wait_until
 
 pytestmark = pytest.mark.usefixtures(quiet.__name__)
 WHINE = toy.CLASSES.index("whine")
-
-
-class Failing:
-    """A method that fails, as on a full disk, in its first calls of those that ``when`` is true for."""
-
-    def __init__(self, method: Callable[..., Any], when: Callable[..., bool], times: int = 1) -> None:
-        self._method, self._when, self._left = method, when, times
-
-    def __get__(self, instance: Any, _: type) -> Callable[..., Any]:
-        def call(*args: Any, **more: Any) -> Any:
-            if self._left and self._when(*args):
-                self._left -= 1
-                raise StorageFailed("E_STORAGE", os.strerror(errno.ENOSPC))
-            return self._method(instance, *args, **more)
-
-        return call
-
-
-def fail(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, when: Callable[..., bool], times: int = 1) -> None:
-    monkeypatch.setattr(owner, name, Failing(getattr(owner, name), when, times))
-
-
-def rows(folder: Path, event: str) -> list[dict[str, Any]]:
-    return [row["content"] for row in read_rows(folder / "state" / "audit.jsonl") if row["event"] == event]
 
 
 # The release store

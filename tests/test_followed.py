@@ -16,9 +16,9 @@ from edge_agent.config import read_config
 from edge_agent.followed import RECORD, Announcement, FollowedModel, remember
 from edge_agent.mqtt_link import Message
 from edge_agent.settings import Config
+from tests.disk_kit import fail
 from tests.offline import quiet
 from tests.plant import store_at
-from tests.test_failing_disk import fail
 
 ORDERS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
