@@ -51,7 +51,8 @@ def same_kernels() -> None:
     """Hold torch to AVX2 on every x86-64, unless the environment says otherwise; before it computes for the first time.
 
     A processor with AVX-512 would be given other kernels, whose sums differ in their last bits, and twelve epochs later
-    that is another network. On some processors it is another one in spite of this. Speed is measured without it.
+    that is another network. Between Intel's processors and AMD's it is another one in spite of this (decision 0027).
+    Speed is measured without it.
     """
     if platform.machine() == "x86_64":
         os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
