@@ -26,7 +26,7 @@ from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.clock import Clock
 from edge_agent.core.errors import BrokenRelease, StorageFailed, Untrusted
-from edge_agent.files import remove, storage, write_atomically
+from edge_agent.files import read_if_there, remove, storage, write_atomically
 from edge_agent.jobs import Jobs
 from edge_agent.schemas.card import CARD, parse_card
 from edge_agent.schemas.certificate import KIND, VERSION
@@ -50,7 +50,8 @@ class Parts:
     audit: AuditLog
     clock: Clock
     signer: Signer
-    neighbours: Callable[[], Mapping[str, Collection[str]]]  # the gateway's other models, and the classes they know
+    # The gateway's other models and what they know, if a card that cannot be read is taken to know the classes given.
+    neighbours: Callable[[Collection[str]], Mapping[str, Collection[str]]]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Erasure:
         """
         path = self._path(state)
         with storage("the certificate cannot be read"):
-            document = path.read_bytes() if path.exists() else None
+            document = read_if_there(path)
         try:
             if document is not None:
                 opened(document, self._parts.signer.public)
@@ -221,7 +222,7 @@ class Erasure:
         if again := sorted(set(live.card.living) & set(state.classes)):
             how = "served with the class masked"
             left.append({"what": "release", "digest": live.digest, "knows": again, "how": how})
-        for name, knows in self._parts.neighbours().items():
+        for name, knows in self._parts.neighbours(state.classes).items():
             if both := sorted(set(knows) & set(state.classes)):
                 words = "another model of the same gateway, configured or left from before; it is not the command's"
                 left.append({"what": "model", "name": name, "knows": both, "how": words})

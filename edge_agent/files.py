@@ -1,4 +1,8 @@
-"""Files that survive a power cut: write beside, fsync, rename, fsync the folder."""
+"""Files that survive a power cut: write beside, fsync, rename, fsync the folder.
+
+And a disk that fails to read is never taken for an empty one. pathlib does that, more of it with each Python: ``glob``
+of a folder that cannot be read finds nothing from 3.12 on, and what cannot be looked at does not exist from 3.14 on.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -74,9 +79,62 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def status(path: Path, *, follow: bool = True) -> os.stat_result | None:
+    """What ``stat`` says of a path, of a link itself unless it is followed; None if nothing is there.
+
+    Raises:
+        OSError: nobody can tell.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return path.stat(follow_symlinks=follow)
+    return None
+
+
+def is_folder(path: Path, *, follow: bool = True) -> bool:
+    """Whether a folder is there; ``OSError`` if nobody can tell."""
+    found = status(path, follow=follow)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def is_file(path: Path, *, follow: bool = True) -> bool:
+    """Whether a plain file is there; ``OSError`` if nobody can tell."""
+    found = status(path, follow=follow)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def read_if_there(path: Path) -> bytes | None:
+    """The content of a file, None if there is none; ``OSError`` if it cannot be read."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return path.read_bytes()
+    return None
+
+
+def listed(folder: Path, start: str = "", end: str = "") -> list[Path]:
+    """What lies in a folder under names that begin and end so, in order; nothing if there is no such folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with suppress(FileNotFoundError):
+        return sorted(path for path in folder.iterdir() if path.name.startswith(start) and path.name.endswith(end))
+    return []
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """All that lies below a folder, contents before the folders that they are in; links are not followed.
+
+    Raises:
+        OSError: something cannot be read.
+    """
+    for path in listed(folder):
+        if is_folder(path, follow=False):
+            yield from below(path)
+        yield path
+
+
 def sync_tree(folder: Path) -> None:
     """Make every file below ``folder``, and the folders, durable."""
-    for path in sorted(folder.rglob("*"), reverse=True):
+    for path in below(folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -96,11 +154,11 @@ def sha256(path: Path) -> str:
 
 def remove(path: Path) -> None:
     """Unlink a file or a folder with all below it, durably; gone already is fine."""
-    if path.is_dir() and not path.is_symlink():
+    if is_folder(path, follow=False):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    if path.parent.is_dir():
+    if is_folder(path.parent):
         sync_folder(path.parent)
 
 
@@ -122,7 +180,7 @@ def shred(path: Path) -> None:
 
     What the overwriting is worth depends on the disk: flash and copy-on-write file systems write it elsewhere.
     """
-    if not path.exists():
+    if status(path) is None:
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -138,4 +196,5 @@ def shred(path: Path) -> None:
 
 def size_of(folder: Path) -> int:
     """Bytes of all files below ``folder``."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    found = (status(path) for path in below(folder))
+    return sum(each.st_size for each in found if each is not None and stat.S_ISREG(each.st_mode))

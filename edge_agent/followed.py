@@ -22,7 +22,7 @@ from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.workplace import bare_folder
 from edge_agent.clock import Clock
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Unreachable
-from edge_agent.files import storage, write_atomically
+from edge_agent.files import read_if_there, storage, write_atomically
 from edge_agent.live import LiveModel, Loaded
 from edge_agent.mqtt_link import Message
 from edge_agent.schemas import messages
@@ -264,7 +264,8 @@ def recorded(state_dir: Path) -> Announcement | None:
     """
     record = state_dir / RECORD
     try:
-        return Announcement.model_validate_json(record.read_bytes()) if record.exists() else None
+        content = read_if_there(record)
+        return Announcement.model_validate_json(content) if content is not None else None
     except (OSError, ValidationError) as error:
         raise BrokenRelease("E_STORAGE", f"{record} cannot be read: {error}"[:300]) from error
 

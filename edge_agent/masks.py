@@ -16,7 +16,7 @@ from edge_agent.adapters.audit import AuditLog, Row
 from edge_agent.adapters.audit import erased_classes as audited
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.windows import WindowCache
-from edge_agent.files import remove, storage
+from edge_agent.files import read_if_there, remove, storage
 from edge_agent.live import LiveModel
 from edge_agent.schemas.card import Card
 from edge_agent.schemas.messages import JobState
@@ -61,9 +61,10 @@ class Masks:
         """
         wish = state_dir / REVIVE
         with storage("the wish cannot be read"):
-            name = wish.read_bytes().decode(errors="replace") if wish.exists() else None
-        if name is None:
+            content = read_if_there(wish)
+        if content is None:
             return
+        name = content.decode(errors="replace")
         if name in on_probation(self._journal.states()) or name not in self.erased():
             log.warning("wish.refused", name=name[:64], reason="the class is on probation, or was not forgotten here")
         else:

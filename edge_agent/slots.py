@@ -11,6 +11,7 @@ it opens with the file's key alone. ``rekey`` therefore copies a file under a ne
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import mmap
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.core.errors import KeyLost
-from edge_agent.files import remove, sync_folder, write_atomically
+from edge_agent.files import listed, read_if_there, remove, sync_folder, write_atomically
 from edge_agent.vault import OVERHEAD_BYTES, Cipher, Vault
 
 SUFFIX: Final = ".slots"
@@ -60,7 +61,7 @@ class SlotFile:
 
     def _settle(self) -> tuple[int, Cipher, bool]:
         """The newest generation that opens; older ones, left by a crash in ``rekey``, are destroyed."""
-        found = sorted((_generation(path.name) for path in self._folder.glob(f"{self._name}.*{SUFFIX}")), reverse=True)
+        found = sorted(self._files(), reverse=True)
         for generation in found:
             try:
                 cipher = self._vault.find(self._key(generation))
@@ -105,7 +106,7 @@ class SlotFile:
         parts = ((header, "header"), (body, "body"))
         content = b"".join(self._cipher.seal(part, self._about(slot, kind)) for part, kind in parts)
         if os.pwrite(self._descriptor, content, slot * self.slot_bytes) != len(content):
-            raise OSError(28, "the disk is full", str(self._path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         self.count = max(self.count, slot + 1)
 
     def clear(self, slot: int) -> None:
@@ -174,8 +175,10 @@ class SlotFile:
 
     def _generations(self) -> set[int]:
         """Those of which a key or a file is there."""
-        keys = {_generation(name) for name in self._vault.names(self._key_of_all)}
-        return keys | {_generation(path.name) for path in self._folder.glob(f"{self._name}.*{SUFFIX}")}
+        return {_generation(name) for name in self._vault.names(self._key_of_all)} | self._files()
+
+    def _files(self) -> set[int]:
+        return {_generation(path.name) for path in listed(self._folder, f"{self._name}.", SUFFIX)}
 
     def _destroy_all_but(self, kept: int | None) -> None:
         for generation in self._generations() - {kept}:
@@ -185,9 +188,9 @@ class SlotFile:
 
 def _read_lent(path: Path) -> frozenset[str] | None:
     """The names in a list of files that contents were moved to; None where nobody can tell any more."""
-    if not path.exists():
+    content = read_if_there(path)
+    if content is None:
         return frozenset()
-    content = path.read_bytes()
     try:
         return frozenset(map(str, json.loads(content)))
     except (ValueError, TypeError):
@@ -208,7 +211,7 @@ def destroy(folder: Path, vault: Vault, start: str) -> None:
     """
     for key in vault.names(KEY + start):
         vault.destroy(key)
-    for path in sorted(folder.glob(f"{start}*")):
+    for path in listed(folder, start):
         remove(path)
 
 

@@ -22,12 +22,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edge_agent.core.errors import KeyLost, Misconfigured, StorageFailed
-from edge_agent.files import credential, shred, storage, write_atomically
+from edge_agent.files import credential, listed, read_if_there, shred, storage, write_atomically
 
 NONCE_BYTES: Final = 12
 OVERHEAD_BYTES: Final = NONCE_BYTES + 16  # of a seal: the nonce and the tag
 KEY_BYTES: Final = 32
 MASTER, MASTER_COPY, KEYS = "master.key", "master.copy", "keys"
+KEY_SUFFIX: Final = ".key"
 IDENTITY: Final = "identity"  # name of the key that certificates are signed with
 CREDENTIAL: Final = "edge-agent-master-key"
 OTHERS: Final = 0o077  # permission bits of everybody but the owner
@@ -64,7 +65,7 @@ class Vault:
 
     Raises:
         Misconfigured: ``E_KEY``, the master key cannot be had, or opens none of the keys.
-        StorageFailed: a new one cannot be stored.
+        StorageFailed: a new one cannot be stored, or the disk cannot read the keys now.
     """
 
     def __init__(self, state_dir: Path, master: bytes | None = None) -> None:
@@ -76,11 +77,18 @@ class Vault:
 
     def _refuse_another(self) -> None:
         """With the wrong master key every key would pass for damaged, and be replaced. One that is damaged is alone."""
-        names = self.names("")
+        names, unread = self.names(""), None
         for name in names:
-            with suppress(KeyLost, StorageFailed):
+            try:
                 self._bare(name)
+            except KeyLost:
+                continue
+            except StorageFailed as error:
+                unread = error
+            else:
                 return
+        if unread is not None:
+            raise unread
         if len(names) > 1:
             words = f"the master key opens none of the {len(names)} keys in {self._folder}, which another one made"
             raise Misconfigured("E_KEY", f"{words}: bring the one from before back from your copy")
@@ -117,15 +125,18 @@ class Vault:
             KeyLost: ``E_KEY``, it is damaged, or was wrapped by another master key.
             StorageFailed: the disk cannot read it now, or cannot store a new one.
         """
-        return self._bare(name) if self._path(name).exists() else self.make_secret(name)
+        wrapped = self._wrapped(name)
+        return self.make_secret(name) if wrapped is None else self._master.open(wrapped, name)
 
     def _bare(self, name: str) -> bytes:
-        path = self._path(name)
-        with storage(f"key {name} cannot be read"):
-            wrapped = path.read_bytes() if path.exists() else None
+        wrapped = self._wrapped(name)
         if wrapped is None:
             raise KeyLost("E_KEY", f"there is no key {name}")
         return self._master.open(wrapped, name)
+
+    def _wrapped(self, name: str) -> bytes | None:
+        with storage(f"key {name} cannot be read"):
+            return read_if_there(self._path(name))
 
     def destroy(self, name: str) -> None:
         """Destroy a key, durably; gone already is fine.
@@ -137,11 +148,16 @@ class Vault:
             shred(self._path(name))
 
     def names(self, prefix: str) -> list[str]:
-        """Names of the keys that begin so."""
-        return sorted(path.stem for path in self._folder.glob(f"{prefix}*.key"))
+        """Names of the keys that begin so.
+
+        Raises:
+            StorageFailed: the disk cannot say.
+        """
+        with storage("the keys cannot be listed"):
+            return [path.stem for path in listed(self._folder, prefix, KEY_SUFFIX)]
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.key"
+        return self._folder / (name + KEY_SUFFIX)
 
 
 def given_master_file(configured: Path | None) -> Path | None:
@@ -172,11 +188,11 @@ def read_master(path: Path) -> bytes:
 def _own(state_dir: Path) -> bytes:
     """The state directory's own master key, made when there is none; a damaged copy is mended from the other."""
     paths = state_dir / MASTER, state_dir / MASTER_COPY
-    contents = [path.read_bytes() if path.exists() else None for path in paths]
+    contents = [read_if_there(path) for path in paths]
     found = [key for key in (_parse(content or b"", checked=True) for content in contents) if key]
     if not found and any(content is not None for content in contents):
         raise Misconfigured("E_KEY", f"both copies of the master key are damaged: {paths[0]} and {paths[1]}")
-    if not found and any((state_dir / KEYS).glob("*.key")):
+    if not found and listed(state_dir / KEYS, end=KEY_SUFFIX):
         words = f"gateway.master_key_file, or systemd's credential {CREDENTIAL} (then run this as root)"
         raise Misconfigured(
             "E_KEY", f"the keys in {state_dir / KEYS} need a master key that is kept elsewhere: {words}"

@@ -29,7 +29,6 @@ def test_a_job_lies_in_memory_in_a_folder_for_its_owner_alone(place: Workplace, 
     folder = place.folder("job", 1000)
     assert folder.parent.parent == SHARED_MEMORY
     assert folder.parent.stat().st_mode & 0o777 == 0o700
-    assert not place.on_disk(folder)
     assert place.folder("job", 1000) == folder == Workplace(tmp_path).folder("job", 1000)
     assert Workplace(tmp_path / "other").folder("job", 10**18).parent.parent == tmp_path / "other"
 
@@ -37,19 +36,18 @@ def test_a_job_lies_in_memory_in_a_folder_for_its_owner_alone(place: Workplace, 
 def test_what_does_not_fit_in_memory_goes_to_the_disk(place: Workplace, tmp_path: Path) -> None:
     folder = place.folder("job", 10**18)
     assert folder == tmp_path / "jobs" / "job"
-    assert place.on_disk(folder)
 
 
 def test_a_folder_that_somebody_else_could_read_is_not_used(place: Workplace, tmp_path: Path) -> None:
     folder = place.folder("job", 0).parent
     folder.chmod(0o755)
-    assert place.on_disk(place.folder("job", 0))
+    assert place.folder("job", 0) == tmp_path / "jobs" / "job"
     folder.chmod(0o700)
     folder.rmdir()
     (tmp_path / "trap").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "trap")
     try:
-        assert place.on_disk(place.folder("job", 0))
+        assert place.folder("job", 0) == tmp_path / "jobs" / "job"
         place.clear()
         assert folder.is_symlink()
     finally:
@@ -60,7 +58,7 @@ def test_a_configured_place_that_is_no_memory_is_passed_over(tmp_path: Path) -> 
     if file_system(tmp_path) in workplace.IN_MEMORY:
         pytest.skip("the folder for tests is in memory")
     place = Workplace(tmp_path / "state", tmp_path)
-    assert place.on_disk(place.folder("job", 0))
+    assert place.folder("job", 0) == tmp_path / "state" / "jobs" / "job"
 
 
 def test_the_runtime_directory_of_systemd_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

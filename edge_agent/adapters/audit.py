@@ -231,8 +231,11 @@ def read_rows(path: Path, chain: Chain | None = None) -> Iterator[Row]:
 
     Args:
         chain: what the whole file is held against on the way.
+
+    Raises:
+        StorageFailed: the disk cannot read it now.
     """
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with storage("the audit log cannot be read"), suppress(FileNotFoundError), path.open("rb") as file:
         yield from (chain or Chain()).rows(file)
 
 

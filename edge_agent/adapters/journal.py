@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from edge_agent.core.errors import Misconfigured
-from edge_agent.files import append_durably, storage, sync_folder, write_atomically
+from edge_agent.files import append_durably, read_if_there, storage, sync_folder, write_atomically
 from edge_agent.schemas.messages import JobState
 
 MOST_BYTES: Final = 1 << 20  # before it is compacted; it is at every start
@@ -34,7 +34,7 @@ class Journal:
         self._states: dict[str, JobState] = {}
         self.damaged_lines = self._compact_bytes = 0
         with storage("the journal cannot be opened"):
-            whole = self._load(path.read_bytes()) if path.exists() else 0
+            whole = self._load(read_if_there(path) or b"")
             self._file: IO[bytes] | None = path.open("ab", buffering=0)
             os.ftruncate(self._file.fileno(), whole)  # a torn last line would take the next one with it
             with suppress(OSError):  # a full disk must not keep the agent from serving
@@ -109,11 +109,13 @@ class Journal:
 
 
 def read_states(path: Path) -> list[JobState]:
-    """The commands of a journal that another process owns; empty if there is none."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
+    """The commands of a journal that another process owns; empty if there is none.
+
+    Raises:
+        StorageFailed: the disk cannot read it now.
+    """
+    with storage("the journal cannot be read"):
+        lines = (read_if_there(path) or b"").split(b"\n")
     states = {state.id: state for line in lines if (state := _read(line)) is not None}
     return list(states.values())
 

@@ -8,6 +8,7 @@ that destroying the key destroys what the release knew (decision 0012).
 from __future__ import annotations
 
 import fcntl
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,18 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.core.errors import BrokenRelease, KeyLost, StorageFailed
-from edge_agent.files import appearing, remove, storage, sync_folder, sync_tree, write_atomically
+from edge_agent.files import (
+    appearing,
+    is_file,
+    is_folder,
+    listed,
+    remove,
+    status,
+    storage,
+    sync_folder,
+    sync_tree,
+    write_atomically,
+)
 from edge_agent.schemas.card import CARD, Card, digest, parse_card
 from edge_agent.vault import Cipher, Vault
 
@@ -42,7 +54,7 @@ class Release:
         sealed = self.cipher is not None and name != CARD
         path = self.folder / (name + SEALED if sealed else name)
         with storage("a file of the release cannot be read"):
-            if path.is_symlink() or not path.is_file():
+            if not is_file(path, follow=False):
                 raise BrokenRelease("E_HASH", f"{path} is missing or is no plain file")
             content = path.read_bytes()
         if self.cipher is not None and sealed:
@@ -68,7 +80,7 @@ def read_release(folder: Path, without: frozenset[str] = frozenset()) -> Release
 
 def _verified(folder: Path, cipher: Cipher | None, without: frozenset[str] = frozenset()) -> Release:
     with storage("the release cannot be read"):
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise BrokenRelease("E_NO_RELEASE", f"{folder} is no folder")
     content = _card(folder)
     release = Release(folder, digest(content), parse_card(content), cipher)
@@ -80,7 +92,7 @@ def _verified(folder: Path, cipher: Cipher | None, without: frozenset[str] = fro
 def _card(folder: Path) -> bytes:
     path = folder / CARD
     with storage("the card of a release cannot be read"):
-        if not path.is_file():
+        if not is_file(path):
             raise BrokenRelease("E_CARD", f"{path} is missing or is no plain file")
         return path.read_bytes()
 
@@ -116,7 +128,7 @@ class ReleaseStore:
             StorageFailed: the store cannot be read.
         """
         with storage("the release store cannot be read"):
-            found = [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+            found = [path for path in self.folder.iterdir() if is_folder(path) and not path.name.startswith(".")]
             return [path.name for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))]
 
     def get(self, name: str) -> Release:
@@ -218,7 +230,7 @@ class ReleaseStore:
         self._vault.destroy(_key(name))
         with storage("the release cannot be removed"):
             doomed = self.folder / f".{name}.gone"
-            if (self.folder / name).exists():
+            if status(self.folder / name) is not None:
                 (self.folder / name).rename(doomed)
                 sync_folder(self.folder)
             remove(doomed)
@@ -234,7 +246,7 @@ class ReleaseStore:
         """
         with self._adding(wait=wait):
             with storage("the release store cannot be swept"):
-                for path in self.folder.glob(".*"):
+                for path in listed(self.folder, "."):
                     remove(path)
             for key in set(self._vault.names(_key(""))) - {_key(name) for name in self.digests()}:
                 self._vault.destroy(key)
@@ -256,7 +268,8 @@ class ReleaseStore:
 
     def _read_link(self, link: Path) -> str | None:
         with storage(f"{link.name} cannot be read"):
-            return link.readlink().name if link.is_symlink() else None
+            found = status(link, follow=False)
+            return link.readlink().name if found is not None and stat.S_ISLNK(found.st_mode) else None
 
     def _move_link(self, link: Path, name: str) -> None:
         before = self._read_link(link)

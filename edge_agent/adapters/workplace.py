@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from edge_agent.files import remove, shred, storage, write_atomically
+from edge_agent.files import below, is_file, is_folder, listed, read_if_there, remove, shred, storage, write_atomically
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used, see _own
 BARE: Final = "edge-agent-bare-"  # before the process's id
@@ -53,14 +53,10 @@ class Workplace:
             self._disk.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self._disk / name
 
-    def on_disk(self, folder: Path) -> bool:
-        """Whether a job folder is not in memory."""
-        return folder.parent == self._disk
-
     def used_disk(self) -> bool:
         """Whether there are job folders that are not in memory."""
         with storage("the folder for jobs cannot be read"):
-            return self._disk.is_dir() and any(self._disk.iterdir())
+            return bool(listed(self._disk))
 
     def clear(self) -> bool:
         """Remove every job folder, those of earlier starts too; whether one lay on the disk.
@@ -69,15 +65,15 @@ class Workplace:
             StorageFailed: something is left.
         """
         with storage("a job folder cannot be removed"):
-            for path in self._disk.rglob("*"):
-                if path.is_file() and not path.is_symlink():
+            for path in below(self._disk):
+                if is_file(path, follow=False):
                     shred(path)
-            folders = list(self._disk.glob("*"))
+            folders = listed(self._disk)
             for folder in folders:
                 remove(folder)
             for root in {*self._roots, *_usual_roots(), *self._written_down()}:
                 place = root / self._name
-                if place.is_dir() and _own(place):
+                if is_folder(place) and _own(place):
                     remove(place)
             remove(self._used)
             sweep_bare()
@@ -91,7 +87,7 @@ class Workplace:
 
     def _written_down(self) -> set[Path]:
         """Where jobs of earlier starts may have left something, also where the configuration says otherwise by now."""
-        content = self._used.read_bytes() if self._used.exists() else b""
+        content = read_if_there(self._used) or b""
         return {Path(os.fsdecode(root)) for root in content.split(b"\0") if root}
 
 
@@ -122,7 +118,7 @@ def sweep_bare() -> None:
         OSError: some of it is left.
     """
     for root in {*_usual_roots(), Path(tempfile.gettempdir())}:
-        for path in root.glob(f"{BARE}*"):
+        for path in listed(root, BARE):
             pid = path.name.removeprefix(BARE).partition("-")[0]
             # In a container all processes are called 1, one that was killed as well.
             with _BARE_LOCK:

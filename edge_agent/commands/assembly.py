@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,10 +160,10 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
         name, config, topics, shared.session, shared.broker, tally, store, live, cache, serving, audit, masks
     )
 
-    def neighbours() -> dict[str, set[str]]:
-        known = orphans(shared.root_dir, {other.name for other in models})
+    def neighbours(unread: Collection[str]) -> dict[str, set[str]]:
+        known = orphans(shared.root_dir, {other.name for other in models}, unread)
         others = [other for other in models if other is not model]
-        return known | {other.name: {*other.live.card.living, *known_in(other.state_dir)} for other in others}
+        return known | {other.name: {*other.live.card.living, *known_in(other.state_dir, unread)} for other in others}
 
     jobs = Jobs(Workplace(state_dir, config.forget.work_dir), cache, live)
     parts = Parts(store, cache, jobs, audit, shared.clock, shared.signer, neighbours)

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from edge_agent.adapters.audit import Chain, Head, read_rows
 from edge_agent.adapters.journal import read_states
-from edge_agent.core.errors import BrokenRelease, Misconfigured
+from edge_agent.core.errors import BrokenRelease, Misconfigured, StorageFailed
+from edge_agent.files import listed, read_if_there
 from edge_agent.schemas.card import CARD, parse_card
 from edge_agent.schemas.heard import CertificateHead
 from edge_agent.schemas.messages import job_status
@@ -78,21 +79,24 @@ class Records:
         """The state of a command, its certificate if it has one, and the row of the audit log in which it came."""
         try:
             states = {state.id: state for state in read_states(self.state_dir / "journal.jsonl")}
-        except OSError as error:
-            raise _unreadable(self.state_dir, error) from error
+            rows = [row for row in read_rows(self.state_dir / "audit.jsonl") if row["event"] == "command.accepted"]
+        except StorageFailed as error:
+            raise Misconfigured("E_STATE", error.reason) from error
         if id_ not in states:
             raise Misconfigured("E_STATE", f"no command {id_!r}; there are: {', '.join(states) or 'none'}")
         documents = (document for document, head in self._certificates([]) if head.command.id == id_)
-        rows = read_rows(self.state_dir / "audit.jsonl")
-        accepted = (row for row in rows if row["event"] == "command.accepted" and row["content"].get("id") == id_)
+        accepted = (row for row in rows if row["content"].get("id") == id_)
         return job_status(states[id_]), next(documents, None), next(accepted, {})
 
     def _cards(self, problems: list[str]) -> dict[str, dict[str, Any]]:
         found = {}
-        for path in sorted((self.state_dir / "releases").glob(f"*/{CARD}")):
+        for path in (folder / CARD for folder in _listed(self.state_dir / "releases")):
             try:
-                card = parse_card(self._content(path)).model_dump(mode="json", include=SHOWN_OF_CARD)
-            except BrokenRelease:
+                content = read_if_there(path)
+                if content is None:
+                    continue  # half a release, or none
+                card = parse_card(content).model_dump(mode="json", include=SHOWN_OF_CARD)
+            except (OSError, BrokenRelease):
                 problems.append(f"the card of release {path.parent.name[:12]} cannot be read")
                 continue
             found[path.parent.name] = card
@@ -101,7 +105,7 @@ class Records:
     def _certificates(self, problems: list[str]) -> list[tuple[bytes, CertificateHead]]:
         """Whether they are to be believed is for others to say."""
         found = []
-        for path in sorted((self.state_dir / "certificates").glob("*.json")):
+        for path in _listed(self.state_dir / "certificates", end=".json"):
             document = self._content(path)
             try:
                 found.append((document, CertificateHead.model_validate(json.loads(document)["content"])))
@@ -114,6 +118,13 @@ class Records:
             return path.read_bytes()
         except OSError as error:
             raise _unreadable(path, error) from error
+
+
+def _listed(folder: Path, end: str = "") -> list[Path]:
+    try:
+        return listed(folder, end=end)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> Misconfigured:
