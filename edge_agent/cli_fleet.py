@@ -157,6 +157,7 @@ def _address(broker_path: Path) -> BrokerAddress:
 
 
 def _states(members: Mapping[str, Member]) -> Table:
+    from rich.markup import escape  # what others say is no markup
     from rich.table import Table
 
     table = Table("gateway", "state", "version", "release", "masked", "answered", "cached")
@@ -167,11 +168,13 @@ def _states(members: Mapping[str, Member]) -> Table:
         masked = ", ".join(birth.get("masked", ())) or "-"
         release, cached = str(birth.get("release", "-"))[:12], str(sum(birth.get("cached", {}).values()))
         answered = str(birth.get("counters", {}).get("windows_answered", 0))
-        table.add_row(name, state, birth.get("version", "-"), release, masked, answered, cached)
+        told = birth.get("version", "-"), release, masked, answered, cached
+        table.add_row(escape(name), state, *map(escape, told))
     return table
 
 
 def _progress(members: Mapping[str, Member]) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("gateway", "state", "status", "phase", "%", "certificate")
@@ -180,5 +183,6 @@ def _progress(members: Mapping[str, Member]) -> Table:
         proof = "verified" if member.verified else "not believed" if member.problem else "-"
         share = f"{status['progress']:.0%}" if "progress" in status else "-"
         state = "online" if member.online else "away"
-        table.add_row(name, state, status.get("status", "-"), status.get("phase", "-"), share, proof)
+        told = name, state, status.get("status", "-"), status.get("phase", "-"), share, proof
+        table.add_row(*map(escape, told))
     return table

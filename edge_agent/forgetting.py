@@ -1,7 +1,7 @@
 """Commands to forget: from the broker's message to a new live model, one at a time, never half.
 
 A command's state is a row of the journal; the retained status is its projection. What is masked and what the cache
-takes follow from the journal alone (``_apply``), so that a restart needs no other memory.
+takes follow from the journal, the audit log and the live release (masks.py), so that a restart needs no other memory.
 
     accepted -> masked -> probing, editing, gating, exporting (the child) -> verifying -> shadowing (optional)
     -> committing -> erasing -> done

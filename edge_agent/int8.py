@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.quantisation import quantise
 from edge_agent.adapters.releases import read_release, write_card
+from edge_agent.core.errors import StorageFailed
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.gate import GateSettings
 from edge_agent.core.probing import known_share
@@ -87,7 +88,8 @@ def add(
         try:
             (folder / INT8).write_bytes(content)
             write_card(folder, Card.model_validate({**card.model_dump(), **changes}))
-        except OSError:
+        except (OSError, StorageFailed):
+            write_card(folder, card)  # the new one may be in place, and names what goes now
             (folder / INT8).unlink(missing_ok=True)
             raise
     return verdict

@@ -54,6 +54,7 @@ class LiveModel:
     Attributes:
         max_abs: largest sample taken for real.
         health: how the live release does.
+        adopted_s: when the live release went live, by the monotonic clock.
         shadow: a candidate that answers beside it, unheard.
     """
 
@@ -72,6 +73,7 @@ class LiveModel:
         self._provider, self._engines, self._precision = provider, engines, precision
         self.max_abs = max_abs
         self._loaded: Loaded | None = None
+        self.adopted_s = 0.0
         self._hidden: frozenset[str] = frozenset()
         self._masked: tuple[str, ...] = ()
         self._columns: NDArray[np.bool_] = np.zeros(0, np.bool_)  # which of the logits are of a masked class

@@ -32,7 +32,8 @@ class Serving:
     """Answers what the inbox holds. Owner of the sequence numbers last seen.
 
     Args:
-        session: number of this start of the agent; it names the windows that carry no number.
+        raw_boot: boot of the windows that carry no number, told apart from that of every other start and gateway: the
+            replicas of a model answer under one topic.
         topics: of the gateway, where windows come in and diagnoses go out whatever the model.
         cache: None for a replica, which keeps nothing.
         latency: of all models together.
@@ -43,7 +44,7 @@ class Serving:
     def __init__(
         self,
         settings: Cache,
-        session: int,
+        raw_boot: str,
         topics: Topics,
         broker: Broker,
         live: LiveModel,
@@ -55,7 +56,7 @@ class Serving:
         alone: bool = True,
     ) -> None:
         self.settings = settings
-        self._raw_boot, self._raw_seq = f"raw-{session}", 0
+        self._raw_boot, self._raw_seq = raw_boot, 0
         self._topics, self._broker = topics, broker
         self._live, self._cache = live, cache
         self._alone, self._discovery = alone, discovery

@@ -76,6 +76,15 @@ class Mqtt(Section):
     )
     session_expiry_s: int = Field(604_800, ge=0, description="how long the broker keeps windows for an absent agent")
 
+    @model_validator(mode="after")
+    def _encrypted(self) -> Mqtt:
+        """A certificate without a CA would go unused, and the password be sent in clear text."""
+        if self.ca_file is None and (self.cert_file or self.key_file):
+            raise ValueError("cert_file and key_file need ca_file, which turns TLS on")
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file needs cert_file")
+        return self
+
 
 class Serving(Section):
     """The model's side."""
@@ -236,6 +245,9 @@ class Config(Section):
             raise ValueError("a replica needs replica.of, replica.source and mqtt.share")
         if self.mqtt.share and self.models:
             raise ValueError("mqtt.share divides the windows of one model; models must be empty")
+        if self.forget.min_windows > self.cache.windows_per_class:
+            words = f"cache.windows_per_class is {self.cache.windows_per_class}, less than forget.min_windows"
+            raise ValueError(f"{words}, {self.forget.min_windows}: no class could be forgotten")
         return self
 
     @property

@@ -11,7 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.core.errors import Refused
-from edge_agent.schemas.commands import MOST_BYTES, MOST_CLASSES, Label, UnlearnCommand, parse_label, parse_unlearn
+from edge_agent.schemas.commands import (
+    MOST_BYTES,
+    MOST_CLASSES,
+    Label,
+    UnlearnCommand,
+    class_list,
+    parse_label,
+    parse_unlearn,
+)
 from edge_agent.schemas.topics import Topics
 
 TOPICS = Topics("edge/press-7")
@@ -288,3 +296,10 @@ def test_every_subscription_is_parsed_and_nothing_published_comes_back_in() -> N
     own = [TOPICS.status, TOPICS.release, TOPICS.refused, TOPICS.diagnosis("a"), TOPICS.unlearn_status("a")]
     heads = {topic_filter.removesuffix("+") for topic_filter in TOPICS.subscriptions()}
     assert [topic for topic in own if topic.rpartition("/")[0] + "/" in heads] == []
+
+
+@given(st.lists(st.sampled_from(["IF-1", "OF-1", " IF-1", "OF-1, IF-1", "Normal "]), min_size=1))
+def test_a_tool_and_the_agent_call_a_list_of_classes_by_the_same_name(texts: list[str]) -> None:
+    # A tool that was given "OF-1,IF-1" waited under this name, while the agent answered under IF-1,OF-1.
+    classes = class_list(*texts)
+    assert parse_unlearn(",".join(classes), b"").classes == parse_unlearn(",".join(texts), b"").classes == classes

@@ -55,6 +55,8 @@ def test_a_base_of_ones_own_is_used(tmp_path: Path) -> None:
         ("[mqtt]\nbase = 'edge/+'", "mqtt.base"),
         ("[mqtt]\nprotocol = '4'", "mqtt.protocol"),
         ("[mqtt]\nca_file = 5", "mqtt.ca_file"),
+        ("[mqtt]\ncert_file = 'a'\nkey_file = 'b'", "mqtt"),
+        ("[mqtt]\nca_file = 'a'\nkey_file = 'b'", "mqtt"),
         ("[serving]\nmax_abs = nan", "serving.max_abs"),
         ("[serving]\nmax_batch = 0", "serving.max_batch"),
         ("[cache]\nmin_confidence = 1.5", "cache.min_confidence"),
@@ -70,6 +72,12 @@ def test_an_unknown_key_or_a_wrong_value_is_refused_by_its_key(tmp_path: Path, t
     path = tmp_path / "agent.toml"
     path.write_text(GATEWAY + text)
     assert f" {key}: " in _refusal(path).reason
+
+
+def test_a_cache_too_small_to_ever_forget_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(GATEWAY + "[cache]\nwindows_per_class = 16")
+    assert "windows_per_class is 16, less than forget.min_windows, 32" in _refusal(path).reason
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "#"])
@@ -98,7 +106,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_relative_paths_are_relative_to_the_file_and_absolute_ones_stay(tmp_path: Path) -> None:
-    text = 'state_dir = "state"\nrelease = "../release"\n[mqtt]\nca_file = "/etc/ca.pem"\nkey_file = "tls/key.pem"\n'
+    text = 'state_dir = "state"\nrelease = "../release"\n'
+    text += '[mqtt]\nca_file = "/etc/ca.pem"\ncert_file = "tls/a.pem"\nkey_file = "tls/key.pem"\n'
     config = _config(tmp_path, text)
     assert config.gateway.state_dir == tmp_path / "state"
     assert config.gateway.release == tmp_path / "../release"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,9 +102,12 @@ def test_what_was_given_up_is_told(states: dict[str, Path], toy_release: Path, t
         shutil.copytree(states["after"], tmp_path / "state", symlinks=True)
         content = (tmp_path / "state" / name).read_bytes()
         (tmp_path / "state" / name).write_bytes(b"\0" + content[1:])
+        os.utime(tmp_path / "state" / name, (30, 30))
         with capture_logs() as logs:
             model = started(config_of(tmp_path, toy_release, MASK))
         assert event is None or event in [row["event"] for row in logs], name
+        if name == "session":  # larger than any before, also where the file was written in 1970
+            assert int((tmp_path / "state" / name).read_text()) > 1_700_000_000
         if event is None:
             assert model._audit.rows[-1]["event"] == "audit.damaged"
         ended(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from benchmarks import toy
 from edge_agent.cli_fleet import _progress, _states
@@ -112,3 +113,16 @@ def test_a_number_in_quotes_is_shown_as_a_number() -> None:
     seen.hear(heard("unlearn/hum/status", {"id": "f1", "classes": ["hum"], "status": "executing", "progress": "0.5"}))
     assert seen.members["press-1"].status["progress"] == 0.5
     _progress(seen.members)
+
+
+def test_what_gateways_say_is_shown_as_it_is_and_not_taken_for_markup() -> None:
+    # A closing tag in a release's name ended the tool, after it had asked and before it had written its report.
+    seen = fleet.Fleet("edge", {})
+    seen.hear(heard("status", {"state": "online", "version": "[/red]", "release": "[link=x]", "masked": ["[/b]"]}))
+    seen.command = "hum", "f1"
+    seen.hear(heard("unlearn/hum/status", {"id": "f1", "classes": ["hum"], "status": "[/x]", "phase": "[bold]"}))
+    console = Console(record=True, width=200)
+    console.print(_states(seen.members))
+    console.print(_progress(seen.members))
+    text = console.export_text()
+    assert [word in text for word in ("[/red]", "[link=x]", "[/b]")] == [True] * 3

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from benchmarks import toy
 from edge_agent import int8
-from edge_agent.adapters import checkpoints, job_folder
+from edge_agent.adapters import checkpoints, job_folder, releases
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.quantisation import quantise as quantise_model
 from edge_agent.adapters.releases import Release, read_release
@@ -28,6 +28,7 @@ from edge_agent.core.evidence import prepare, without
 from edge_agent.int8 import Int8Verdict
 from edge_agent.live import LiveModel, opened
 from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card
+from tests.disk_kit import once
 from tests.plant import known_windows, store_at
 
 WHINE = toy.CLASSES.index("whine")
@@ -101,6 +102,18 @@ def test_an_int8_model_that_would_lose_too_much_is_not_written(
     with pytest.raises(BrokenRelease, match=r"E_PRECISION.*of the answers would be lost, limit -100.00%"):
         quantise(toy_release, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_int8_model_that_could_not_be_made_durable_is_named_by_no_card(
+    toy_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card named a model that had been taken back, and the edit that it was made for was lost with it."""
+    release = read_release(toy.twin(toy_release, tmp_path / "release"))
+    once(monkeypatch, releases, "sync_tree")
+    with pytest.raises(OSError, match="Input/output error"):
+        int8.add(release.folder, *parts(release), None, threads=1)
+    assert read_release(release.folder) == release
+    assert not (release.folder / INT8).exists()
 
 
 def test_a_verdict_complains_of_a_class_that_comes_back_in_int8() -> None:

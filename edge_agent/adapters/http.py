@@ -75,6 +75,9 @@ class _Server(ThreadingHTTPServer):
         self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
         super().__init__((host, port), handler)
 
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a peer that hung up: the default writes a traceback between the lines of the log."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     look: ClassVar[Look]

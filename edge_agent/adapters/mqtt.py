@@ -249,7 +249,7 @@ class Broker:
             else:  # it comes back only on the next connection, so that is what we ask for
                 log.error("inbox.overflowed", capacity=self._address.in_flight, remedy="reconnecting")
                 client.disconnect()
-        except Exception:  # the one place, with the top of a process: see the module's head
+        except Exception:  # it would end paho's thread: see the module's head
             log.exception("message.lost", topic_bytes=len(message.payload))
 
 

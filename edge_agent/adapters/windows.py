@@ -132,9 +132,12 @@ class WindowCache:
 
         Raises:
             Refused: ``E_CLASS`` or ``E_NOT_CACHED``.
+            StorageFailed: it could not be written, or the class's file cannot be opened just now.
         """
-        if label not in self._classes:
+        if label not in self._names:
             raise Refused("E_CLASS", f"the live release does not know class {label[:80]!r}")
+        if label not in self._classes:
+            raise StorageFailed("E_STORAGE", f"the cached windows of {label} cannot be opened")
         # Without a boot the newest is meant: a restarted sender counts anew.
         for place, window in reversed(list(enumerate(self._recent))):
             if window.asset == asset and window.seq == seq and boot in (None, window.boot):

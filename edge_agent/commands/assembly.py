@@ -67,15 +67,20 @@ class _Shared:
     latency: Latency
     discovery: Discovery | None
 
+    @property
+    def raw_boot(self) -> str:
+        """The boot of raw windows at this start of this gateway."""
+        return f"raw-{self.signer.public.fingerprint[:8]}-{self.session}"
+
 
 def assemble(config: Config) -> Agent:
     """Make and wire all parts; nothing talks to the broker yet."""
     state_dir, topics = config.gateway.state_dir, Topics(config.base)
     given = given_master_file(config.gateway.master_key_file)
     master = read_master(given) if given else None
-    session, inbox = _next_session(state_dir / "session"), Inbox(config.mqtt.in_flight)
-    budget = Budget(config.cache.bytes_per_day, time.monotonic)
     clock, latency = Clock(state_dir / "clock"), Latency()
+    session, inbox = _next_session(state_dir / "session", clock), Inbox(config.mqtt.in_flight)
+    budget = Budget(config.cache.bytes_per_day, time.monotonic)
     signer, models = _identity(Vault(state_dir, master)), list[ServedModel]()
     broker = _broker(config, topics, session, inbox, signer)
     discovery = Discovery(config.mqtt.discovery, config.gateway.name, topics, broker) if config.mqtt.discovery else None
@@ -154,7 +159,7 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
     masks, tally = Masks(journal, audit, live, cache), Tally(shared.broker, topics.refused)
     outward, alone = (shared.topics, shared.broker), not config.mqtt.share
     serving = Serving(
-        config.cache, shared.session, *outward, live, cache, tally, shared.latency, shared.discovery, alone=alone
+        config.cache, shared.raw_boot, *outward, live, cache, tally, shared.latency, shared.discovery, alone=alone
     )
     model = ServedModel(
         name, config, topics, shared.session, shared.broker, tally, store, live, cache, serving, audit, masks
@@ -209,7 +214,7 @@ def _followed(config: Config, shared: _Shared, notifier: Notifier) -> FollowedMo
     tally, live = Tally(shared.broker, shared.topics.refused), _empty(OWN_MODEL, config, store)
     adopt_first(config.gateway.release, store, live, lambda _: frozenset())
     answering = Serving(
-        config.cache, shared.session, leader, shared.broker, live, None, tally, shared.latency, alone=False
+        config.cache, shared.raw_boot, leader, shared.broker, live, None, tally, shared.latency, alone=False
     )
     fetch, own = fetcher(config), (shared.topics, leader, shared.session, shared.broker)
     return FollowedModel(OWN_MODEL, config, *own, tally, store, live, answering, shared.clock, fetch)
@@ -244,8 +249,8 @@ def _identity(vault: Vault) -> Signer:
         return signer
 
 
-def _next_session(path: Path) -> int:
-    """The number of this start; a file that was damaged starts at the present second, which is larger.
+def _next_session(path: Path, clock: Clock) -> int:
+    """The number of this start; in place of a damaged file the present second, or the latest known, which is larger.
 
     On a full disk it is written over the old one, for a number that comes twice would make two starts one: to replicas,
     and in the identities of raw windows.
@@ -255,7 +260,7 @@ def _next_session(path: Path) -> int:
     except FileNotFoundError:
         session = 1
     except (ValueError, OSError):
-        session = int(path.stat().st_mtime)
+        session = int(clock.latest().timestamp())
         log.error("session.damaged", path=str(path), session=session)
     with tolerant(), storage("the session number cannot be stored"):
         try:

@@ -25,7 +25,7 @@ from edge_agent.files import size_of
 from edge_agent.live import opened, refuse_erased
 from edge_agent.mqtt_client import BrokerAddress, tls
 from edge_agent.schemas.card import CARD
-from edge_agent.settings import OWN_MODEL, Config
+from edge_agent.settings import MODELS, OWN_MODEL, Config
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
 SPARE_BYTES = 512 << 20
@@ -65,7 +65,7 @@ def check(config_path: Path) -> Iterator[Finding]:
         yield _release(config.of_model(name))
         yield from _source(config.of_model(name))
     for name, known in orphans(config.gateway.state_dir, config.models).items():
-        folder = config.gateway.state_dir / "models" / name
+        folder = config.gateway.state_dir / MODELS / name
         words = f"{folder} is of no model of the configuration, and may know {', '.join(sorted(known)) or 'nothing'}"
         yield Finding("models", False, words, f"name it in the configuration again, or delete it: rm -r {folder}")
     yield _broker(config, address)

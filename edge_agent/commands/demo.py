@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edge_agent import rig
@@ -297,4 +298,4 @@ def show(result: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     if not result["worked"]:
-        console.print(f"[red]it did not work:[/red] {result['reason'] or 'see the table'}")
+        console.print(f"[red]it did not work:[/red] {escape(result['reason'] or 'see the table')}")

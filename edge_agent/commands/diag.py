@@ -1,6 +1,6 @@
 """``edge-agent diag``: one archive for whoever helps, without a secret and without a window.
 
-What is in it is chosen file by file: nothing of the folders ``keys``, ``cache`` and ``work``, no password, no model.
+What is in it is chosen file by file: nothing of the folders ``keys``, ``cache`` and ``jobs``, no password, no model.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from edge_agent.commands.unlearn import Signing
 from edge_agent.core.errors import Misconfigured, Unreachable
 from edge_agent.files import storage, write_atomically
 from edge_agent.mqtt_client import BrokerAddress
-from edge_agent.schemas.commands import parse_unlearn
+from edge_agent.schemas.commands import class_list, parse_unlearn
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.topics import PLANT_WIDE_UNLEARN, Topics
 from edge_agent.signing import PublicKey
@@ -168,7 +168,7 @@ def _gather(client: ToolClient, fleet: Fleet) -> None:
 
 def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
     """One message for all, or one for each that was named. The broker drops what has expired, and so do the agents."""
-    name, id_ = ",".join(sorted(set(wish.classes))), f"fleet-{uuid.uuid4().hex[:12]}"
+    name, id_ = ",".join(class_list(*wish.classes)), f"fleet-{uuid.uuid4().hex[:12]}"
     until = datetime.now(timezone.utc) + timedelta(seconds=wish.valid_s)
     content: dict[str, Any] = {"id": id_, "reason": wish.reason, "expires_at": until.isoformat(timespec="seconds")}
     fleet.command = name, id_

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from edge_agent.commands.unlearn import Signing
@@ -21,7 +22,8 @@ Show = Callable[[str, float, float, str], None]
 def bars(console: Console | None = None) -> Iterator[Show]:
     """A function (what, done, total, words) that shows one bar for each ``what``; on standard error."""
     columns = TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")
-    tail = TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[words]}")
+    # What an agent says is no markup, here and below.
+    tail = TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[words]}", markup=False)
     known: dict[str, TaskID] = {}
     with Progress(*columns, *tail, console=console or Console(stderr=True)) as progress:
 
@@ -55,11 +57,13 @@ def show_unlearn(
         status = unlearn(address, base, classes, reason, id_, signing, valid_s, timeout_s, on_status)
     console = Console()
     if status["status"] in ("rejected", "failed"):
-        console.print(f"[red]{status['status']}[/red]: {status['code']}: {status['reason']}", highlight=False)
+        why = escape(f"{status['code']}: {status['reason']}")
+        console.print(f"[red]{status['status']}[/red]: {why}", highlight=False)
         return 1
-    console.print(f"[green]{status['status']}[/green] (id {status['id']})", highlight=False)
+    console.print(f"[green]{escape(status['status'])}[/green] (id {escape(status['id'])})", highlight=False)
     for reason_ in status["metrics"].get("gate", []):
-        console.print(f"  {'ok  ' if reason_['passed'] else 'FAIL'} {reason_['words']}", highlight=False)
+        words = escape(reason_["words"])
+        console.print(f"  {'ok  ' if reason_['passed'] else 'FAIL'} {words}", highlight=False)
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from edge_agent.commands.client import ToolClient, connected
 from edge_agent.core.errors import Unreachable
 from edge_agent.mqtt_client import BrokerAddress
-from edge_agent.schemas.commands import parse_unlearn, to_sign
+from edge_agent.schemas.commands import class_list, parse_unlearn, to_sign
 from edge_agent.schemas.messages import TERMINAL, dump
 from edge_agent.schemas.topics import Topics
 from edge_agent.signing import Signer, read_private_key
@@ -69,10 +69,11 @@ def unlearn(
         Refused: the classes, the id or the reason are malformed.
         Unreachable: ``E_BROKER``, no answer came in time.
     """
-    topics, name = Topics(base), ",".join(sorted(set(classes)))
+    classes = class_list(*classes)
+    topics, name = Topics(base), ",".join(classes)
     id_ = id_ or f"cli-{uuid.uuid4().hex[:12]}"
     content = {"id": id_, "reason": reason}
-    body = dump(content if signing is None else signing.of(tuple(name.split(",")), content))
+    body = dump(content if signing is None else signing.of(classes, content))
     parse_unlearn(name, body)  # what the agent would refuse unread is refused here
     watch = _Watch(topics.unlearn_status(name), id_, timeout_s, on_status)
     with connected(address) as client:

@@ -74,13 +74,18 @@ class Label:
     label: str
 
 
+def class_list(*texts: str) -> tuple[str, ...]:
+    """The classes in texts that part them by commas: sorted, each once, as they stand in topics."""
+    return tuple(sorted({name.strip() for text in texts for name in text.split(",")}))
+
+
 def parse_unlearn(classes: str, payload: bytes) -> UnlearnCommand:
     """Read a command: the classes from the topic's last level, the rest from an empty or JSON payload.
 
     Raises:
         Refused: ``E_TOO_LONG``, ``E_JSON`` or ``E_CLASS``.
     """
-    names = tuple(sorted({name.strip() for name in classes.split(",")}))
+    names = class_list(classes)
     bad = [name[:80] for name in names if not CLASS_NAME.fullmatch(name)]
     if bad or len(names) > MOST_CLASSES:
         raise Refused(
