@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 STATUS_EVERY_S: Final = 10.0
 RETRY_S: Final = 10.0
+LONGEST_RETRY_S: Final = 3600.0  # for a release that cannot work, of which no server will have another
 RECORD: Final = "followed.json"  # of the state directory: the announcement that is followed
 Fetch = Callable[[str, Path], Release]
 
@@ -107,6 +108,7 @@ class FollowedModel:
         self._followed: Announcement | None = None
         self._errand: _Errand | None = None
         self._again_s = self._status_s = self._tidy_s = float("-inf")
+        self._retry_s = RETRY_S
         self._unrecorded = self._untidy = False  # what a failing disk has left to do
 
     def resume(self) -> None:
@@ -153,7 +155,7 @@ class FollowedModel:
             self._unrecorded = False
 
     def _follow(self, news: Announcement) -> None:
-        self._followed, self._again_s = news, float("-inf")
+        self._followed, self._again_s, self._retry_s = news, float("-inf"), RETRY_S
         self.live.hide(frozenset(news.hidden))
 
     @property
@@ -169,7 +171,10 @@ class FollowedModel:
             self._errand = _Errand(wanted, self._fetch, self._install)
             self._errand.start()
         elif errand is not None and errand.done.is_set():
-            self._errand, self._again_s = None, now_s + RETRY_S
+            self._errand = None
+            if isinstance(errand.outcome, BrokenRelease):
+                self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+            self._again_s = now_s + self._retry_s
             self._take(errand)
 
     def _install(self, release: Release) -> Loaded:
@@ -185,7 +190,7 @@ class FollowedModel:
             self.live.swap(errand.outcome)
         except EdgeAgentError as error:
             self.tally.counters["releases_refused"] += 1
-            about = {"code": error.code, "reason": error.reason, "next_try_s": RETRY_S}
+            about = {"code": error.code, "reason": error.reason, "next_try_s": self._retry_s}
             log.error("release.refused", release=errand.wanted[:12], **about)
             return
         log.info("release.adopted", release=self.live.release.digest[:12], reason="followed")

@@ -7,7 +7,7 @@ live model does badly with the plant's windows (``edge_agent.health``), and the 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -25,6 +25,15 @@ log = structlog.get_logger(__name__)
 KEPT_EVERY_S: Final = 300.0  # how much of a probation a crash may count again
 
 
+@dataclass(frozen=True)
+class _Return:
+    """A parent that was adopted again for bad health, which a failing disk may have left half done."""
+
+    bad: str  # the release that is to be destroyed
+    parent: str
+    reason: str
+
+
 class Probation:
     """Everything here runs in the agent's main thread."""
 
@@ -34,7 +43,7 @@ class Probation:
         self._journal, self._live, self._masks = journal, live, masks
         self._store, self._audit, self._erasure, self._publish = parts.store, parts.audit, erasure, publish
         self._counted_s = time.monotonic()
-        self._bad: str | None = None  # a release that did badly, until it is destroyed
+        self._return: _Return | None = None  # until all of it is done
 
     def count(self, now_s: float, keep_every_s: float = KEPT_EVERY_S) -> None:
         """Destroy the parents whose time is over. Time is written down now and then, and counted while we run.
@@ -96,21 +105,29 @@ class Probation:
             self._live.forget_health()
             return
         self._publish.release()
-        reason = f"live health: {complaint}"
-        log.error("release.adopted", release=parent.digest[:12], before=bad[:12], reason=reason)
-        self._bad = bad
-        self.undo(reason)
-        self._audit.append("release.adopted", release=parent.digest, reason=reason)
+        self._return = _Return(bad, parent.digest, f"live health: {complaint}")
+        log.error("release.adopted", release=parent.digest[:12], before=bad[:12], reason=self._return.reason)
+        self.undo("")
 
     def undo(self, reason: str) -> None:
         """Take back what a parent on probation that is live again knows: it was not forgotten after all.
 
+        Args:
+            reason: for who asks what became of a command; of a return for bad health it is that.
+
         Raises:
             StorageFailed: it is as it was before for some.
         """
-        if self._bad is not None:
-            self._store.remove(self._bad)
-            self._bad = None
+        back = self._return
+        if back is not None:
+            self._store.remove(back.bad)
+            reason = back.reason
+        self._take_back(reason)
+        if back is not None:
+            self._audit.append("release.adopted", release=back.parent, reason=reason)
+            self._return = None
+
+    def _take_back(self, reason: str) -> None:
         live, kept = self._live.release, self._kept()
         if live.digest not in {state.release_before for state in kept}:
             return

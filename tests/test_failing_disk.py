@@ -262,7 +262,9 @@ def test_going_back_is_told_once_while_the_journal_cannot_be_written(
     for now_s in range(5):
         model.housekeep(float(now_s))
     assert len(rows(tmp_path, "certificate.withdrawn")) == 1
-    assert model.forgetting._journal.states()[0].code == "E_ROLLED_BACK"
+    state = model.forgetting._journal.states()[0]
+    assert (state.code, state.reason) == ("E_ROLLED_BACK", "live health: too slow")  # and not an operator's wish
+    assert rows(tmp_path, "release.adopted") == [{"release": before, "reason": "live health: too slow"}]
     assert model._store.digests() == [before]  # the one that did badly is gone, though that failed at first
     ended(model)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from benchmarks import toy
-from edge_agent.adapters.releases import ReleaseStore, read_release
+from edge_agent.adapters.releases import Release, ReleaseStore, read_release
 from edge_agent.commands import assembly
 from edge_agent.commands.assembly import assemble
 from edge_agent.config import read_config
+from edge_agent.core.errors import BrokenRelease
 from edge_agent.followed import RECORD, Announcement, FollowedModel, remember
 from edge_agent.mqtt_link import Message
 from edge_agent.settings import Config
@@ -103,6 +105,33 @@ def test_one_whose_only_release_is_damaged_waits_for_it_again(tmp_path: Path, to
     path.write_bytes(content)
     with pytest.raises(Waited):
         assemble(config)
+
+
+@pytest.mark.usefixtures(quiet.__name__)
+def test_a_release_that_cannot_work_is_fetched_ever_more_rarely_until_another_is_announced(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """It came over the network every ten seconds, for ever, though its digest fixes every byte of it."""
+    model = model_of(followed(tmp_path, toy_release))
+
+    def broken(*_: object) -> Release:
+        raise BrokenRelease("E_MODEL", "it fails its self-test")
+
+    def next_try_s() -> float:
+        model._again_s = float("-inf")
+        model.poll(may_start=True)
+        assert model._errand is not None
+        assert model._errand.done.wait(20)
+        with capture_logs() as logs:
+            model.poll(may_start=True)
+        return float(logs[-1]["next_try_s"])
+
+    model.resume()
+    model._fetch = broken
+    model._follow(news("0" * 64, 2))
+    assert [next_try_s() for _ in range(10)] == [20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
+    model._follow(news("1" * 64, 3))
+    assert next_try_s() == 20
 
 
 @pytest.mark.usefixtures(quiet.__name__)

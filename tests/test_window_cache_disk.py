@@ -136,7 +136,7 @@ def test_a_file_whose_opening_fails_halfway_loses_nothing_and_stops_nothing(
 
 def opened_below(folder: Path) -> int:
     """How many descriptors of this process are of files in a folder; others come and go."""
-    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    links = [*Path("/proc/self/fd").iterdir()]
     return sum(os.path.realpath(link).startswith(f"{folder}/") for link in links)
 
 
