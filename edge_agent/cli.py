@@ -15,7 +15,7 @@ import click
 from edge_agent import __version__
 from edge_agent.cli_fleet import fleet
 from edge_agent.cli_page import page, report
-from edge_agent.cli_trust import CONFIG, audit, certificate, releases
+from edge_agent.cli_trust import CONFIG, OF_MODEL, audit, certificate, releases
 from edge_agent.core.errors import EdgeAgentError, Misconfigured
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def quantise(release: Path, out: Path) -> None:
 @main.command()
 @click.argument("classes", nargs=-1, required=True)
 @_broker_options
-@click.option("--model", help="Which of the gateway's further models is asked. Default: its own.")
+@OF_MODEL
 @click.option("--wait", is_flag=True, help="Wait for the end and show progress.")
 @click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Longest wait, in seconds.")
 @click.option("--reason", default="", help="Why; stands in the log and in the job's state.")
@@ -162,7 +162,7 @@ def quantise(release: Path, out: Path) -> None:
 @click.option("--audience", multiple=True, help="Gateways it is signed for. Default: gateway.name of --config.")
 @click.option("--valid", "valid_s", default=600.0, show_default=True, help="Seconds in which it may begin.")
 def unlearn(
-    classes: tuple[str, ...], place: _Place, model: str | None, wait: bool, timeout_s: float, reason: str,
+    classes: tuple[str, ...], place: _Place, model: str, wait: bool, timeout_s: float, reason: str,
     id_: str | None, key_path: Path | None, key_id: str, audience: tuple[str, ...], valid_s: float,
 ) -> None:  # fmt: skip
     """Make a gateway forget one or more classes.
@@ -176,8 +176,9 @@ def unlearn(
     from edge_agent.commands.show import show_unlearn
     from edge_agent.commands.unlearn import Signing
     from edge_agent.config import read_config
+    from edge_agent.settings import MODELS, OWN_MODEL
 
-    below = f"/models/{model}" if model else ""
+    below = "" if model == OWN_MODEL else f"/{MODELS}/{model}"
     if key_path is not None and not audience:
         if place.config_path is None:
             raise click.UsageError("--key needs --audience, or --config, which names the gateway")

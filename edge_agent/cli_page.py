@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edge_agent.cli_trust import CONFIG
+from edge_agent.cli_trust import CONFIG, OF_MODEL
 from edge_agent.core.errors import Misconfigured
 
 
@@ -28,9 +28,9 @@ def page(config_path: Path) -> None:
 @click.command()
 @click.argument("job")
 @CONFIG
-@click.option("--model", help="Which of the gateway's further models it was. Default: its own.")
+@OF_MODEL
 @click.option("--out", type=click.Path(path_type=Path), help="The HTML file. Default: JOB.html.")
-def report(job: str, config_path: Path, model: str | None, out: Path | None) -> None:
+def report(job: str, config_path: Path, model: str, out: Path | None) -> None:
     """Write the story of a forget command, by its id, into one HTML file that needs nothing else.
 
     \b

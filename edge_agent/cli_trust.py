@@ -18,14 +18,14 @@ CONFIG = click.option(
 )  # fmt: skip
 
 
-MODEL = click.option("--model", default="gateway", show_default=True, help="Which of the gateway's models is meant.")
+OF_MODEL = click.option("--model", default="gateway", show_default=True, help="Which of the gateway's models is meant.")
 
 
 def _configured(function: Any) -> Any:
     """A gateway's configuration, and which of its models is meant; handed over as ``config``."""
 
     @CONFIG
-    @MODEL
+    @OF_MODEL
     @functools.wraps(function)
     def with_config(*arguments: Any, config_path: Path, model: str, **options: Any) -> Any:
         from edge_agent.config import read_config
@@ -233,7 +233,7 @@ def audit() -> None:
 @click.option("--certificate", "document", type=click.Path(path_type=Path), help="Must be in the log with its head.")
 @click.option("--key", type=click.Path(path_type=Path), help="Public key of that certificate.")
 @CONFIG
-@MODEL
+@OF_MODEL
 def audit_verify(
     file: Path | None, document: Path | None, key: Path | None, config_path: Path, model: str
 ) -> None:  # fmt: skip

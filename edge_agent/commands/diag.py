@@ -30,7 +30,7 @@ from edge_agent.config import read_config
 from edge_agent.core.errors import EdgeAgentError, Misconfigured
 from edge_agent.files import size_of, storage
 from edge_agent.schemas.card import CARD
-from edge_agent.settings import OWN_MODEL, Config
+from edge_agent.settings import MODELS, OWN_MODEL, Config
 
 LINES: Final = 5000  # of the log
 ANSWER_S: Final = 5.0
@@ -75,7 +75,7 @@ def _parts(config_path: Path, log: Path | None) -> dict[str, Callable[[], Any]]:
         "metrics.txt": lambda: _metrics(config),
     }
     for name in (OWN_MODEL, *config.models):
-        more |= _of_model("" if name == OWN_MODEL else f"models/{name}/", config.of_model(name).gateway.state_dir)
+        more |= _of_model("" if name == OWN_MODEL else f"{MODELS}/{name}/", config.of_model(name).gateway.state_dir)
     return parts | more | last
 
 

@@ -15,7 +15,6 @@ from edge_agent.core.errors import Untrusted
 from edge_agent.files import storage, write_atomically
 from edge_agent.page.assets import CHARTS, STATIC, built_whole
 from edge_agent.page.records import Records
-from edge_agent.settings import OWN_MODEL
 from edge_agent.signing import Signer, opened
 from edge_agent.vault import IDENTITY
 
@@ -23,7 +22,7 @@ SCRIPTS: Final = (CHARTS, "charts.js", "story.js")
 STYLES: Final = ("lib/uPlot.min.css", "page.css")
 
 
-def write_report(config_path: Path, model: str | None, id_: str, out: Path | None) -> Path:
+def write_report(config_path: Path, model: str, id_: str, out: Path | None) -> Path:
     """Write the report; returns its path.
 
     Raises:
@@ -32,8 +31,7 @@ def write_report(config_path: Path, model: str | None, id_: str, out: Path | Non
     """
     built_whole()
     config = read_config(config_path)
-    name = f"{config.gateway.name}/{model}" if model else config.gateway.name
-    of_model = config.of_model(model or OWN_MODEL)
+    of_model = config.of_model(model)
     path = out or Path(f"{id_.replace('/', '-')}.html")
     path = path.resolve()
     job, document, accepted = Records(of_model.gateway.state_dir).job(id_)
@@ -45,7 +43,9 @@ def write_report(config_path: Path, model: str | None, id_: str, out: Path | Non
             verdict = f"the certificate is signed with this gateway's key {key.fingerprint}, not a byte was changed"
         except Untrusted as error:
             verdict = f"the certificate is not to be believed: {error.reason}"
-    page = render(name, {"job": job, "content": content, "accepted": asked(accepted)}, verdict, document)
+    page = render(
+        of_model.gateway.name, {"job": job, "content": content, "accepted": asked(accepted)}, verdict, document
+    )
     with storage(f"{path} cannot be written"):
         write_atomically(path, page.encode())
     return path
