@@ -98,42 +98,16 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
     )
     windows = torch.cat([torch.from_numpy(part) for part in read_windows(folder).values()])
 
-    settings, limits = EditSettings(), gate.GateSettings()
-    reporter.say("probing", 0.0, {"windows": len(windows)}, always=True)
-    with (folder / TRACE).open("w") as trace:
-
-        def on_step(step: pte.Step) -> None:
-            if step.number == 1:
-                heap.give_back()  # what making the features took
-            trace.write(json.dumps(asdict(step)) + "\n")
-            numbers = {"step": step.number, "forget_share": step.forget_share, "holdout_share": step.holdout_share}
-            reporter.say("editing", step.number / settings.max_steps, numbers)
-
-        def on_probe(done: int, total: int) -> None:
-            heap.give_back()  # else what each batch leaves between the others' tensors adds up
-            reporter.say("probing", done / total, {"probed": done, "windows": total})
-
-        outcome = pte.edit(
-            edited, windows, forget, settings, generator,
-            anchors=anchors, evidence=evidence,
-            on_probe=on_probe, on_step=on_step,
-        )  # fmt: skip
+    outcome = _edit(edited, windows, anchors, evidence, generator, folder / TRACE, reporter)
     heap.give_back()
     reporter.say("gating", 0.0, {"steps": outcome.steps, "flip_rate": outcome.flip_rate}, always=True)
-    verdict = gate.judge(original, edited, windows, parent.card.classes, evidence, limits, generator)
+    verdict = gate.judge(original, edited, windows, parent.card.classes, evidence, gate.GateSettings(), generator)
     numbers = {
         "windows": len(windows),
         "windows_by_source": job.windows,
         "windows_sha256": sha256(folder / WINDOWS),
         "seed": job.seed,
-        "steps": outcome.steps,
-        "chosen_step": outcome.chosen_step,
-        "curve": curve(outcome.trace),
-        "flip_rate": round(outcome.flip_rate, 4),
-        "flipped_to": {parent.card.classes[label]: count for label, count in outcome.flipped_to.items()},
-        "gate": [asdict(reason) for reason in verdict.reasons],
-        "gate_classes": {parent.card.classes[row.label]: _shares(row) for row in verdict.classes},
-        "settings": {**asdict(settings), **asdict(limits)},
+        **_told(outcome, verdict, parent.card.classes),
         "edit_s": round(time.monotonic() - started_s, 3),
     }
     if not verdict.accepted:
@@ -150,6 +124,52 @@ def run(folder: Path, reporter: Reporter) -> dict[str, Any]:
         "onnx_parity": parity,
         "child_s": round(time.monotonic() - started_s, 3),
         "child_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def _edit(
+    network: nn.Sequential,
+    windows: Tensor,
+    anchors: Tensor,
+    evidence: Evidence,
+    generator: torch.Generator,
+    trace_path: Path,
+    reporter: Reporter,
+) -> pte.Edit:
+    """Edit ``network`` in place, with a line in the trace for each step."""
+    settings = EditSettings()
+    reporter.say("probing", 0.0, {"windows": len(windows)}, always=True)
+    with trace_path.open("w") as trace:
+
+        def on_step(step: pte.Step) -> None:
+            if step.number == 1:
+                heap.give_back()  # what making the features took
+            trace.write(json.dumps(asdict(step)) + "\n")
+            numbers = {"step": step.number, "forget_share": step.forget_share, "holdout_share": step.holdout_share}
+            reporter.say("editing", step.number / settings.max_steps, numbers)
+
+        def on_probe(done: int, total: int) -> None:
+            heap.give_back()  # else what each batch leaves between the others' tensors adds up
+            reporter.say("probing", done / total, {"probed": done, "windows": total})
+
+        return pte.edit(
+            network, windows, evidence.forget, settings, generator,
+            anchors=anchors, evidence=evidence,
+            on_probe=on_probe, on_step=on_step,
+        )  # fmt: skip
+
+
+def _told(outcome: pte.Edit, verdict: gate.Verdict, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What the status and the certificate tell of an edit and of what the gate says of it."""
+    return {
+        "steps": outcome.steps,
+        "chosen_step": outcome.chosen_step,
+        "curve": curve(outcome.trace),
+        "flip_rate": round(outcome.flip_rate, 4),
+        "flipped_to": {classes[label]: count for label, count in outcome.flipped_to.items()},
+        "gate": [asdict(reason) for reason in verdict.reasons],
+        "gate_classes": {classes[row.label]: _shares(row) for row in verdict.classes},
+        "settings": {**asdict(EditSettings()), **asdict(gate.GateSettings())},
     }
 
 
