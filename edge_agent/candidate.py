@@ -12,7 +12,6 @@ from dataclasses import replace
 import structlog
 
 from edge_agent.adapters.journal import Journal
-from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.core.errors import EdgeAgentError
 from edge_agent.erasure import Erasure, Parts, Publisher
 from edge_agent.installer import Installer
@@ -51,7 +50,6 @@ class Candidate:
         self._store, self._cache = parts.store, parts.cache
         self._erasure, self._probation, self._publish = erasure, probation, publish
         self._loading = Installer[Loaded]()
-        self._trying = Installer[OnnxModel]()
         self._erasing: tuple[str, Iterator[None]] | None = None  # a command's id, and what is left to do for it
 
     def watch(self, state: JobState, settings: Forget) -> None:
@@ -73,11 +71,8 @@ class Candidate:
             self._publish.state(self._journal.note(state))
 
     def _begin(self, state: JobState, settings: Forget) -> None:
-        after = state.release_after
-        assert after is not None
-        candidate = self._trying.made(after, lambda: self._live.candidate(self._store.get(after)))
-        if candidate is None:
-            return  # it is being loaded beside the serving thread
+        assert state.release_after is not None
+        candidate = self._live.candidate(self._store.get(state.release_after))
         gone = self._masks.erased() | set(self._live.card.forgotten)
         self._live.shadow = Shadow(candidate, self._live.card.classes, gone, frozenset(state.classes))
         log.info("shadow.started", id=state.id, windows=settings.shadow_windows)
