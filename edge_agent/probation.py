@@ -107,25 +107,26 @@ class Probation:
         self._publish.release()
         self._return = _Return(bad, parent.digest, f"live health: {complaint}")
         log.error("release.adopted", release=parent.digest[:12], before=bad[:12], reason=self._return.reason)
-        self.undo("")
+        self._finish_return()
 
     def undo(self, reason: str) -> None:
         """Take back what a parent on probation that is live again knows: it was not forgotten after all.
 
-        Args:
-            reason: for who asks what became of a command; of a return for bad health it is that.
-
         Raises:
             StorageFailed: it is as it was before for some.
         """
-        back = self._return
-        if back is not None:
-            self._store.remove(back.bad)
-            reason = back.reason
+        self._finish_return()
         self._take_back(reason)
-        if back is not None:
-            self._audit.append("release.adopted", release=back.parent, reason=reason)
-            self._return = None
+
+    def _finish_return(self) -> None:
+        """Do what is left of a return for bad health, which keeps its own reason."""
+        back = self._return
+        if back is None:
+            return
+        self._store.remove(back.bad)
+        self._take_back(back.reason)
+        self._audit.append("release.adopted", release=back.parent, reason=back.reason)
+        self._return = None
 
     def _take_back(self, reason: str) -> None:
         live, kept = self._live.release, self._kept()

@@ -272,3 +272,18 @@ def test_every_alert_stands_in_the_runbook() -> None:
     runbook = (ROOT / "docs" / "operations.md").read_text()
     for name in re.findall(r"- alert: (\w+)", RULES.read_text()):
         assert f"### {name}\n" in runbook
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(ConnectionResetError("gone"), False), (ValueError("a fault of ours"), True)]
+)
+def test_a_peer_that_hangs_up_is_no_news_and_a_fault_of_ours_is(
+    capfd: pytest.CaptureFixture[str], error: Exception, told: bool
+) -> None:
+    server = HttpServer("127.0.0.1", 0, a_snapshot, None, ROOT)._server
+    try:
+        raise error
+    except (ConnectionError, ValueError):
+        server.handle_error(None, ("127.0.0.1", 1))
+    server.server_close()
+    assert (str(error) in capfd.readouterr().err) is told

@@ -7,12 +7,9 @@ that it was destroyed.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,22 +22,14 @@ from edge_agent.commands.orphans import known_in, orphans
 from edge_agent.core.errors import StorageFailed
 from edge_agent.slots import SlotFile
 from edge_agent.vault import Vault
+from tests.disk_kit import once
 from tests.test_releases import make_release
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, path: Path, *calls: str) -> None:
     """Let calls of ``os`` fail for a path, as for a sector that cannot be read; without names, those that list it."""
     for name in calls or ("listdir", "scandir"):
-        monkeypatch.setattr(os, name, failing(getattr(os, name), path))
-
-
-def failing(call: Callable[..., Any], path: Path) -> Callable[..., Any]:
-    def instead(*args: Any, **more: Any) -> Any:
-        if args and not isinstance(args[0], int) and Path(args[0]) == path:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return call(*args, **more)
-
-    return instead
+        once(monkeypatch, os, name, lambda at=".", *_: str(at) == str(path), times=99)
 
 
 def test_a_cache_whose_folder_cannot_be_read_keeps_its_keys_and_windows(
@@ -96,18 +85,9 @@ def test_keys_that_cannot_be_read_just_now_do_not_pass_for_those_of_another_mast
     for name in "identity", "cache-hum.1":
         vault.make(name)
     with monkeypatch.context() as sick:
-        sick.setattr(Path, "read_bytes", failing_keys(Path.read_bytes))
+        once(sick, Path, "read_bytes", lambda path: path.parent.name == "keys", times=99)
         with pytest.raises(StorageFailed, match="key identity cannot be read"):
             Vault(tmp_path, bytes(32))
-
-
-def failing_keys(read: Callable[[Path], bytes]) -> Callable[[Path], bytes]:
-    def instead(path: Path) -> bytes:
-        if path.parent.name == "keys":
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return read(path)
-
-    return instead
 
 
 def test_a_job_folder_that_cannot_be_read_is_not_said_to_be_removed(

@@ -79,14 +79,15 @@ class Records:
         """The state of a command, its certificate if it has one, and the row of the audit log in which it came."""
         try:
             states = {state.id: state for state in read_states(self.state_dir / "journal.jsonl")}
-            rows = [row for row in read_rows(self.state_dir / "audit.jsonl") if row["event"] == "command.accepted"]
+            rows = read_rows(self.state_dir / "audit.jsonl")
+            asked = (row for row in rows if row["event"] == "command.accepted" and row["content"].get("id") == id_)
+            accepted = next(asked, {})
         except StorageFailed as error:
             raise Misconfigured("E_STATE", error.reason) from error
         if id_ not in states:
             raise Misconfigured("E_STATE", f"no command {id_!r}; there are: {', '.join(states) or 'none'}")
         documents = (document for document, head in self._certificates([]) if head.command.id == id_)
-        accepted = (row for row in rows if row["content"].get("id") == id_)
-        return job_status(states[id_]), next(documents, None), next(accepted, {})
+        return job_status(states[id_]), next(documents, None), accepted
 
     def _cards(self, problems: list[str]) -> dict[str, dict[str, Any]]:
         found = {}
