@@ -15,13 +15,12 @@ import structlog
 from edge_agent import __version__
 from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.mqtt import Broker
-from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.windows import WindowCache
+from edge_agent.adopting import Adopting
 from edge_agent.budget import bytes_written
-from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Refused, StorageFailed
+from edge_agent.core.errors import EdgeAgentError, Refused, StorageFailed
 from edge_agent.forgetting import Forgetting
-from edge_agent.installer import Installer
-from edge_agent.live import LiveModel, Loaded, refuse_erased
+from edge_agent.live import LiveModel
 from edge_agent.masks import Masks
 from edge_agent.mqtt_link import Message
 from edge_agent.schemas import messages
@@ -35,7 +34,6 @@ from edge_agent.tally import Tally, tolerant
 log = structlog.get_logger(__name__)
 
 STATUS_EVERY_S = 10.0
-SETTLE_EVERY_S = 60.0  # after a failure of the disk
 LONGEST_NAME = 4096  # of a class list that is answered: a topic has at most 65,535 bytes
 
 
@@ -49,6 +47,7 @@ class ServedModel:
     """
 
     forgetting: Forgetting  # set by the composition root: it announces through this object
+    adopting: Adopting  # likewise: it waits for what forgets
 
     def __init__(
         self,
@@ -58,7 +57,6 @@ class ServedModel:
         session: int,
         broker: Broker,
         tally: Tally,
-        store: ReleaseStore,
         live: LiveModel,
         cache: WindowCache,
         serving: Serving,
@@ -67,14 +65,10 @@ class ServedModel:
     ) -> None:
         self.name, self.topics, self.live, self.serving, self.tally = name, topics, live, serving, tally
         self._config, self._session, self._broker = config, session, broker
-        self._store, self._cache, self._audit, self._masks = store, cache, audit, masks
+        self._cache, self._audit, self._masks = cache, audit, masks
         self._status_s = float("-inf")
         self._announced: tuple[str, frozenset[str]] | None = None  # release and what is hidden, as replicas know it
         self._announcements = 0
-        self._installer = Installer[Loaded]()
-        self._wanted: str | None = None  # the release that an operator asked for, while it is being loaded
-        self._adopted: str | None = None  # one that is live, until cache and audit log have followed
-        self._settle_s = float("-inf")
 
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer."""
@@ -226,13 +220,12 @@ class ServedModel:
         for duty in (self._revive, self.forgetting.guard):
             with tolerant():
                 duty()
-        if now_s >= self._settle_s:
-            self._settle(now_s)
+        self.adopting.settle(now_s)
         if not self._tell_replicas() and now_s >= self._status_s + STATUS_EVERY_S:
             self.publish_status()
         with tolerant():
-            if (wanted := self._wanted or self._store.wanted()) is not None:
-                self._adopt_wanted(wanted, now_s)
+            if self.adopting.poll(now_s):
+                self.publish_release()
 
     def look(self) -> ModelSnapshot:
         """What it shows of itself."""
@@ -248,76 +241,7 @@ class ServedModel:
     def _revive(self) -> None:
         self._masks.revive_wanted(self._config.gateway.state_dir)
 
-    def _adopt_wanted(self, wanted: str, now_s: float) -> None:
-        """Adopt the release that ``edge-agent releases`` asked for, once no command works on the present one."""
-        if self.forgetting.at_work:
-            return
-        if self._wanted is None:
-            self._store.forget_wish()  # first: a release that ended the process would do so at every start
-            self._wanted = wanted
-        try:
-            loaded = self._installer.made(wanted, lambda: self.live.load(self._store.get(wanted)))
-            if loaded is None:
-                return
-            self._wanted = None
-            refuse_erased(loaded.release.card, self.forgetting.unwelcome(wanted))  # by what is erased now
-            if loaded.release.digest not in self._store.digests():
-                raise BrokenRelease("E_NO_RELEASE", f"release {wanted[:12]} was destroyed before it could go live")
-            self.live.swap(loaded)
-        except (BrokenRelease, StorageFailed) as error:
-            self._wanted = None
-            self.tally.counters["releases_refused"] += 1
-            log.error("release.refused", release=wanted[:12], code=error.code, reason=error.reason)
-            with tolerant():
-                self._audit.append("release.refused", release=wanted, code=error.code, reason=error.reason)
-            if error.code == "E_ERASED":  # what was erased must not lie in the store
-                with tolerant():
-                    self._store.remove(wanted)
-            return
-        log.info("release.adopted", release=wanted[:12], reason="operator")
-        self._adopted = wanted
-        self._masks.apply()
-        self._settle(now_s)
-        self.publish_release()
-
-    def _settle(self, now_s: float) -> None:
-        """Let cache, probation and audit log follow the live release, at a start or by an operator, until all do."""
-        self._settle_s = now_s + SETTLE_EVERY_S
-        with tolerant():
-            # Without an adoption it fits, unless the disk failed when the agent started.
-            if self._adopted is not None or self._cache.counts().keys() != set(self.live.card.classes):
-                fit_cache(self._cache, self.live)
-                self._masks.apply()
-            if self._adopted is not None:
-                self.forgetting.release_adopted()
-                self._audit.append("release.adopted", release=self._adopted, reason="operator")
-                self._adopted = None
-        with tolerant():
-            self._drop_forgotten()
-
-    def _drop_forgotten(self) -> None:
-        """Destroy windows of classes that a release from elsewhere had forgotten before: no command can ask for it."""
-        if self.forgetting.at_work is not None:
-            return  # the end of a command tells in its certificate what it destroys
-        for name in self.live.card.forgotten:
-            if count := self._cache.counts().get(name):
-                self._cache.erase(name)
-                log.warning("cache.dropped", files=1, windows=count, reason=f"the release has forgotten {name}")
-            while self._cache.rekey_one(name):
-                pass
-
     def reload(self, config: Config) -> None:
         """Take over what may change while it runs."""
         self._config, self.forgetting.settings, self.serving.settings = config, config.forget, config.cache
         self.live.max_abs = config.serving.max_abs
-
-
-def fit_cache(cache: WindowCache, live: LiveModel) -> None:
-    """Give the cache the classes and the window shape of the live release.
-
-    Raises:
-        StorageFailed: some classes are not cached until it is done again.
-    """
-    dropped = cache.fit(live.card.classes, (live.spec.channels, live.spec.length))
-    if dropped:
-        log.warning("cache.dropped", files=dropped, reason="of classes or a window shape that the release has not")

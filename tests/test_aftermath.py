@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import toy
 from edge_agent.adapters.audit import read_rows
+from edge_agent.adopting import SETTLE_EVERY_S
 from edge_agent.commands.assembly import assemble
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.errors import BrokenRelease
@@ -23,7 +24,7 @@ from edge_agent.erasure import Publisher
 from edge_agent.health import FEWEST
 from edge_agent.reservoir import Source
 from edge_agent.schemas.messages import JobState
-from edge_agent.served import SETTLE_EVERY_S, ServedModel
+from edge_agent.served import ServedModel
 from edge_agent.settings import OWN_MODEL
 from tests.offline import certified, committing, config_of, done, ended, on_probation, polled, quiet, started
 from tests.plant import Plant, store_at, wait_until
@@ -42,14 +43,14 @@ def test_a_probation_is_not_charged_for_the_time_before_it_began(tmp_path: Path,
     """Beside one that had not been counted for some minutes, one of 200 s was over at once."""
     before, after = on_probation(tmp_path, toy_release)
     model = started(config_of(tmp_path, toy_release, "[forget]\nprobation_s = 200"))
-    child = model._store.add(toy.twin(toy_release, tmp_path / "grandchild", forgotten=("whine", "hum")))
+    child = model.forgetting._store.add(toy.twin(toy_release, tmp_path / "grandchild", forgotten=("whine", "hum")))
     committing(model, "hum", after, child.digest)
     model.forgetting._probation._counted_s -= 250.0
     polled(model)
     kept = {state.id: state.kept_s for state in model.forgetting._journal.states()}
     assert kept["job-whine"] == pytest.approx(350.0, abs=5.0)
     assert kept["job-hum"] == pytest.approx(200.0, abs=5.0)
-    assert set(model._store.digests()) == {before, after, child.digest}
+    assert set(model.forgetting._store.digests()) == {before, after, child.digest}
     ended(model)
 
 
@@ -60,7 +61,7 @@ def test_what_was_usual_before_the_swap_is_what_a_release_on_probation_is_held_a
     before = model.live.release.digest
     model.live.answer(toy.dataset().test.windows[:FEWEST])
     usual_s = model.live.health.usual_s
-    child = model._store.add(toy.twin(toy_release, tmp_path / "child", forgotten=("whine",)))
+    child = model.forgetting._store.add(toy.twin(toy_release, tmp_path / "child", forgotten=("whine",)))
     committing(model, "whine", before, child.digest)
     polled(model)
     assert usual_s is not None
@@ -95,10 +96,12 @@ def test_a_command_that_has_expired_while_it_waited_is_not_begun(tmp_path: Path,
 def test_a_stored_release_that_nobody_can_read_is_taken_to_know_the_class(tmp_path: Path, toy_release: Path) -> None:
     on_probation(tmp_path, toy_release, kept_s=None)
     model = started(config_of(tmp_path, toy_release))
-    older = model._store.add(toy.twin(toy_release, tmp_path / "older", forgotten=("whine",), name="older")).digest
-    (model._store.folder / older / "card.json").write_bytes(b"{")
+    older = model.forgetting._store.add(
+        toy.twin(toy_release, tmp_path / "older", forgotten=("whine",), name="older")
+    ).digest
+    (model.forgetting._store.folder / older / "card.json").write_bytes(b"{")
     list(model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release))
-    assert model._store.digests() == [model.live.release.digest]
+    assert model.forgetting._store.digests() == [model.live.release.digest]
     assert [one["knew"] for one in certified(model)["destroyed"] if one.get("digest") == older] == [["whine"]]
     ended(model)
 
@@ -168,7 +171,7 @@ def test_windows_of_a_class_that_a_release_from_elsewhere_has_forgotten_are_dest
     for seq, samples in enumerate(toy.windows(toy.CLASSES.index("whine"), 12, np.random.default_rng(0))):
         model._cache.offer("whine", Window("m", "b", seq, 0, "whine", samples), Source.SENDER)
     pulled = toy.twin(toy_release, tmp_path / "pulled", name="pulled", forgotten=("whine",))
-    model._store.want(model._store.add(pulled).digest)
+    model.forgetting._store.want(model.forgetting._store.add(pulled).digest)
 
     def adopted() -> bool:
         model.housekeep(0.0)
@@ -207,11 +210,11 @@ def test_a_release_that_was_destroyed_while_it_waited_does_not_go_live(tmp_path:
     before, after = on_probation(tmp_path, toy_release, kept_s=None)
     (tmp_path / "state" / "journal.jsonl").unlink()
     model = started(config_of(tmp_path, toy_release, '[forget]\nknown_again = "mask"'))
-    store, journal = model._store, model.forgetting._journal
+    store, journal = model.forgetting._store, model.forgetting._journal
     wanted = store.add(toy.twin(toy_release, tmp_path / "later", name="later")).digest
     store.want(wanted)
     model.housekeep(0.0)
-    wait_until(lambda: model._installer._task and model._installer._task[1].done())
+    wait_until(lambda: model.adopting._installer._task and model.adopting._installer._task[1].done())
     digests = {"release_before": before, "release_after": after}
     journal.write(JobState("job-whine", ("whine",), "d", "executing", "committing", **digests))  # type: ignore[arg-type]
     model.housekeep(1.0)

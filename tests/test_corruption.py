@@ -81,7 +81,7 @@ def test_whatever_state_file_is_damaged_the_agent_starts_and_no_erased_class_com
                 model = started(config)
             about = f"{name}, {len(content)} bytes, {[row['event'] for row in logs]}"
             assert model.live.release.digest in known, about
-            assert model._store.get(model.live.release.digest).digest == model.live.release.digest, about
+            assert model.forgetting._store.get(model.live.release.digest).digest == model.live.release.digest, about
             if when == "after":
                 assert "whine" in model.live.masked, about
                 assert model._cache.counts()["whine"] == 0, about

@@ -14,10 +14,10 @@ from edge_agent.adapters import windows as cache_files
 from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import ReleaseStore
+from edge_agent.adopting import SETTLE_EVERY_S
 from edge_agent.clock import Clock
 from edge_agent.core.errors import StorageFailed
 from edge_agent.schemas.messages import JobState
-from edge_agent.served import SETTLE_EVERY_S
 from tests.disk_kit import fail, no_disk, once, rows, stock
 from tests.offline import config_of, done, ended, on_probation, polled, quiet, started
 from tests.plant import store_at, wait_until
@@ -80,7 +80,7 @@ def test_a_candidate_that_passed_its_trial_gets_no_second_one_from_a_failing_dis
     model = started(config_of(tmp_path, toy_release, limits))
     before = model.live.release.digest
     child = toy.twin(toy_release, tmp_path / "child", forgotten=("whine",), parent=before)
-    after = model._store.add(child).digest
+    after = model.forgetting._store.add(child).digest
     begun = JobState("a", ("whine",), "d", "executing", "shadowing", attempts=1)
     model.forgetting._journal.write(replace(begun, release_before=before, release_after=after))
     model.forgetting._masks.apply()
@@ -122,7 +122,9 @@ def test_a_wish_that_cannot_be_removed_leaves_no_row_each_second(
     tmp_path: Path, toy_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = started(config_of(tmp_path, toy_release))
-    model._store.want(model._store.add(toy.twin(toy_release, tmp_path / "twin", name="twin")).digest)
+    model.forgetting._store.want(
+        model.forgetting._store.add(toy.twin(toy_release, tmp_path / "twin", name="twin")).digest
+    )
     fail(monkeypatch, ReleaseStore, "forget_wish", lambda *_: True, times=50)
     for now_s in range(50):
         model.housekeep(float(now_s))
@@ -145,7 +147,9 @@ def test_how_long_runs_took_before_a_swap_is_known_though_the_journal_failed_onc
     for samples in toy.dataset().test.windows[:64]:
         model.live.answer(samples[None])
     before = model.live.release.digest
-    after = model._store.add(toy.twin(toy_release, tmp_path / "child", forgotten=("whine",), parent=before)).digest
+    after = model.forgetting._store.add(
+        toy.twin(toy_release, tmp_path / "child", forgotten=("whine",), parent=before)
+    ).digest
     begun = JobState("a", ("whine",), "d", "executing", "committing", attempts=1)
     model.forgetting._journal.write(replace(begun, release_before=before, release_after=after))
     fail(monkeypatch, Journal, "write", lambda state: state.phase == "erasing")

@@ -40,11 +40,11 @@ def test_an_erasure_takes_a_piece_each_turn_and_begins_anew_where_the_disk_fails
 ) -> None:
     before, after, model = erasing(tmp_path, toy_release)
     model.poll(may_start=True)
-    assert before in model._store.digests(), "one turn did it all"
+    assert before in model.forgetting._store.digests(), "one turn did it all"
     fail(monkeypatch, Jobs, "clear", lambda: True)
     polled(model)
     assert model.forgetting._journal.states()[0].status == "successful"
-    assert model._store.digests() == [after]
+    assert model.forgetting._store.digests() == [after]
     assert [one["what"] for one in certified(model)["destroyed"]] == ["cached windows", "job folder", "release"]
     ended(model)
 
@@ -63,7 +63,7 @@ def test_a_window_labelled_with_the_class_while_it_is_erased_leaves_no_key_behin
     model._cache.label(window.asset, window.boot, window.seq, "whine")
     polled(model)
     assert certified(model)
-    vault = model._store._vault
+    vault = model.forgetting._store._vault
     keys = [vault.find(name) for name in vault.names("cache-")]
     assert not any(opens(key, path, content) for key in keys for path, content in image.items())
     ended(model)
@@ -82,7 +82,7 @@ def erasing_again(folder: Path, release: Path) -> tuple[str, ServedModel]:
     before, after = on_probation(folder, release)
     model = started(config_of(folder, release, "[forget]\nprobation_s = 200"))
     forgotten = ("whine", "hum")
-    child = model._store.add(toy.twin(release, folder / "grandchild", forgotten=forgotten, parent=after))
+    child = model.forgetting._store.add(toy.twin(release, folder / "grandchild", forgotten=forgotten, parent=after))
     committing(model, "hum", after, child.digest)
 
     def begun() -> bool:

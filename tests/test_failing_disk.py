@@ -18,6 +18,7 @@ from edge_agent.adapters import checkpoints
 from edge_agent.adapters.audit import AuditLog
 from edge_agent.adapters.journal import Journal
 from edge_agent.adapters.releases import ReleaseStore, read_release, write_card
+from edge_agent.adopting import SETTLE_EVERY_S
 from edge_agent.core.errors import BrokenRelease, JobFailed, Refused, StorageFailed
 from edge_agent.core.evidence import prepare
 from edge_agent.core.types import Window
@@ -26,7 +27,7 @@ from edge_agent.masks import REVIVE
 from edge_agent.reservoir import Source
 from edge_agent.schemas.card import DREAMS, INT8, MODEL, WEIGHTS, Card
 from edge_agent.schemas.messages import JobState
-from edge_agent.served import SETTLE_EVERY_S, ServedModel
+from edge_agent.served import ServedModel
 from tests.disk_kit import fail, rows
 from tests.offline import certified, config_of, ended, on_probation, polled, quiet, started
 from tests.plant import store_at, wait_until
@@ -68,10 +69,10 @@ def test_half_a_release_that_knows_the_class_is_gone_before_a_certificate_is_sig
     on_probation(tmp_path, toy_release, kept_s=None)
     model = started(config_of(tmp_path, toy_release))
     twin = toy.twin(toy_release, tmp_path / "twin", name="twin")
-    half = left_by_a_killed_process(model._store, twin)
+    half = left_by_a_killed_process(model.forgetting._store, twin)
     list(model.forgetting._erasure.erase(model.forgetting._journal.states()[0], model.live.release))
     assert not half.exists()
-    assert not model._store._vault.names(f"release-{half.name.strip('.').removesuffix('.new')}")
+    assert not model.forgetting._store._vault.names(f"release-{half.name.strip('.').removesuffix('.new')}")
     ended(model)
 
 
@@ -82,7 +83,7 @@ def test_no_certificate_is_signed_and_nothing_is_swept_while_a_release_is_being_
     on_probation(tmp_path, toy_release, kept_s=None)
     model = started(config_of(tmp_path, toy_release))
     state = model.forgetting._journal.states()[0]
-    half = left_by_a_killed_process(model._store, toy.twin(toy_release, tmp_path / "twin", name="twin"))
+    half = left_by_a_killed_process(model.forgetting._store, toy.twin(toy_release, tmp_path / "twin", name="twin"))
     with store_at(tmp_path / "state")._adding(wait=False), pytest.raises(StorageFailed, match="is being added"):
         list(model.forgetting._erasure.erase(state, model.live.release))
     assert half.exists()
@@ -99,7 +100,7 @@ def test_a_certificate_names_all_that_was_destroyed_before_the_disk_failed_and_a
     """The job folder, shredded in the first try, was said to have been in memory, and a second release was left out."""
     model = started(config_of(tmp_path, toy_release))
     before = model.live.release.digest
-    other = model._store.add(toy.twin(toy_release, tmp_path / "other", name="other")).digest
+    other = model.forgetting._store.add(toy.twin(toy_release, tmp_path / "other", name="other")).digest
     model.forgetting._journal.write(JobState("a", ("whine",), "d", "executing", "verifying", attempts=1))
     job = tmp_path / "state" / "jobs" / "1"
     model.forgetting._result = toy.twin(toy_release, job / "result", forgotten=("whine",), parent=before)
@@ -137,7 +138,7 @@ def test_a_candidate_that_failed_its_trial_gets_no_second_one_from_a_failing_dis
 ) -> None:
     """Its removal failed, nobody remembered why it was to go, and the next turn began another trial."""
     model = started(config_of(tmp_path, toy_release, "[forget]\nshadow_windows = 1000\nshadow_s = 0.001"))
-    after = model._store.add(toy.twin(toy_release, tmp_path / "child", forgotten=("whine",))).digest
+    after = model.forgetting._store.add(toy.twin(toy_release, tmp_path / "child", forgotten=("whine",))).digest
     digests: Any = {"release_before": model.live.release.digest, "release_after": after, "attempts": 1}
     model.forgetting._journal.write(replace(JobState("a", ("whine",), "d", "executing", "shadowing"), **digests))
     fail(monkeypatch, ReleaseStore, "remove", lambda name: name == after)
@@ -146,7 +147,7 @@ def test_a_candidate_that_failed_its_trial_gets_no_second_one_from_a_failing_dis
     state = model.forgetting._journal.states()[0]
     assert (state.status, state.code) == ("failed", "E_SHADOW")
     assert [line["event"] for line in logs].count("shadow.started") == 1
-    assert model._store.digests() == [model.live.release.digest]
+    assert model.forgetting._store.digests() == [model.live.release.digest]
     ended(model)
 
 
@@ -183,7 +184,9 @@ def test_a_cache_follows_a_release_whose_adoption_cannot_be_written_down_at_once
     """It went on with the window shape of the release before, and the row was never written."""
     model = started(config_of(tmp_path, toy_release))
     fail(monkeypatch, AuditLog, "append", lambda event, *_: event == "release.adopted")
-    wanted = model._store.add(toy.twin(toy_release, tmp_path / "twin", name="twin", classes=("a", "b", "c", "d", "e")))
+    wanted = model.forgetting._store.add(
+        toy.twin(toy_release, tmp_path / "twin", name="twin", classes=("a", "b", "c", "d", "e"))
+    )
     adopted(model, wanted.digest)
     assert set(model._cache.counts()) == set("abcde")
     assert rows(tmp_path, "release.adopted") == []
@@ -198,9 +201,9 @@ def toy_window() -> Window:
 
 
 def adopted(model: ServedModel, digest: str) -> None:
-    model._store.want(digest)
+    model.forgetting._store.want(digest)
     model.housekeep(0.0)
-    wait_until(lambda: model._installer._task and model._installer._task[1].done())
+    wait_until(lambda: model.adopting._installer._task and model.adopting._installer._task[1].done())
     model.housekeep(1.0)
     assert model.live.release.digest == digest
 
@@ -211,7 +214,7 @@ def test_an_erased_class_gets_no_windows_after_an_adoption_that_the_cache_cannot
     """Where one class's file could not be opened, nobody closed the erased class's: its windows were cached again."""
     on_probation(tmp_path, toy_release, kept_s=None)
     model = started(config_of(tmp_path, toy_release, '[forget]\nknown_again = "mask"'))
-    wanted = model._store.add(toy.twin(toy_release, tmp_path / "later", name="later"))
+    wanted = model.forgetting._store.add(toy.twin(toy_release, tmp_path / "later", name="later"))
     model._cache.close()
     (blocked,) = (tmp_path / "state" / "cache").glob(f"{model._cache._file_name('hum')}.*.slots")
     blocked.unlink()
@@ -233,13 +236,13 @@ def test_a_release_that_is_being_sealed_when_its_command_is_dropped_does_not_sta
     """After a rollback by bad health it lay in the store, and no command named it."""
     on_probation(tmp_path, toy_release, kept_s=None)
     model = started(config_of(tmp_path, toy_release))
-    stored = model._store.digests()
+    stored = model.forgetting._store.digests()
     edited = toy.twin(toy_release, tmp_path / "edited", name="edited")
     state = model.forgetting._journal.write(JobState("job-hum", ("hum",), "d", "executing", "verifying", attempts=1))
-    model.forgetting._sealing.made(state.id, lambda: model._store.add(edited))
+    model.forgetting._sealing.made(state.id, lambda: model.forgetting._store.add(edited))
     model.forgetting._drop(state, JobFailed("E_INTERRUPTED", "the release that it began with was rolled back"))
     model.forgetting._sealing._pool.shutdown()
-    assert model._store.digests() == stored
+    assert model.forgetting._store.digests() == stored
     assert model.forgetting._journal.get(state.id).code == "E_INTERRUPTED"  # type: ignore[union-attr]
     ended(model)
 
@@ -265,7 +268,7 @@ def test_going_back_is_told_once_while_the_journal_cannot_be_written(
     state = model.forgetting._journal.states()[0]
     assert (state.code, state.reason) == ("E_ROLLED_BACK", "live health: too slow")  # and not an operator's wish
     assert rows(tmp_path, "release.adopted") == [{"release": before, "reason": "live health: too slow"}]
-    assert model._store.digests() == [before]  # the one that did badly is gone, though that failed at first
+    assert model.forgetting._store.digests() == [before]  # the one that did badly is gone, though that failed at first
     ended(model)
 
 

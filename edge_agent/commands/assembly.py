@@ -20,6 +20,7 @@ from edge_agent.adapters.releases import ReleaseStore
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.adapters.workplace import Workplace, engines_folder
+from edge_agent.adopting import Adopting, fit_cache
 from edge_agent.agent import Agent
 from edge_agent.budget import Budget
 from edge_agent.clock import Clock
@@ -40,7 +41,7 @@ from edge_agent.masks import Masks, erased_classes, unwelcome
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.snapshot import Latency
 from edge_agent.schemas.topics import Topics
-from edge_agent.served import ServedModel, fit_cache
+from edge_agent.served import ServedModel
 from edge_agent.serving import Serving
 from edge_agent.settings import OWN_MODEL, Config
 from edge_agent.signing import Signer
@@ -161,9 +162,7 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
     serving = Serving(
         config.cache, shared.raw_boot, *outward, live, cache, tally, shared.latency, shared.discovery, alone=alone
     )
-    model = ServedModel(
-        name, config, topics, shared.session, shared.broker, tally, store, live, cache, serving, audit, masks
-    )
+    model = ServedModel(name, config, topics, shared.session, shared.broker, tally, live, cache, serving, audit, masks)
 
     def neighbours(unread: Collection[str]) -> dict[str, set[str]]:
         known = orphans(shared.root_dir, {other.name for other in models}, unread)
@@ -174,6 +173,7 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
     parts = Parts(store, cache, jobs, audit, shared.clock, shared.signer, neighbours)
     publish = Publisher(model.announce, model.publish_certificate, model.publish_release)
     model.forgetting = Forgetting(config, journal, live, masks, parts, publish)
+    model.adopting = Adopting(store, live, cache, audit, masks, tally, model.forgetting)
     return model
 
 
