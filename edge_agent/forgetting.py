@@ -27,6 +27,7 @@ from edge_agent.adapters.releases import Release
 from edge_agent.candidate import Candidate
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, JobFailed, StorageFailed
 from edge_agent.erasure import Erasure, Parts, Publisher
+from edge_agent.failing import Failing
 from edge_agent.installer import Installer
 from edge_agent.intake import Intake
 from edge_agent.jobs import Ended, News, Started
@@ -64,8 +65,7 @@ class Forgetting:
         self._sealing = Installer[Release]()
         self._result: Path | None = None  # what the job that ended last has made
         self._ended: Ended | None = None  # how a job ended, until the audit log has it
-        self._failing: tuple[JobState, EdgeAgentError] | None = None  # why a command fails, until the journal has it
-        self._told: str | None = None  # the command whose failure the audit log has
+        self._failing = Failing(journal, live, masks, parts, publish, self._sealing)
         self._wait_until_s = float("-inf")
 
     def accept(self, command: UnlearnCommand) -> JobState:
@@ -110,11 +110,9 @@ class Forgetting:
     def resume(self) -> None:
         """After a start: mask what the journal says, before the first answer; ``poll`` goes on with the rest."""
         self._masks.apply()
-        try:
+        with tolerant():
             self.release_adopted()  # a crash may have come between
             self._clear_jobs()
-        except StorageFailed as error:
-            storage_failed(error)
 
     @property
     def has_job(self) -> bool:
@@ -140,8 +138,8 @@ class Forgetting:
         if now_s < self._wait_until_s:
             return
         try:
-            if self._failing is not None:
-                self._drop(*self._failing)
+            if self._failing.is_due:
+                self._failing.again()
             elif self._ended is not None:
                 self._finish(self._ended)
             elif self._jobs.running is not None:
@@ -198,7 +196,8 @@ class Forgetting:
             return
         if at_work is not None and at_work.attempts:
             self._jobs.stop()
-            self._drop(at_work, JobFailed("E_INTERRUPTED", "the release that it began with was rolled back"))
+            self._ended = None
+            self._failing.drop(at_work, JobFailed("E_INTERRUPTED", "the release that it began with was rolled back"))
         self._probation.go_back(parent, complaint)
 
     # Life of a command
@@ -215,7 +214,7 @@ class Forgetting:
         elif state.phase == "shadowing":
             self._advance(state)
         elif state.attempts >= MOST_ATTEMPTS:
-            self._fail(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
+            self._failing.end(state, JobFailed("E_INTERRUPTED", f"the agent was stopped in {state.attempts} attempts"))
         elif may_start:
             self._start(state)
 
@@ -229,7 +228,7 @@ class Forgetting:
             )
             self._jobs.start(state, self.settings, self._masks.erased())
         except EdgeAgentError as error:
-            self._fail(state, error)
+            self._failing.end(state, error)
             return
         self._publish.state(state)
 
@@ -254,7 +253,7 @@ class Forgetting:
             self._audit.append("gate.judged", id=state.id, accepted=passed, reasons=reasons)
         self._ended = None
         if ended.failure is not None:
-            self._fail(state, ended.failure)
+            self._failing.end(state, ended.failure)
             return
         self._result = ended.result
         self._publish.state(self._journal.note(replace(state, phase="verifying", progress=0.97)))
@@ -273,20 +272,10 @@ class Forgetting:
             state = replace(state, release_after=sealed.digest, on_disk=state.on_disk or self._jobs.on_disk)
             state = self._journal.write(state)
         except (BrokenRelease, StorageFailed) as error:
-            self._drop(state, error)
+            self._failing.drop(state, error)
             return
         self._publish.state(state)
         self._go_on(state)
-
-    def _drop(self, state: JobState, error: EdgeAgentError) -> None:
-        """Give up a command and its candidate, if it has one already; no failing disk gives it a second trial."""
-        self._live.shadow = None
-        if (sealed := self._sealing.discard()) is not None:  # the journal does not name it yet
-            state = replace(state, release_after=sealed.digest)
-        self._failing = state, error  # of the disk as well: what the job made goes with its folder
-        if state.release_after not in (None, self._live.release.digest):
-            self._store.remove(state.release_after)
-        self._fail(state, error)
 
     def _advance(self, state: JobState) -> None:
         """Bring the candidate nearer to the live model, or give it up; a disk that fails only costs this turn."""
@@ -294,23 +283,7 @@ class Forgetting:
         try:
             step(state, self.settings)
         except (BrokenRelease, JobFailed) as error:
-            self._drop(self._state(state.id), error)
-
-    def _fail(self, state: JobState, error: EdgeAgentError) -> None:
-        """End a command without a new model; ``poll`` comes back until that is written down, once in each file."""
-        self._ended = None
-        if not isinstance(error, StorageFailed):  # else what failed is tried again, not only to say so
-            self._failing = state, error
-        self._jobs.clear()
-        if self._told != state.id:
-            about = {"id": state.id, "classes": list(state.classes), "code": error.code, "reason": error.reason}
-            self._audit.append("command.failed", **about)
-            self._told, self._failing = state.id, (state, error)  # what stands there is not taken back
-        failed = self._journal.write(replace(state, status="failed", code=error.code, reason=error.reason, eta_s=None))
-        self._failing = None
-        log.warning("command.failed", id=state.id, classes=state.classes, code=error.code, reason=error.reason)
-        self._publish.state(failed)
-        self._masks.apply()
+            self._failing.drop(self._state(state.id), error)
 
     def _clear_jobs(self) -> None:
         """Remove what is left of jobs; that some of it lay on a disk must stand in the certificate."""

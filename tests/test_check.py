@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.commands import orphans as orphans_module
 from edge_agent.commands.check import check
 from edge_agent.commands.client import connected
 from edge_agent.commands.diag import diagnose
 from edge_agent.core.errors import Unreachable
 from edge_agent.mqtt_client import BrokerAddress
+from edge_agent.settings import MODELS
+from tests.disk_kit import once
 from tests.offline import config_of, ended, quiet, started
 from tests.scripts import ROOT
 
@@ -43,6 +46,18 @@ def test_a_journal_of_a_later_version_hides_no_other_finding(tmp_path: Path, toy
     newer_journal(tmp_path / "state")
     found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}
     assert not found["source"].passed
+    assert not found["broker"].passed
+
+
+@pytest.mark.usefixtures(quiet.__name__)
+def test_a_disk_that_cannot_list_the_models_hides_no_other_finding(
+    tmp_path: Path, toy_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came after it was missing, the broker among it."""
+    ended(started(config_of(tmp_path, toy_release, NO_BROKER)))
+    once(monkeypatch, orphans_module, "listed", lambda folder: folder.name == MODELS)
+    found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}
+    assert "cannot be listed" in found["models"].words
     assert not found["broker"].passed
 
 
@@ -77,6 +92,7 @@ def test_who_may_not_look_is_told_so(tmp_path: Path) -> None:
     script = f"""
 import os
 from pathlib import Path
+from edge_agent.commands import orphans as orphans_module
 from edge_agent.commands.check import check
 os.setgid({NOBODY}); os.setuid({NOBODY})
 found = [finding for finding in check(Path({str(tmp_path / "agent.toml")!r})) if not finding.passed]

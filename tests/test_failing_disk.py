@@ -240,7 +240,7 @@ def test_a_release_that_is_being_sealed_when_its_command_is_dropped_does_not_sta
     edited = toy.twin(toy_release, tmp_path / "edited", name="edited")
     state = model.forgetting._journal.write(JobState("job-hum", ("hum",), "d", "executing", "verifying", attempts=1))
     model.forgetting._sealing.made(state.id, lambda: model.forgetting._store.add(edited))
-    model.forgetting._drop(state, JobFailed("E_INTERRUPTED", "the release that it began with was rolled back"))
+    model.forgetting._failing.drop(state, JobFailed("E_INTERRUPTED", "the release that it began with was rolled back"))
     model.forgetting._sealing._pool.shutdown()
     assert model.forgetting._store.digests() == stored
     assert model.forgetting._journal.get(state.id).code == "E_INTERRUPTED"  # type: ignore[union-attr]

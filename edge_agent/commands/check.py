@@ -64,10 +64,7 @@ def check(config_path: Path) -> Iterator[Finding]:
     for name in (OWN_MODEL, *config.models):
         yield _release(config.of_model(name))
         yield from _source(config.of_model(name))
-    for name, known in orphans(config.gateway.state_dir, config.models).items():
-        folder = config.gateway.state_dir / MODELS / name
-        words = f"{folder} is of no model of the configuration, and may know {', '.join(sorted(known)) or 'nothing'}"
-        yield Finding("models", False, words, f"name it in the configuration again, or delete it: rm -r {folder}")
+    yield from _orphans(config)
     yield _broker(config, address)
 
 
@@ -187,6 +184,18 @@ def _source(config: Config) -> Iterator[Finding]:
         yield Finding("source", False, f"{source}: {error.reason}", remedy)
     else:
         yield Finding("source", True, f"{source} knows no erased class")
+
+
+def _orphans(config: Config) -> Iterator[Finding]:
+    try:
+        left = orphans(config.gateway.state_dir, config.models)
+    except StorageFailed as error:
+        yield Finding("models", False, error.reason, "see what the kernel says of the disk: journalctl -k")
+        return
+    for name, known in left.items():
+        folder = config.gateway.state_dir / MODELS / name
+        words = f"{folder} is of no model of the configuration, and may know {', '.join(sorted(known)) or 'nothing'}"
+        yield Finding("models", False, words, f"name it in the configuration again, or delete it: rm -r {folder}")
 
 
 def _broker(config: Config, address: BrokerAddress | Misconfigured) -> Finding:

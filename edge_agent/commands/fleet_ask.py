@@ -168,7 +168,8 @@ def _gather(client: ToolClient, fleet: Fleet) -> None:
 
 def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
     """One message for all, or one for each that was named. The broker drops what has expired, and so do the agents."""
-    name, id_ = ",".join(class_list(*wish.classes)), f"fleet-{uuid.uuid4().hex[:12]}"
+    classes, id_ = class_list(*wish.classes), f"fleet-{uuid.uuid4().hex[:12]}"
+    name = ",".join(classes)
     until = datetime.now(timezone.utc) + timedelta(seconds=wish.valid_s)
     content: dict[str, Any] = {"id": id_, "reason": wish.reason, "expires_at": until.isoformat(timespec="seconds")}
     fleet.command = name, id_
@@ -176,7 +177,7 @@ def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
         messages = {f"{PLANT_WIDE_UNLEARN}/{name}": dump(content)}
     else:  # a signature says for whom it is
         messages = {
-            Topics(f"{under}/{gateway}").unlearn(name): _signed(wish, gateway, name, content)
+            Topics(f"{under}/{gateway}").unlearn(name): _signed(wish, gateway, classes, content)
             for gateway, member in fleet.members.items()
             if member.known
         }
@@ -188,10 +189,10 @@ def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
         client.publish(topic, body, expires_s=wish.valid_s)
 
 
-def _signed(wish: Wish, gateway: str, name: str, content: dict[str, Any]) -> bytes:
+def _signed(wish: Wish, gateway: str, classes: tuple[str, ...], content: dict[str, Any]) -> bytes:
     if wish.signing is None:
         return dump(content)
-    return dump(replace(wish.signing, audience=(gateway,)).of(tuple(name.split(",")), content))
+    return dump(replace(wish.signing, audience=(gateway,)).of(classes, content))
 
 
 def _listen(client: ToolClient, fleet: Fleet, deadline_s: float, tell: Tell) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,11 +38,8 @@ class Records:
             published: the head that the agent last announced; a log that ends before it was cut off.
         """
         path, chain = self.state_dir / "audit.jsonl", Chain(published)
-        try:
-            with path.open("rb") as file:
-                rows = deque((row for row in chain.rows(file) if before is None or row["n"] < before), PAGE_ROWS)
-        except OSError as error:
-            raise _unreadable(path, error) from error
+        with _readable(path), path.open("rb") as file:
+            rows = deque((row for row in chain.rows(file) if before is None or row["n"] < before), PAGE_ROWS)
         return {
             "rows": list(reversed(rows)),
             "count": chain.count,
@@ -107,26 +106,23 @@ class Records:
         """Whether they are to be believed is for others to say."""
         found = []
         for path in _listed(self.state_dir / "certificates", end=".json"):
-            document = self._content(path)
+            with _readable(path):
+                document = path.read_bytes()
             try:
                 found.append((document, CertificateHead.model_validate(json.loads(document)["content"])))
             except (ValueError, LookupError, TypeError, RecursionError):  # pydantic's errors are ValueErrors
                 problems.append(f"certificate {path.name} cannot be read")
         return found
 
-    def _content(self, path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise _unreadable(path, error) from error
-
 
 def _listed(folder: Path, end: str = "") -> list[Path]:
-    try:
+    with _readable(folder):
         return listed(folder, end=end)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise _unreadable(folder, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> Misconfigured:
-    return Misconfigured("E_STATE", f"{path} cannot be read: {error.strerror}")
+        raise Misconfigured("E_STATE", f"{path} cannot be read: {error.strerror}") from error
