@@ -52,7 +52,7 @@ def run(agents: int, down_s: float, folder: Path) -> dict[str, Any]:
             connects = _restarted(broker, broker_folder / "broker.log", agents, down_s)
             started_s = time.monotonic()
             address = BrokerAddress("127.0.0.1", broker.port, "operator", in_flight=1000)
-            wish = Wish((toy.CLASSES[0],), (), "benchmark", LIMIT_S)
+            wish = Wish((toy.CLASSES[0],), None, "benchmark", LIMIT_S)
             report = unlearn(address, "edge", wish, {}, LIMIT_S, _Told())
             seconds = time.monotonic() - started_s
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import uuid
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edge_agent import __version__
 from edge_agent.cli_fleet import fleet
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from edge_agent.mqtt_client import BrokerAddress
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart will not help
+LONGEST_WAIT_S = 1800.0
 
 
 class _Group(click.Group):
@@ -57,20 +60,32 @@ class _Place:
     config_path: Path | None
 
 
+_BROKER_OPTIONS = (
+    click.option("--config", "config_path", type=click.Path(path_type=Path), help="Broker and base of this config."),
+    click.option(
+        "--broker", "broker_path", type=click.Path(path_type=Path),
+        help="Broker, and who you are there: a TOML file with a section [mqtt] like the agent's.",
+    ),
+    click.option("--host", default="127.0.0.1", show_default=True, help="Broker, without a file."),
+    click.option("--port", default=1883, show_default=True, help="Its port, without a file."),
+    click.option("--base", default="edge/gateway", show_default=True, help="Base topic, without --config."),
+)  # fmt: skip
+
+
+def _refuse_both(one: str, *others: str) -> None:
+    """Refuse options that would be passed over silently: a command may then reach another gateway than was meant."""
+    context = click.get_current_context()
+    flags = {option.name: option.opts[0] for option in context.command.params}
+    given = [name for name in (one, *others) if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if one in given and given != [one]:
+        raise click.UsageError(
+            f"{flags[one]} says it already: leave out {', '.join(flags[name] for name in given[1:])}"
+        )
+
+
 def _broker_options(function: Any) -> Any:
     """Where the broker is, by a configuration, an operator's file, or host and port; handed over as ``place``."""
-    for option in (
-        click.option(
-            "--config", "config_path", type=click.Path(path_type=Path), help="Broker and base of this config."
-        ),
-        click.option(
-            "--broker", "broker_path", type=click.Path(path_type=Path),
-            help="Broker, and who you are there: a TOML file with a section [mqtt] like the agent's.",
-        ),
-        click.option("--host", default="127.0.0.1", show_default=True, help="Broker, without a file."),
-        click.option("--port", default=1883, show_default=True, help="Its port, without a file."),
-        click.option("--base", default="edge/gateway", show_default=True, help="Base topic, without --config."),
-    ):  # fmt: skip
+    for option in reversed(_BROKER_OPTIONS):  # each is listed before those that were applied earlier
         function = option(function)
 
     @functools.wraps(function)
@@ -78,6 +93,10 @@ def _broker_options(function: Any) -> Any:
         *arguments: Any, config_path: Path | None, broker_path: Path | None, host: str, port: int, base: str,
         **options: Any,
     ) -> Any:  # fmt: skip
+        _refuse_both("config_path", "host", "port", "base")
+        _refuse_both("broker_path", "host", "port")
+        if re.search(r"[+#\0]", base):
+            raise click.UsageError(f"base {base!r} holds + or #, which stand for any topic")
         address, base = _address(config_path, broker_path, host, port, base, function.__name__)
         return function(*arguments, place=_Place(address, base, config_path), **options)
 
@@ -104,10 +123,12 @@ def run(config_path: Path) -> None:
 @click.option(
     "--architecture", default="resnet18_1d", show_default=True, help="resnet18_1d, vit_1d, swin_1d or one of a plug-in."
 )
-@click.option("--width", default=16, show_default=True, help="Size of the network; the paper's is 64.")
-@click.option("--epochs", default=30, show_default=True, help="Most epochs; training stops early.")
+@click.option(
+    "--width", default=16, show_default=True, type=click.IntRange(min=1), help="Size of the network; the paper's is 64."
+)
+@click.option("--epochs", default=30, show_default=True, type=click.IntRange(min=1), help="Most; it stops early.")
 @click.option("--seed", default=0, show_default=True, help="Seed of weights, order, dreams and of the rig.")
-@click.option("--threads", default=0, help="torch threads; 0: all cores.")
+@click.option("--threads", default=0, type=click.IntRange(min=0), help="torch threads; 0: all cores.")
 def train(
     data: str, folder: Path | None, out: Path, architecture: str, width: int, epochs: int, seed: int, threads: int
 ) -> None:
@@ -154,7 +175,7 @@ def quantise(release: Path, out: Path) -> None:
 @_broker_options
 @OF_MODEL
 @click.option("--wait", is_flag=True, help="Wait for the end and show progress.")
-@click.option("--timeout", "timeout_s", default=1800.0, show_default=True, help="Longest wait, in seconds.")
+@click.option("--timeout", "timeout_s", type=float, help="Longest wait with --wait, in seconds.  [default: 1800]")
 @click.option("--reason", default="", help="Why; stands in the log and in the job's state.")
 @click.option("--id", "id_", help="Id of the command; the same id runs once. Default: a new one.")
 @click.option("--key", "key_path", type=click.Path(path_type=Path), help="Private key (Ed25519, PEM) to sign with.")
@@ -162,7 +183,7 @@ def quantise(release: Path, out: Path) -> None:
 @click.option("--audience", multiple=True, help="Gateways it is signed for. Default: gateway.name of --config.")
 @click.option("--valid", "valid_s", default=600.0, show_default=True, help="Seconds in which it may begin.")
 def unlearn(
-    classes: tuple[str, ...], place: _Place, model: str, wait: bool, timeout_s: float, reason: str,
+    classes: tuple[str, ...], place: _Place, model: str, wait: bool, timeout_s: float | None, reason: str,
     id_: str | None, key_path: Path | None, key_id: str, audience: tuple[str, ...], valid_s: float,
 ) -> None:  # fmt: skip
     """Make a gateway forget one or more classes.
@@ -178,17 +199,16 @@ def unlearn(
     from edge_agent.config import read_config
     from edge_agent.settings import MODELS, OWN_MODEL
 
+    if timeout_s is not None and not wait:
+        raise click.UsageError("--timeout is how long --wait waits")
+    limit_s = (LONGEST_WAIT_S if timeout_s is None else timeout_s) if wait else None
     below = "" if model == OWN_MODEL else f"/{MODELS}/{model}"
     if key_path is not None and not audience:
         if place.config_path is None:
             raise click.UsageError("--key needs --audience, or --config, which names the gateway")
         audience = (read_config(place.config_path).gateway.name + below,)
     signing = Signing.with_key(key_path, key_id, audience, valid_s) if key_path else None
-    sys.exit(
-        show_unlearn(
-            place.address, place.base + below, classes, reason, id_, signing, valid_s, timeout_s if wait else None
-        )
-    )
+    sys.exit(show_unlearn(place.address, place.base + below, classes, reason, id_, signing, valid_s, limit_s))
 
 
 @main.command()
@@ -207,13 +227,19 @@ def simulate(
 ) -> None:  # fmt: skip
     """Publish windows of the simulated rig or of a data set, and count the diagnoses that come back.
 
+    Exit code 1 if not every one of --count was answered.
+
     \b
     Example: edge-agent simulate --source rig --rate 50 --config agent.toml
     """
     from edge_agent.commands.show import show_simulation
+    from edge_agent.schemas.topics import ASSET
 
+    if not ASSET.fullmatch(asset):
+        raise click.UsageError(f"asset {asset!r} is not 1 to 64 of A-Z a-z 0-9 . _ -")
     chosen = asset, source, folder, only
-    show_simulation(place.address, place.base, *chosen, rate=rate, count=count, labels=labels, seed=seed)
+    whole = show_simulation(place.address, place.base, *chosen, rate=rate, count=count, labels=labels, seed=seed)
+    sys.exit(0 if whole else 1)
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import uuid
 from collections.abc import Mapping
@@ -84,18 +85,26 @@ def fleet_unlearn(
     from rich.live import Live
 
     from edge_agent.commands.fleet import pinned
-    from edge_agent.commands.fleet_ask import Wish, unlearn
+    from edge_agent.commands.fleet_ask import Wish, store_report, unlearn
     from edge_agent.commands.unlearn import Signing
 
     if everybody == (gateways is not None):
         raise click.UsageError("say --all or --gateways")
-    names = tuple(filter(None, (name.strip() for name in (gateways or "").split(","))))
+    names = None if gateways is None else tuple(filter(None, (name.strip() for name in gateways.split(","))))
+    if names == ():  # of an unset variable of a shell, say
+        raise click.UsageError("--gateways names none")
     address = _address(broker_path)
     signing = Signing.with_key(key_path, key_id, (), valid_s) if key_path else None  # each gets one of its own
     wish = Wish(classes, names, reason, valid_s, signing)
+    _report_when_ended()
     with Live(console=Console(stderr=True), refresh_per_second=4) as live:
-        limit_s = timeout_s if wait else 0.0
-        report = unlearn(address, under, wish, pinned(folder), limit_s, lambda seen: live.update(_progress(seen)))
+
+        def keep(report: Mapping[str, Any]) -> None:
+            live.console.print(f"asked as {report['command']['id']}")
+            store_report(_path(report, report_path), report)
+
+        tell = lambda seen: live.update(_progress(seen))  # noqa: E731
+        report = unlearn(address, under, wish, pinned(folder), timeout_s if wait else 0.0, tell, keep)
     click.echo(err=True)
     _show(report, report_path, ended=wait)
 
@@ -119,6 +128,7 @@ def fleet_collect(report_path: Path, broker_path: Path, under: str, timeout_s: f
     from edge_agent.commands.fleet_ask import collect, read_report
 
     before, address = read_report(report_path), _address(broker_path)
+    _report_when_ended()
     with Live(console=Console(stderr=True), refresh_per_second=4) as live:
         tell = lambda seen: live.update(_progress(seen))  # noqa: E731
         report = collect(address, under, before, pinned(folder), timeout_s, tell)
@@ -126,27 +136,39 @@ def fleet_collect(report_path: Path, broker_path: Path, under: str, timeout_s: f
     _show(report, report_path, ended=True)
 
 
+def _report_when_ended() -> None:
+    """A session that breaks off, or whoever stops the tool, ends the waiting as Ctrl-C does: with a report."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+def _path(report: Mapping[str, Any], path: Path | None) -> Path:
+    return path or Path(f"{report['command']['id']}.json")
+
+
 def _show(report: Mapping[str, Any], path: Path | None, *, ended: bool) -> None:
     """Write the report, and say who has not forgotten; exit code 0 if all have, or if nobody was waited for."""
     from edge_agent.commands.fleet_ask import store_report
 
     id_, classes = report["command"]["id"], ", ".join(report["command"]["classes"])
-    path = path or Path(f"{id_}.json")
+    path = _path(report, path)
     store_report(path, report)
     for name, row in report["gateways"].items():
-        if not row["succeeded"] and (ended or not row["known"]):
+        if not row["succeeded"] and (ended or not row["asked"]):
             why = row["certificate_problem"] or " ".join(filter(None, (row["code"], row["reason"]))) or _silence(row)
             click.echo(f"{name}: {row['status'] or 'no answer'}: {why}", err=True)
     if not ended:
         click.echo(f"asked {report['asked']} gateways to forget {classes}, as {id_}; go on: fleet collect {path}")
         return
-    click.echo(f"{report['succeeded']} of {report['asked']} have forgotten {classes}; report: {path}")
+    click.echo(f"{report['succeeded']} of {len(report['gateways'])} have forgotten {classes}; report: {path}")
     sys.exit(0 if report["all_succeeded"] else 1)
 
 
 def _silence(row: Mapping[str, Any]) -> str:
     if not row["known"]:
         return "the broker has never heard of it; it was not asked"
+    if not row["asked"]:
+        return "the broker did not take the command for it; it was not asked"
     return "not ended in time" if row["online"] else "it is away; the broker keeps the command for it"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -156,29 +155,6 @@ def test_what_a_gateway_answers_after_the_tool_has_gone_is_collected_later(
     (tmp_path / "other.json").write_text("[]")
     run = edge_agent("fleet", "collect", tmp_path / "other.json", "--broker", operator)
     assert (run.returncode, "is no report" in run.stderr) == (78, True)
-
-
-def test_a_tool_that_is_interrupted_leaves_its_report(
-    gateways: Gateways, operator: Path, broker: LocalBroker, tmp_path: Path
-) -> None:
-    agents = gateways("press-1")
-    assert agents["press-1"].stop() == 0
-    report = tmp_path / "report.json"
-    # Where the tests run in the background of a shell, an interrupt is ignored unless somebody asks for it.
-    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heeding}; from edge_agent.cli import main; main()"
-    command = [sys.executable, "-c", program, "fleet", "unlearn", HUM, "--gateways", "press-1"]
-    with plant_at(broker.port, "edge/press-1") as plant:
-        plant.client.subscribe([f"edge/press-1/unlearn/{HUM}"])
-        tool = subprocess.Popen([*command, "--broker", operator, "--report", report], stderr=subprocess.DEVNULL)
-        try:
-            plant.expect(f"unlearn/{HUM}")
-            tool.send_signal(signal.SIGINT)
-            assert tool.wait(30) == 1
-        finally:
-            tool.kill()
-            tool.wait()
-    assert report_of(report)["command"]["id"].startswith("fleet-")
 
 
 def test_a_gateway_whose_key_is_pinned_and_that_nobody_has_heard_of_has_not_succeeded(

@@ -39,7 +39,7 @@ def member(document: bytes, key: Signer | None = None, tmp_path: Path | None = N
         keys = {"press-1": read_public_key(tmp_path / "press-1.pem")}
     seen = fleet.Fleet("edge", keys)
     seen.hear(heard("status", {"state": "online", "public_key": SIGNER.public.pem}))
-    seen.command = "hum", "f1"
+    seen.command, seen.members["press-1"].asked = ("hum", "f1"), True
     seen.hear(heard("unlearn/hum/status", {"id": "f1", "classes": ["hum"], "status": "successful"}))
     seen.hear(heard("unlearn/hum/certificate", document))
     return seen.members["press-1"]

@@ -44,15 +44,22 @@ class ToolClient:
         client.on_disconnect = self._on_disconnect
 
     def subscribe(self, topics: Sequence[str], qos: int = 1) -> None:
-        """Listen to topics and wait until the broker has confirmed it."""
-        confirmed: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self.client.on_subscribe = lambda *_: confirmed.put(True)
+        """Listen to topics and wait until the broker has confirmed it.
+
+        Raises:
+            Unreachable: ``E_BROKER``, it did not, or refuses one of them.
+        """
+        confirmed: queue.SimpleQueue[list[ReasonCode]] = queue.SimpleQueue()
+        self.client.on_subscribe = lambda _, __, ___, reasons, ____: confirmed.put(reasons)
         options: Any = SubscribeOptions(qos=qos) if self._protocol == "5" else qos
         self.client.subscribe([(topic, options) for topic in topics])
         try:
-            confirmed.get(timeout=CONNECT_S)
+            reasons = confirmed.get(timeout=CONNECT_S)
         except queue.Empty as error:
             raise Unreachable("E_BROKER", "the broker does not confirm a subscription") from error
+        for topic, reason in zip(topics, reasons, strict=False):
+            if reason.is_failure:
+                raise Unreachable("E_BROKER", f"the broker refuses the subscription to {topic}: {reason}")
 
     def publish(self, topic: str, payload: bytes, expires_s: float | None = None) -> None:
         """Publish at QoS 1 and wait for the acknowledgement.
@@ -98,7 +105,7 @@ class ToolClient:
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
         try:
-            content = json.loads(message.payload)
+            content = json.loads(message.payload.decode())  # given bytes, json takes UTF-16 as well
         except (ValueError, RecursionError):  # the latter for brackets without end
             content = None
         self.heard.put(Heard(message.topic, content, message.retain, bytes(message.payload)))

@@ -34,6 +34,7 @@ class Member:
     verified: bool = False
     host_away: bool = False  # what its gateway's will said
     known: bool = False  # whether the broker has a birth, or a will, of it
+    asked: bool = False  # whether the broker has taken the command for it
     garbled: bool = False  # whether what it says of itself cannot be read
 
     @property
@@ -57,8 +58,8 @@ class Member:
 
     @property
     def ended(self) -> bool:
-        """Whether no more is to be expected of it: of one that nobody has heard of, nothing is."""
-        if not self.known:
+        """Whether no more is to be expected of it: of one that was not asked, nothing is."""
+        if not self.asked:
             return True
         over = self.status.get("status") in TERMINAL
         return over and (self.status.get("status") != "successful" or self.certificate is not None)
@@ -95,6 +96,11 @@ class Fleet:
     def over(self) -> bool:
         """Whether no more is to be expected of anybody."""
         return all(member.ended for member in self.members.values())
+
+    @property
+    def asked(self) -> int:
+        """How many the broker has taken the command for."""
+        return sum(member.asked for member in self.members.values())
 
     def expect(self, gateways: tuple[str, ...]) -> None:
         """These belong to the fleet, whether they have been heard or not; no others do."""
@@ -167,6 +173,7 @@ class Fleet:
             rows[name] = {
                 "succeeded": one.succeeded,
                 "known": one.known,
+                "asked": one.asked,
                 "online": one.online,
                 **{key: one.status.get(key) for key in ("status", "phase", "code", "reason")},
                 "certificate": one.certificate.decode() if one.certificate else None,
@@ -175,7 +182,7 @@ class Fleet:
                 "key_pinned": one.host in self._keys,
             }
         succeeded = sum(one.succeeded for one in self.members.values())
-        total = {"asked": len(rows), "succeeded": succeeded, "all_succeeded": succeeded == len(rows) > 0}
+        total = {"asked": self.asked, "succeeded": succeeded, "all_succeeded": succeeded == len(rows) > 0}
         return {"command": {"id": self.command[1], "classes": self.command[0].split(",")}, **total, "gateways": rows}
 
 

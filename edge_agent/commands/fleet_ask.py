@@ -23,13 +23,14 @@ from edge_agent.files import storage, write_atomically
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.commands import class_list, parse_unlearn
 from edge_agent.schemas.messages import dump
-from edge_agent.schemas.topics import PLANT_WIDE_UNLEARN, Topics
+from edge_agent.schemas.topics import Topics
 from edge_agent.signing import PublicKey
 
 QUIET_S: Final = 1.0  # retained births have all come when none has for so long
 LONGEST_GATHER_S: Final = 60.0
 RETRY_S: Final = 2.0
 Tell = Callable[[Mapping[str, Member]], None]
+Keep = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Wish:
     """What is asked of the fleet."""
 
     classes: tuple[str, ...]
-    gateways: tuple[str, ...]  # none: all that the broker knows
+    gateways: tuple[str, ...] | None  # None: all that the broker knows
     reason: str
     valid_s: float
     signing: Signing | None = None
@@ -56,12 +57,21 @@ def survey(address: BrokerAddress, under: str) -> dict[str, Member]:
 
 
 def unlearn(
-    address: BrokerAddress, under: str, wish: Wish, keys: Mapping[str, PublicKey], timeout_s: float, tell: Tell
+    address: BrokerAddress,
+    under: str,
+    wish: Wish,
+    keys: Mapping[str, PublicKey],
+    timeout_s: float,
+    tell: Tell,
+    keep: Keep = lambda report: None,
 ) -> dict[str, Any]:
     """Ask, wait until all have ended, the time is over or Ctrl-C comes, and return the report.
 
     A gateway that is away gets the command from the broker when it comes back, if that is in time. One that the broker
     has never heard of, or whose key is pinned and that has no birth there, is not asked, and has not succeeded.
+
+    Args:
+        keep: takes the report as soon as all have been asked: it has the command's id, by which one can go on.
 
     Raises:
         Refused: the classes are malformed.
@@ -75,11 +85,16 @@ def unlearn(
                 if not fleet.members:
                     raise Unreachable("E_BROKER", f"the broker knows no gateway below {under}/")
                 absent = [name for name in keys if name not in {one.host for one in fleet.members.values()}]
-                fleet.expect(wish.gateways or (*asked(fleet.members, wish.classes), *absent))
-                _ask(client, fleet, under, wish)
-                _listen(client, fleet, deadline_s, tell)
+                everybody = (*asked(fleet.members, wish.classes), *absent)
+                fleet.expect(everybody if wish.gateways is None else wish.gateways)
+                try:
+                    _ask(client, fleet, under, wish)
+                finally:
+                    if fleet.asked:
+                        keep(fleet.report())
+                _listen(client, fleet, deadline_s, tell)  # on the same connection: a refusal is not retained
         except Unreachable:
-            if fleet.command is None:
+            if not fleet.asked:
                 raise
         _follow(address, fleet, deadline_s, tell)
     if fleet.command is None:
@@ -108,6 +123,8 @@ def collect(
     try:
         fleet.command = ",".join(before["command"]["classes"]), str(before["command"]["id"])
         fleet.expect(tuple(before["gateways"]))
+        for name, row in before["gateways"].items():
+            fleet.members[name].asked = bool(row["asked"])
     except (KeyError, TypeError) as error:
         raise Misconfigured("E_CONFIG", "this is no report of edge-agent fleet") from error
     with suppress(KeyboardInterrupt):
@@ -167,32 +184,27 @@ def _gather(client: ToolClient, fleet: Fleet) -> None:
 
 
 def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
-    """One message for all, or one for each that was named. The broker drops what has expired, and so do the agents."""
+    """One message for each. What has expired the broker drops, and so do the agents."""
     classes, id_ = class_list(*wish.classes), f"fleet-{uuid.uuid4().hex[:12]}"
-    name = ",".join(classes)
-    until = datetime.now(timezone.utc) + timedelta(seconds=wish.valid_s)
+    name, until = ",".join(classes), datetime.now(timezone.utc) + timedelta(seconds=wish.valid_s)
     content: dict[str, Any] = {"id": id_, "reason": wish.reason, "expires_at": until.isoformat(timespec="seconds")}
+    bodies = {
+        gateway: dump(content if wish.signing is None else _signed(wish.signing, gateway, classes, content))
+        for gateway, member in fleet.members.items()
+        if member.known
+    }
+    for body in (dump(content), *bodies.values()):
+        parse_unlearn(name, body)  # what an agent would refuse unread is refused here
     fleet.command = name, id_
-    if wish.signing is None and not wish.gateways:
-        messages = {f"{PLANT_WIDE_UNLEARN}/{name}": dump(content)}
-    else:  # a signature says for whom it is
-        messages = {
-            Topics(f"{under}/{gateway}").unlearn(name): _signed(wish, gateway, classes, content)
-            for gateway, member in fleet.members.items()
-            if member.known
-        }
-    parse_unlearn(name, dump(content))  # what an agent would refuse unread is refused here
-    for body in messages.values():
-        parse_unlearn(name, body)
-    client.subscribe(fleet.topics())  # first: a refusal is not retained
-    for topic, body in messages.items():
-        client.publish(topic, body, expires_s=wish.valid_s)
+    client.subscribe(fleet.topics())
+    for gateway, body in bodies.items():
+        client.publish(Topics(f"{under}/{gateway}").unlearn(name), body, expires_s=wish.valid_s)
+        fleet.members[gateway].asked = True
 
 
-def _signed(wish: Wish, gateway: str, classes: tuple[str, ...], content: dict[str, Any]) -> bytes:
-    if wish.signing is None:
-        return dump(content)
-    return dump(replace(wish.signing, audience=(gateway,)).of(classes, content))
+def _signed(signing: Signing, gateway: str, classes: tuple[str, ...], content: dict[str, Any]) -> dict[str, Any]:
+    """A signature says for whom it is."""
+    return replace(signing, audience=(gateway,)).of(classes, content)
 
 
 def _listen(client: ToolClient, fleet: Fleet, deadline_s: float, tell: Tell) -> None:

@@ -15,19 +15,22 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from edge_agent.commands.unlearn import Signing
 from edge_agent.mqtt_client import BrokerAddress
 
-Show = Callable[[str, float, float, str], None]
+Show = Callable[[str, float, float | None, str], None]
 
 
 @contextmanager
 def bars(console: Console | None = None) -> Iterator[Show]:
-    """A function (what, done, total, words) that shows one bar for each ``what``; on standard error."""
+    """A function (what, done, total, words) that shows one bar for each ``what``; on standard error.
+
+    Where nobody knows the total, None, the bar only shows that it goes on.
+    """
     columns = TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")
     # What an agent says is no markup, here and below.
     tail = TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[words]}", markup=False)
     known: dict[str, TaskID] = {}
     with Progress(*columns, *tail, console=console or Console(stderr=True)) as progress:
 
-        def show(what: str, done: float, total: float, words: str) -> None:
+        def show(what: str, done: float, total: float | None, words: str) -> None:
             if what not in known:
                 known[what] = progress.add_task(what, total=total, words=words)
             progress.update(known[what], completed=done, total=total, words=words)
@@ -83,32 +86,33 @@ def show_simulation(
     count: int | None,
     labels: bool,
     seed: int,
-) -> None:
-    """Publish windows, and show how many answers came back and were right."""
+) -> bool:
+    """Publish windows until all are sent, or Ctrl-C, and show how many answers came back and were right.
+
+    Returns:
+        Whether every window was answered that there was time for.
+    """
     from edge_agent.commands import simulate as simulating
 
-    generator = np.random.default_rng(seed)
+    generator, seen = np.random.default_rng(seed), simulating.Outcome()
     if source == "rig":
         made = simulating.rig_source(only, generator)
     else:
         from edge_agent.commands.data import load_dataset
 
         made = simulating.dataset_source(load_dataset(source, folder, seed), only, generator)
+    interrupted = False
     with bars() as show:
 
-        def on_turn(outcome: simulating.Outcome) -> None:
-            right = f", right {outcome.right / outcome.answered:.1%}" if outcome.answered else ""
-            show(
-                "windows",
-                outcome.sent,
-                count or float("inf"),
-                f"sent {outcome.sent}, answered {outcome.answered}{right}",
-            )
+        def on_turn() -> None:
+            right = f", right {seen.right / seen.answered:.1%}" if seen.answered else ""
+            show("windows", seen.sent, count, f"sent {seen.sent}, answered {seen.answered}{right}")
 
         try:
-            outcome = simulating.simulate(
-                address, base, asset, made, rate=rate, count=count, labels=labels, on_turn=on_turn
+            simulating.simulate(
+                address, base, asset, made, seen, rate=rate, count=count, labels=labels, on_turn=on_turn
             )
         except KeyboardInterrupt:
-            return
-    Console().print(f"sent {outcome.sent}, answered {outcome.answered}, right {outcome.right}", highlight=False)
+            interrupted = True
+    Console().print(f"sent {seen.sent}, answered {seen.answered}, right {seen.right}", highlight=False)
+    return interrupted or seen.answered == seen.sent

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from paho.mqtt.client import MQTTMessageInfo
 
 from edge_agent import rig
 from edge_agent.commands.client import Heard, connected
-from edge_agent.core.errors import Misconfigured
+from edge_agent.core.errors import Misconfigured, Unreachable
 from edge_agent.core.types import Dataset, Float32, Window
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.topics import Topics
 from edge_agent.schemas.windows import encode
+
+MOST_QUEUED: Final = 256  # windows that the broker has not acknowledged
+MOST_AWAITED: Final = 10_000  # windows that an answer is awaited for
 
 
 @dataclass(frozen=True)
@@ -67,16 +73,22 @@ def simulate(
     base: str,
     asset: str,
     source: Source,
+    outcome: Outcome,
     *,
     rate: float,
     count: int | None,
     labels: bool,
-    on_turn: Callable[[Outcome], None] = lambda _: None,
-) -> Outcome:
-    """Publish ``count`` windows (or for ever) at ``rate`` windows per second, and count what comes back."""
-    topics, outcome = Topics(base), Outcome()
+    on_turn: Callable[[], None] = lambda: None,
+) -> None:
+    """Publish ``count`` windows (or for ever) at ``rate`` windows per second, and count in ``outcome`` what comes back.
+
+    Raises:
+        Unreachable: ``E_BROKER``, it cannot be reached, or has hung up.
+    """
+    topics = Topics(base)
     boot = f"sim-{time.time_ns():x}"
     truth: dict[int, str] = {}
+    queued: deque[MQTTMessageInfo] = deque()
     with connected(address) as client:
         client.subscribe([topics.diagnosis(asset)])
         start_s = time.monotonic()
@@ -86,15 +98,22 @@ def simulate(
             while (wait_s := start_s + seq / rate - time.monotonic()) > 0:
                 time.sleep(min(wait_s, 0.05))
             truth[seq] = name
+            truth.pop(seq - MOST_AWAITED, None)  # nobody has answered it
             window = Window(asset, boot, seq, time.time_ns(), name if labels else None, samples, rpm=rpm)
-            client.client.publish(topics.windows(asset), encode(window, source.rate_hz, source.unit), qos=1)
+            payload = encode(window, source.rate_hz, source.unit)
+            queued.append(client.client.publish(topics.windows(asset), payload, qos=1))
+            while len(queued) > MOST_QUEUED and not client.lost and not queued[0].is_published():
+                time.sleep(0.001)  # paho itself would take any number of them
+            if len(queued) > MOST_QUEUED:
+                queued.popleft()
+            if client.lost:
+                raise Unreachable("E_BROKER", f"the broker hung up after {outcome.sent} windows")
             outcome.sent += 1
             _take(client.pending(), boot, truth, outcome)
-            on_turn(outcome)
+            on_turn()
         deadline_s = time.monotonic() + 5.0
         while truth and time.monotonic() < deadline_s:
             _take(client.listen(0.1), boot, truth, outcome)
-    return outcome
 
 
 def _take(heard: Iterable[Heard], boot: str, truth: dict[int, str], outcome: Outcome) -> None:

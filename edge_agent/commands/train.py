@@ -58,8 +58,7 @@ def train_release(
         Misconfigured: ``out`` holds something already.
         JobFailed: ``E_PARITY``, ONNX Runtime disagrees with torch.
     """
-    if out.exists() and any(out.iterdir()):
-        raise Misconfigured("E_DATA", f"{out} is not empty")
+    _refuse_full(out)
     torch.manual_seed(seed)  # the initial weights
     generator = torch.Generator().manual_seed(seed)
     size = {"channels": len(data.channels), "classes": len(data.classes), "width": width, "length": data.length}
@@ -110,6 +109,13 @@ def train_release(
     return TrainingRun(read_release(out), train_accuracy, test_accuracy, by_class)
 
 
+def _refuse_full(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise Misconfigured("E_DATA", f"{out} is no folder")
+    if out.exists() and any(out.iterdir()):
+        raise Misconfigured("E_DATA", f"{out} is not empty")
+
+
 def _tensors(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(split.windows), torch.from_numpy(split.labels)
 
@@ -117,7 +123,12 @@ def _tensors(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
 def show_training(
     source: str, folder: Path | None, out: Path, *, architecture: str, width: int, epochs: int, seed: int, threads: int
 ) -> None:
-    """Train with progress bars, and print the accuracies."""
+    """Train with progress bars, and print the accuracies.
+
+    Raises:
+        Misconfigured: the data cannot be had, or ``out`` is there already; before anything is loaded.
+    """
+    _refuse_full(out)
     if threads:
         torch.set_num_threads(threads)
     data = load_dataset(source, folder, seed)

@@ -63,7 +63,7 @@ def unlearn(
     """Send the command and return its last status: the first answer, or with a timeout the final one.
 
     Args:
-        valid_s: how long the broker keeps the command for an agent that is away (MQTT 5).
+        valid_s: how long an agent that is away, or busy, may still begin with it.
 
     Raises:
         Refused: the classes, the id or the reason are malformed.
@@ -72,10 +72,12 @@ def unlearn(
     classes = class_list(*classes)
     topics, name = Topics(base), ",".join(classes)
     id_ = id_ or f"cli-{uuid.uuid4().hex[:12]}"
-    content = {"id": id_, "reason": reason}
+    until = (datetime.now(timezone.utc) + timedelta(seconds=valid_s)).isoformat(timespec="seconds")
+    # The broker's own expiry is MQTT 5's alone, and says nothing of how long an agent's queue holds a command up.
+    content = {"id": id_, "reason": reason, "expires_at": until}
     body = dump(content if signing is None else signing.of(classes, content))
     parse_unlearn(name, body)  # what the agent would refuse unread is refused here
-    watch = _Watch(topics.unlearn_status(name), id_, timeout_s, on_status)
+    watch = _Watch(topics.unlearn_status(name), id_, until, timeout_s, on_status)
     with connected(address) as client:
         client.subscribe([watch.topic])
         client.publish(topics.unlearn(name), body, expires_s=valid_s)
@@ -92,9 +94,9 @@ class _Watch:
     """What a command's status says, until it says enough or the time is over."""
 
     def __init__(
-        self, topic: str, id_: str, timeout_s: float | None, on_status: Callable[[dict[str, Any]], None]
+        self, topic: str, id_: str, until: str, timeout_s: float | None, on_status: Callable[[dict[str, Any]], None]
     ) -> None:
-        self.topic, self._id, self._timeout_s, self._on_status = topic, id_, timeout_s, on_status
+        self.topic, self._id, self._until, self._timeout_s, self._on_status = topic, id_, until, timeout_s, on_status
         self.status: dict[str, Any] = {}
         now_s = time.monotonic()
         self._silence_s = ANSWER_S if timeout_s is None else min(ANSWER_S, timeout_s)
@@ -131,7 +133,8 @@ class _Watch:
             Unreachable: ``E_BROKER``, there was none, or with a timeout no final one.
         """
         if not self.status:
-            raise Unreachable("E_BROKER", f"no agent answered on {self.topic} within {self._silence_s:g} s")
+            words = f"command {self._id} is with the broker, for an agent that comes until {self._until}"
+            raise Unreachable("E_BROKER", f"no agent answered on {self.topic} within {self._silence_s:g} s; {words}")
         if not self._enough:
             at = f"{self.status['status']}, phase {self.status['phase']}"
             raise Unreachable("E_BROKER", f"not finished after {self._timeout_s:g} s: {at}")
