@@ -28,7 +28,8 @@ each client's rights to the access list (acl), as mosquitto reads them:
   monitor   reads all, discovery messages too, and writes nothing
 
 Done again for the same name, it makes a new certificate; the rights stay as they are, also if you have changed them.
-revoke takes a client's rights away and puts its certificate on the list of those that the broker refuses (crl.pem).
+revoke takes a client's rights away and puts all certificates that it ever had (issued/) on the list of those that the
+broker refuses (crl.pem).
 DAYS=30 deploy/pki.sh ... chooses how long a certificate holds (default 825, the authority 3650). Keep ca.key off the
 gateways and off the broker.
 EOF
@@ -73,7 +74,7 @@ publish() { # FILE of $work: what everybody may read
   mv "$work/$1" "$folder/$1"
 }
 
-list_revoked() { # [CERTIFICATE to put on the list]
+list_revoked() { # [CERTIFICATE... to put on the list]
   touch "$folder/revoked"
   cat >"$work/ca.cnf" <<EOF
 [ca]
@@ -83,8 +84,9 @@ database = $folder/revoked
 default_md = sha256
 default_crl_days = 3650
 EOF
-  set -- ${1:+-revoke "$1"}
-  [ $# -eq 0 ] || ssl ca -config "$work/ca.cnf" -cert "$folder/ca.pem" -keyfile "$folder/ca.key" "$@"
+  for one; do
+    ssl ca -config "$work/ca.cnf" -cert "$folder/ca.pem" -keyfile "$folder/ca.key" -revoke "$one"
+  done
   ssl ca -config "$work/ca.cnf" -cert "$folder/ca.pem" -keyfile "$folder/ca.key" -gencrl -out "$work/crl.pem"
   publish crl.pem
 }
@@ -95,6 +97,7 @@ certify() { # NAME USAGE [ALTERNATIVE NAMES]
     grep -q "OU=$kind\$"; then
     fail "$folder/$1.pem is the certificate of another kind of client"
   fi
+  remember "$1"
   {
     echo "basicConstraints=critical,CA:FALSE"
     echo "extendedKeyUsage=$2"
@@ -107,6 +110,13 @@ certify() { # NAME USAGE [ALTERNATIVE NAMES]
     -set_serial "0x$(openssl rand -hex 16 | sed 's/^./1/')" -extfile "$work/extensions" -out "$work/$1.pem"
   mv "$work/$1.key" "$folder/$1.key"
   publish "$1.pem"
+  remember "$1"
+}
+
+remember() { # NAME: until it ends, its present certificate is as good as the next one, and is revoked with it
+  [ -e "$folder/$1.pem" ] || return 0
+  mkdir -p "$folder/issued/$1"
+  cp "$folder/$1.pem" "$folder/issued/$1/$(openssl x509 -in "$folder/$1.pem" -noout -serial | cut -d= -f2).pem"
 }
 
 grant() { # NAME < RIGHTS
@@ -206,8 +216,13 @@ EOF
     ;;
   revoke)
     [ $# -eq 1 ] || fail "revoke needs a NAME"
+    case "$1" in
+      '' | ca | *[!A-Za-z0-9._@-]*) fail "'$1' is no client" ;;
+    esac
     [ -e "$folder/$1.pem" ] || fail "there is no $folder/$1.pem"
-    list_revoked "$folder/$1.pem"
+    remember "$1"
+    list_revoked "$folder/issued/$1"/*.pem
+    rm -r "$folder/issued/$1"
     if [ -e "$folder/acl" ]; then
       awk -v user="user $1" '$0 == user { skip = 1 } !skip; /^$/ { skip = 0 }' "$folder/acl" >"$work/acl"
       mv "$work/acl" "$folder/acl"

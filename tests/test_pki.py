@@ -54,6 +54,28 @@ def test_what_openssl_does_not_take_is_told_and_leaves_no_key_behind(tmp_path: P
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_revoking_a_client_revokes_every_certificate_that_it_ever_had(tmp_path: Path) -> None:
+    """A renewal forgot the one before, which had all rights again once the name was given to a new gateway."""
+    for words in ("ca",), ("agent", "press"), ("agent", "press.7"):
+        assert pki(tmp_path, *words).returncode == 0
+    (tmp_path / "stolen.pem").write_bytes((tmp_path / "press.pem").read_bytes())
+    for words in ("agent", "press"), ("revoke", "press"), ("agent", "press"):
+        assert pki(tmp_path, *words).returncode == 0
+
+    def holds(name: str) -> bool:
+        command = ["openssl", "verify", "-crl_check", "-CAfile", "ca.pem", "-CRLfile", "crl.pem", name]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+    assert (holds("stolen.pem"), holds("press.pem"), holds("press.7.pem")) == (False, True, True)
+
+
+def test_the_authority_is_no_client_that_could_be_revoked(tmp_path: Path) -> None:
+    """It took the authority's key away."""
+    assert pki(tmp_path, "ca").returncode == 0
+    assert "'ca' is no client" in pki(tmp_path, "revoke", "ca").stderr
+    assert (tmp_path / "ca.key").exists()
+
+
 def test_a_name_is_given_to_one_kind_of_client_only_and_the_authority_made_once(tmp_path: Path) -> None:
     for words in ("ca",), ("agent", "toy"):
         assert pki(tmp_path, *words).returncode == 0
