@@ -112,7 +112,7 @@ def releases_install(folder: Path, config: Config) -> None:
     """
     from edge_agent.commands.releases import install, store_of
 
-    click.echo(f"asked for {install(config, store_of(config), folder).digest[:12]}")
+    click.echo(f"asked for {install(config, store_of(config, create=True), folder).digest[:12]}")
 
 
 @releases.command("pull")
@@ -132,10 +132,13 @@ def releases_pull(url: str, digest: str | None, key_paths: tuple[Path, ...], con
     """
     from edge_agent.commands.pull import pull
     from edge_agent.commands.releases import store_of
+    from edge_agent.commands.show import arriving
     from edge_agent.signing import read_public_key
 
     keys = tuple(read_public_key(path) for path in key_paths)
-    click.echo(f"asked for {pull(config, store_of(config), url, digest, keys).digest[:12]}")
+    with arriving() as progress:
+        release = pull(config, store_of(config, create=True), url, digest, keys, progress)
+    click.echo(f"asked for {release.digest[:12]}")
 
 
 @releases.command("sign")

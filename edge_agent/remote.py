@@ -10,6 +10,7 @@ the card is what was asked for and was signed by somebody who is trusted.
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import socket
 import ssl
@@ -30,6 +31,7 @@ from edge_agent.schemas.card import CARD, Card, digest, parse_card
 from edge_agent.signing import PublicKey
 
 SIGNATURE: Final = "card.json.sig"
+DIGEST: Final = re.compile("[0-9a-f]{64}")
 TITLE: Final = "org.opencontainers.image.title"
 MOST_CARD_BYTES: Final = 4 << 20
 BLOCK: Final = 1 << 16
@@ -66,21 +68,24 @@ def fetch(
     folder: Path,
     wanted: str | None = None,
     check: Callable[[Card], None] = lambda _: None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> Release:
     """Fetch a release into a folder, and verify it.
 
     Args:
         wanted: its digest, if that is known.
         check: raises if the card's release is not to be had; called before any weights are fetched.
-        progress: called for each block that has come.
+        progress: called with the bytes of each block that has come.
 
     Raises:
         Unreachable: ``E_SOURCE``, the server cannot be reached, or has it not.
         Untrusted: ``E_SIGNATURE``, it is signed by nobody who is trusted.
         BrokenRelease: it is not what was asked for, or not what its card says.
-        Misconfigured: ``E_CONFIG``, the address is none.
+        Misconfigured: ``E_CONFIG``, the address or the digest is none.
     """
+    if wanted is not None and not DIGEST.fullmatch(wanted):
+        words = f"{wanted!r} is no whole digest, 64 hex digits (edge-agent releases list --full)"
+        raise Misconfigured("E_CONFIG", words)
     if wanted is None and not trust.keys:
         raise Untrusted("E_SIGNATURE", "nothing says whose release it is: name its digest, or keys in releases.keys")
     place = _place(url, trust)
@@ -140,12 +145,12 @@ class _Allowance:
             raise Unreachable("E_SOURCE", f"the release did not come within {self._most_s:g} s")
 
 
-def _download(place: _Place, name: str, path: Path, allowance: _Allowance, progress: Callable[[], None]) -> None:
+def _download(place: _Place, name: str, path: Path, allowance: _Allowance, progress: Callable[[int], None]) -> None:
     with place.open(name) as blocks, path.open("wb") as file:
         for block in blocks:
             allowance.take(len(block))
             file.write(block)
-            progress()
+            progress(len(block))
 
 
 def _place(url: str, trust: Trust) -> _Place:

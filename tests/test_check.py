@@ -11,7 +11,9 @@ import zlib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from edge_agent.cli import main
 from edge_agent.commands import orphans as orphans_module
 from edge_agent.commands.check import check
 from edge_agent.commands.client import connected
@@ -19,6 +21,7 @@ from edge_agent.commands.diag import diagnose
 from edge_agent.core.errors import Unreachable
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.settings import MODELS
+from edge_agent.signing import Signer
 from tests.disk_kit import once
 from tests.offline import config_of, ended, quiet, started
 from tests.scripts import ROOT
@@ -78,6 +81,31 @@ def test_a_part_that_cannot_be_had_says_so_in_the_archive(tmp_path: Path, toy_re
         part = archive.extractfile(f"edge-agent-diag/{'journal' if damage.startswith('journal') else 'cards'}.json")
         assert part is not None
         assert "not_to_be_had" in json.loads(part.read())
+
+
+@pytest.mark.usefixtures(quiet.__name__)
+def test_a_key_that_the_agent_would_miss_at_its_start_is_found(tmp_path: Path, toy_release: Path) -> None:
+    more = f'{NO_BROKER}[commands]\nsigned = true\n[commands.keys]\nanna = "anna.pub.pem"\n'
+    config_of(tmp_path, toy_release, more)
+    found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}
+    assert (found["keys"].passed, "anna.pub.pem" in found["keys"].words) == (False, True)
+    (tmp_path / "anna.pub.pem").write_text(Signer.of_seed(bytes(32)).public.pem)
+    (tmp_path / "anna.pub.pem").chmod(0o666)
+    findings = list(check(tmp_path / "agent.toml"))
+    assert next(finding for finding in findings if finding.subject == "keys").passed
+    assert any("others may write" in finding.words for finding in findings)
+
+
+@pytest.mark.usefixtures(quiet.__name__)
+@pytest.mark.parametrize("words", [("certificate", "key"), ("releases", "list"), ("releases", "verify")])
+def test_a_tool_that_only_looks_makes_no_gateway_where_there_is_none(
+    tmp_path: Path, toy_release: Path, words: tuple[str, ...]
+) -> None:
+    """With a mistyped state_dir it printed a key that it had made that moment, to be pinned from then on."""
+    config_of(tmp_path, toy_release)
+    run = CliRunner().invoke(main, [*words, "--config", str(tmp_path / "agent.toml")])
+    assert (run.exit_code, "holds no gateway's state" in run.output) == (78, True)
+    assert not list((tmp_path / "state").iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can go on as nobody")

@@ -22,7 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import toy
 from edge_agent.adapters.http import LONGEST_TURN_S, HttpServer, alive, ready
+from edge_agent.commands import run
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
+from edge_agent.config import read_config
 from edge_agent.schemas.snapshot import EDGES_S, Latency, Snapshot
 from edge_agent.settings import OWN_MODEL
 from tests import reference
@@ -102,6 +104,34 @@ def test_a_taken_port_is_told_and_serving_goes_on(start_agent: Start, plant: Pla
         agent = start_agent(http_port=other.getsockname()[1])
         plant.answers(plant.feed(0, 5))
     assert "Address already in use" in agent.events("http.failed")[0]["reason"]
+
+
+class Shown:
+    """An agent as far as metrics ask for it."""
+
+    snapshot = a_snapshot()
+
+
+def test_an_address_that_comes_late_is_listened_at_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was tried once: after a start before the network's there were no metrics until the next start."""
+    monkeypatch.setattr(run, "HTTP_RETRY_S", 0.02)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        text = f'[gateway]\nname = "toy"\nstate_dir = "state"\n[http]\nport = {port}\n'
+        (tmp_path / "agent.toml").write_text(text)
+        with run._shown(read_config(tmp_path / "agent.toml"), Shown()):  # type: ignore[arg-type]
+            other.close()
+            wait_until(lambda: not refused(port))
+            assert fetch(port, "/metrics")[0] == 200
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,10 @@ def test_a_command_from_the_page_goes_the_way_of_any_other_and_its_story_can_be_
     assert "not a byte was changed" in html
     assert "<dd>test</dd>" in html  # the reason, from the audit log
     assert "src=" not in html.replace("img-src", "")
+    # With a damaged certificate it said that the class was not forgotten.
+    next((agent.state_dir / "certificates").glob("*.json")).write_bytes(b"{")
+    edge_agent("report", answer["id"], "--config", agent.config, "--out", tmp_path / "story.html")
+    assert "forgotten, but its certificate is not there or cannot be read" in (tmp_path / "story.html").read_text()
 
 
 def test_an_audit_log_that_was_changed_is_shown_as_changed(

@@ -195,6 +195,12 @@ def test_a_release_comes_out_of_an_oci_registry_as_it_went_in(
         fetch(f"oci://{registry}/press:unsigned", trust, tmp_path)
 
 
+def test_a_shortened_digest_is_refused_before_anything_is_asked_for(tmp_path: Path) -> None:
+    """Release 57c7a3635434 was said not to be the one that was wanted, 57c7a3635434."""
+    with pytest.raises(Misconfigured, match="is no whole digest, 64 hex digits"):
+        fetch("https://localhost:1/press", Trust(), tmp_path, "57c7a3635434")
+
+
 @REGISTRY
 def test_what_is_no_manifest_and_a_registry_that_is_not_there_are_told_at_once(
     registry: str, pki: Path, trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -191,6 +191,7 @@ def test_a_release_is_written_out_as_it_was(store: ReleaseStore, source: Path, t
     assert store.export(digest[:8], tmp_path / "out").digest == digest
     for path in source.iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert (tmp_path / "out").stat().st_mode & 0o077 == 0  # it knows what lies sealed in the store
     with pytest.raises(StorageFailed, match="out"):
         store.export(digest, tmp_path / "out")
 

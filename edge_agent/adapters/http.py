@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any, ClassVar, Final
 
 from cryptography.x509 import load_pem_x509_certificate
@@ -75,6 +76,11 @@ class _Server(ThreadingHTTPServer):
         # A name that is both, like localhost, is asked for over IPv4 by most who scrape it.
         self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
         super().__init__((host, port), handler)
+
+    def server_bind(self) -> None:
+        """Without the look-up of our own name, which nobody reads and which waits where no resolver answers."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a peer that hung up: the default writes a traceback between the lines of the log."""

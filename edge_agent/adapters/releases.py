@@ -252,18 +252,20 @@ class ReleaseStore:
                 self._vault.destroy(key)
 
     def export(self, name: str, folder: Path) -> Release:
-        """Write a release out as it was before it was sealed, into a new folder.
+        """Write a release out as it was before it was sealed, into a new folder, for its owner alone to read.
 
         Raises:
             BrokenRelease: it cannot be read.
             StorageFailed: the folder is there already, or cannot be written.
         """
         release = self.get(name)
-        with storage(f"the release cannot be written to {folder}"):
-            folder.mkdir(parents=True)
+        if status(folder) is not None:
+            raise StorageFailed("E_STORAGE", f"{folder} is there already")
+        with storage(f"the release cannot be written to {folder}"), appearing(folder) as fresh:
+            fresh.chmod(0o700)
             for each in (*release.card.files, CARD):
-                (folder / each).write_bytes(release.read(each))
-            sync_tree(folder)
+                (fresh / each).write_bytes(release.read(each))
+            sync_tree(fresh)
         return read_release(folder)
 
     def _read_link(self, link: Path) -> str | None:

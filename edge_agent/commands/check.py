@@ -19,13 +19,14 @@ from edge_agent.commands.client import connected
 from edge_agent.commands.orphans import orphans
 from edge_agent.commands.releases import store_of, tombstones
 from edge_agent.commands.state import as_owner
-from edge_agent.config import broker_address, read_config
+from edge_agent.config import broker_address, read_broker, read_config, read_secret
 from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Misconfigured, StorageFailed, Unreachable
 from edge_agent.files import size_of
 from edge_agent.live import opened, refuse_erased
 from edge_agent.mqtt_client import BrokerAddress, tls
 from edge_agent.schemas.card import CARD
 from edge_agent.settings import MODELS, OWN_MODEL, Config
+from edge_agent.signing import read_public_key
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
 SPARE_BYTES = 512 << 20
@@ -60,6 +61,7 @@ def check(config_path: Path) -> Iterator[Finding]:
         return
     yield from _state(config)
     yield from _tls(config)
+    yield from _files(config)
     yield _clock(config)
     for name in (OWN_MODEL, *config.models):
         yield _release(config.of_model(name))
@@ -93,7 +95,8 @@ def _permissions(config_path: Path, config: Config) -> Iterator[Finding]:
     gateway, mqtt = config.gateway, config.mqtt
     tokens = config.releases.token_file, config.page.token_file
     private = [gateway.state_dir, gateway.master_key_file, mqtt.password_file, mqtt.key_file, *tokens]
-    rules = [(config_path, OTHERS_WRITE), *((path, OTHERS) for path in private if path is not None)]
+    believed = *config.commands.keys.values(), *config.releases.keys.values()
+    rules = [(path, OTHERS_WRITE) for path in (config_path, *believed)] + [(path, OTHERS) for path in private if path]
     try:
         open_ones = [(path, mask) for path, mask in rules if path.exists() and path.stat().st_mode & mask]
     except OSError as error:
@@ -102,7 +105,12 @@ def _permissions(config_path: Path, config: Config) -> Iterator[Finding]:
     for path, mask in open_ones:
         mode = f"{path.stat().st_mode & 0o777:04o}"
         may = "write" if mask == OTHERS_WRITE else "read or write"
-        yield Finding("access", False, f"others may {may} {path} (mode {mode})", f"chmod o-rwx {path}")
+        yield Finding(
+            "access",
+            False,
+            f"others may {may} {path} (mode {mode})",
+            f"chmod o-{'w' if mask == OTHERS_WRITE else 'rwx'} {path}",
+        )
     if not open_ones:
         yield Finding("access", True, "nobody else can read or write what is the agent's")
 
@@ -123,6 +131,21 @@ def _tls(config: Config) -> Iterator[Finding]:
         days = (ends - datetime.now(timezone.utc)) / timedelta(days=1)
         words = f"{path} holds until {ends:%Y-%m-%d}, {days:.0f} days"
         yield Finding("tls", days > FEWEST_DAYS, words, remedy)
+
+
+def _files(config: Config) -> Iterator[Finding]:
+    """Keys and secrets without which agent or page would not start."""
+    try:
+        for path in (*config.commands.keys.values(), *config.releases.keys.values()):
+            read_public_key(path)
+        read_secret("releases.token_file", config.releases.token_file)
+        read_secret("page.token_file", config.page.token_file)
+        if config.page.broker_file is not None:
+            read_broker(config.page.broker_file)
+    except Misconfigured as error:
+        yield Finding("keys", False, error.reason, "bring the file, readable for the agent's user, or correct its path")
+    else:
+        yield Finding("keys", True, "every key and token that the configuration names can be read")
 
 
 def _clock(config: Config) -> Finding:

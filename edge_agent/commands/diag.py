@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -48,7 +49,11 @@ def diagnose(config_path: Path, out: Path, log: Path | None) -> list[str]:
     if out.exists():
         raise Misconfigured("E_CONFIG", f"{out} is there already")
     parts = _parts(config_path, log)
-    with storage(f"{out} cannot be written"), tarfile.open(out, "x:gz") as archive:
+    with (
+        storage(f"{out} cannot be written"),
+        os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file,
+        tarfile.open(fileobj=file, mode="w:gz") as archive,
+    ):
         for name, make in parts.items():
             content = _made(make)
             entry = tarfile.TarInfo(f"edge-agent-diag/{name}")

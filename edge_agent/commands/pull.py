@@ -39,11 +39,11 @@ def trust_of(config: Config, more: tuple[PublicKey, ...] = ()) -> Trust:
     )
 
 
-def fetcher(config: Config, progress: Callable[[], None] = lambda: None) -> Callable[[str, Path], Release]:
+def fetcher(config: Config, progress: Callable[[int], None] = lambda count: None) -> Callable[[str, Path], Release]:
     """Fetches releases by digest from where the gateway that a replica follows has them.
 
     Args:
-        progress: called for each block that has come.
+        progress: called with the bytes of each block that has come.
     """
     source = config.replica.source
     between = ":" if source.startswith("oci://") else "/"
@@ -55,13 +55,13 @@ def fetcher(config: Config, progress: Callable[[], None] = lambda: None) -> Call
     return by_digest
 
 
-def first_release(config: Config, store: ReleaseStore, progress: Callable[[], None]) -> None:
+def first_release(config: Config, store: ReleaseStore, progress: Callable[[int], None]) -> None:
     """Hear what the gateway serves and hides which a replica follows, and fetch its release if there is none yet.
 
     What the gateway hides is written down, so that the first answer hides it.
 
     Args:
-        progress: called for each block that has come.
+        progress: called with the bytes of each block that has come.
 
     Raises:
         EdgeAgentError: it cannot be had now.
@@ -91,7 +91,12 @@ def has_whole(store: ReleaseStore) -> bool:
 
 
 def pull(
-    config: Config, store: ReleaseStore, url: str, digest: str | None, more: tuple[PublicKey, ...] = ()
+    config: Config,
+    store: ReleaseStore,
+    url: str,
+    digest: str | None,
+    more: tuple[PublicKey, ...] = (),
+    progress: Callable[[int], None] = lambda count: None,
 ) -> Release:
     """Fetch a release, verify it, and ask the agent to adopt it.
 
@@ -105,7 +110,7 @@ def pull(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing bare is left
     trust = trust_of(config, more)
     with bare_folder() as folder:
-        fetch(url, replace(trust, keys=()) if digest and not more else trust, folder, digest, check)
+        fetch(url, replace(trust, keys=()) if digest and not more else trust, folder, digest, check, progress)
         return install(config, store, folder)
 
 

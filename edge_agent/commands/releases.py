@@ -17,9 +17,10 @@ from edge_agent.schemas.card import Card
 from edge_agent.settings import Config
 
 
-def store_of(config: Config) -> ReleaseStore:
-    """The store of a gateway's model, with the keys that open it."""
-    return ReleaseStore(config.gateway.state_dir, open_vault(config.gateway))
+def store_of(config: Config, *, create: bool = False) -> ReleaseStore:
+    """The store of a gateway's model, with the keys that open it; ``create``: or a new one."""
+    vault = open_vault(config.gateway, create=create)
+    return ReleaseStore(config.gateway.state_dir, vault)
 
 
 def overview(store: ReleaseStore) -> list[tuple[str, str, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from edge_agent.core.errors import Misconfigured
 from edge_agent.settings import Config
 
 PAHO: Final = "paho-mqtt-client"  # its threads are called so, with the client's id behind it
+
+HTTP_RETRY_S: Final = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -54,19 +57,32 @@ def _shown(config: Config, agent: Agent) -> Iterator[None]:
     if config.http.port == 0:
         yield
         return
+    servers, ended = [_http(config, agent)], threading.Event()
+
+    def try_again() -> None:
+        while servers[-1] is None and not ended.wait(HTTP_RETRY_S):
+            servers.append(_http(config, agent))
+
+    threading.Thread(target=try_again, name="http-retry", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if servers[-1] is not None:
+            servers[-1].stop()
+
+
+def _http(config: Config, agent: Agent) -> HttpServer | None:
+    """A server that has begun, or None: the port may be taken for now, and the address come late."""
     host, port = config.http.host, config.http.port
     try:
         server = HttpServer(host, port, lambda: agent.snapshot, config.mqtt.cert_file, config.gateway.state_dir)
     except (OSError, ValueError) as error:  # ValueError: no host could be called so
         reason = error.strerror if isinstance(error, OSError) else error
-        log.error("http.failed", code="E_CONFIG", reason=f"{host}:{port}: {reason}")
-        yield
-        return
+        log.error("http.failed", code="E_CONFIG", reason=f"{host}:{port}: {reason}", next_try_s=HTTP_RETRY_S)
+        return None
     server.start()
-    try:
-        yield
-    finally:
-        server.stop()
+    return server
 
 
 @contextmanager

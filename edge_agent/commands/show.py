@@ -38,6 +38,20 @@ def bars(console: Console | None = None) -> Iterator[Show]:
         yield show
 
 
+@contextmanager
+def arriving() -> Iterator[Callable[[int], None]]:
+    """A function that is told how many bytes have come, and shows how many there are by now."""
+    come = 0
+    with bars() as show:
+
+        def more(count: int) -> None:
+            nonlocal come
+            come += count
+            show("fetching", come, None, f"{come / 2**20:.1f} MiB")
+
+        yield more
+
+
 def show_unlearn(
     address: BrokerAddress,
     base: str,

@@ -7,18 +7,26 @@ from functools import cache
 from pathlib import Path
 
 from edge_agent.core.errors import Misconfigured
-from edge_agent.files import CREDSTORE, credential
+from edge_agent.files import CREDSTORE, credential, is_folder, storage
 from edge_agent.settings import Gateway
-from edge_agent.vault import CREDENTIAL, MASTER, Vault, given_master_file, read_master
+from edge_agent.vault import CREDENTIAL, KEYS, MASTER, Vault, given_master_file, read_master
 
 
-def open_vault(gateway: Gateway) -> Vault:
+def open_vault(gateway: Gateway, *, create: bool = False) -> Vault:
     """The keys of a gateway, or of one of its models. What root does from here on, it does as the agent's user.
+
+    Args:
+        create: whether there need not be any yet. Else a mistyped folder would become a gateway with a key of its own.
 
     Raises:
         Misconfigured: ``E_KEY`` or ``E_STATE``.
     """
-    return Vault(gateway.state_dir, as_owner(gateway))
+    master = as_owner(gateway)
+    with storage("the keys cannot be looked for"):
+        if not create and not is_folder(gateway.state_dir / KEYS):
+            words = "holds no gateway's state: it has not been started there yet"
+            raise Misconfigured("E_STATE", f"{gateway.state_dir} {words}")
+    return Vault(gateway.state_dir, master)
 
 
 def as_owner(gateway: Gateway) -> bytes | None:

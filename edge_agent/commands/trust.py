@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from edge_agent.commands.state import open_vault
 from edge_agent.config import read_config
 from edge_agent.core.errors import Misconfigured
 from edge_agent.schemas.certificate import vouched
-from edge_agent.signing import PublicKey, Signer, opened, read_public_key
+from edge_agent.signing import PublicKey, Signer, opened, parse_public_key, read_public_key
 from edge_agent.vault import IDENTITY
 
 
@@ -18,6 +20,19 @@ def public_key(config_path: Path) -> PublicKey:
     """The public key of the gateway that a configuration describes."""
     gateway = read_config(config_path).gateway
     return Signer.of_seed(open_vault(gateway).secret(IDENTITY)).public
+
+
+def public_key_apart(config_path: Path) -> PublicKey:
+    """The same, asked by a process of its own: root becomes the agent's user for it, and could write nothing after.
+
+    Raises:
+        Misconfigured: ``E_KEY``, with what the process said.
+    """
+    command = [sys.executable, "-m", "edge_agent", "certificate", "key", "--config", str(config_path)]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        raise Misconfigured("E_KEY", f"the gateway's key cannot be had: {asked.stderr.strip()}")
+    return parse_public_key(asked.stdout, str(config_path))
 
 
 def certificate(path: Path, key_path: Path) -> dict[str, Any]:

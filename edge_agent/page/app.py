@@ -34,6 +34,7 @@ MOST_BODY_BYTES: Final = 10_000
 MOST_STREAMS: Final = 64
 DEAF_S: Final = 30.0  # a browser that takes nothing for so long has hung up
 MOST_DIGITS: Final = 18
+ASKED_BY: Final = "asked by"  # stands in a reason before the name that the proxy vouches for
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -143,7 +144,9 @@ class Page:
             raise HTTPException(404, "no such model")
         if not name or typed != name:
             raise HTTPException(400, f"typed was {typed[:64]!r}, expected {name[:64]!r}")
-        reason = f"{reason} (asked by {user})".strip() if user else reason
+        if ASKED_BY in reason:
+            raise HTTPException(400, f"a reason must not hold {ASKED_BY!r}, by which the log knows who asked")
+        reason = f"{reason} ({ASKED_BY} {user})".strip() if user else reason
         id_ = await run_in_threadpool(ask_to_forget, self.address, model.topics, name, reason)
         return JSONResponse({"id": id_, "valid_s": VALID_S}, 202)
 

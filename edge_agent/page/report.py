@@ -9,14 +9,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from edge_agent import __version__
-from edge_agent.commands.state import open_vault
+from edge_agent.commands.trust import public_key_apart
 from edge_agent.config import read_config
 from edge_agent.core.errors import Untrusted
 from edge_agent.files import storage, write_atomically
 from edge_agent.page.assets import CHARTS, STATIC, built_whole
 from edge_agent.page.records import Records
-from edge_agent.signing import Signer, opened
-from edge_agent.vault import IDENTITY
+from edge_agent.schemas.messages import TERMINAL
+from edge_agent.signing import opened
 
 SCRIPTS: Final = (CHARTS, "charts.js", "story.js")
 STYLES: Final = ("lib/uPlot.min.css", "page.css")
@@ -35,9 +35,9 @@ def write_report(config_path: Path, model: str, id_: str, out: Path | None) -> P
     path = out or Path(f"{id_.replace('/', '-')}.html")
     path = path.resolve()
     job, document, accepted = Records(of_model.gateway.state_dir).job(id_)
-    content, verdict = None, "there is no certificate: the class was not forgotten"
+    content, verdict = None, _without_certificate(job["status"])
     if document is not None:
-        key = Signer.of_seed(open_vault(config.gateway).secret(IDENTITY)).public
+        key = public_key_apart(config_path)
         try:
             content = opened(document, key)
             verdict = f"the certificate is signed with this gateway's key {key.fingerprint}, not a byte was changed"
@@ -49,6 +49,14 @@ def write_report(config_path: Path, model: str, id_: str, out: Path | None) -> P
     with storage(f"{path} cannot be written"):
         write_atomically(path, page.encode())
     return path
+
+
+def _without_certificate(status: str) -> str:
+    if status == "successful":
+        return "the class was forgotten, but its certificate is not there or cannot be read"
+    if status in TERMINAL:
+        return "there is no certificate: the class was not forgotten"
+    return "there is no certificate yet: the command has not ended"
 
 
 def asked(row: dict[str, Any]) -> dict[str, str]:

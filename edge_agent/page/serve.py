@@ -18,7 +18,7 @@ import uvicorn
 from edge_agent import logs
 from edge_agent.adapters import systemd, threads
 from edge_agent.config import broker_address, read_broker, read_config, read_secret
-from edge_agent.core.errors import Misconfigured
+from edge_agent.core.errors import Unreachable
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.page.app import Page, application
 from edge_agent.page.asking import Doorman
@@ -41,6 +41,7 @@ def serve(config_path: Path) -> None:
 
     Raises:
         Misconfigured: it cannot start, with the reason.
+        Unreachable: it cannot listen now.
     """
     config = read_config(config_path)
     logs.configure(config.logs.level, config.logs.format)
@@ -65,11 +66,23 @@ def serve(config_path: Path) -> None:
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn ends on them, then raises them once more
         signal.signal(number, lambda *_: None)
+    _Server(settings).run(_sockets(config.page.host, config.page.port))
+
+
+def _sockets(host: str, port: int) -> list[socket.socket]:
+    """Listen at every address of a name.
+
+    Raises:
+        Unreachable: ``E_CONFIG``; it may only be for now, at a start before the machine has its address.
+    """
     try:
-        _Server(settings).run()
-    except SystemExit as error:  # uvicorn's way to say that the address is taken
-        words = f"{config.page.host}:{config.page.port} cannot be listened at"
-        raise Misconfigured("E_CONFIG", f"page.host, page.port: {words}") from error
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = sorted({(family, where[:2]) for family, _, _, _, where in found})
+        return [socket.create_server(where, family=family) for family, where in addresses]
+    except (OSError, ValueError) as error:  # ValueError: no host could be called so
+        reason = error.strerror if isinstance(error, OSError) else error
+        words = f"{host}:{port} cannot be listened at: {reason}"
+        raise Unreachable("E_CONFIG", f"page.host, page.port: {words}") from error
 
 
 class _Server(uvicorn.Server):
