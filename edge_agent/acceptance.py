@@ -52,10 +52,13 @@ def check(
             )
 
 
-def check_origin(command: UnlearnCommand, gateway: str, keys: Mapping[str, PublicKey], *, signed: bool) -> None:
+def check_origin(command: UnlearnCommand, gateway: str, keys: Mapping[str, PublicKey], *, signed: bool) -> str | None:
     """Check who a command comes from and whom it is for; with ``signed`` one without a signature is refused.
 
     A signature must bind the command to a gateway, an id and a time, so that nobody can use it elsewhere or later.
+
+    Returns:
+        The id of the key that signed it. What an unsigned command says of a key is nobody's word.
 
     Raises:
         Refused: ``E_AUDIENCE`` or ``E_SIGNATURE``.
@@ -65,7 +68,7 @@ def check_origin(command: UnlearnCommand, gateway: str, keys: Mapping[str, Publi
     if command.signature is None:
         if signed:
             raise Refused("E_SIGNATURE", "the command is not signed, and commands.signed is set")
-        return
+        return None
     if missing := [name for name in ("audience", "expires_at", "id") if not getattr(command, name)]:
         raise Refused("E_SIGNATURE", f"a signed command needs {', '.join(missing)}")
     key = keys.get(command.key or "")
@@ -75,6 +78,7 @@ def check_origin(command: UnlearnCommand, gateway: str, keys: Mapping[str, Publi
         key.check(command.signed, command.signature)
     except Untrusted as error:
         raise Refused(error.code, f"{error.reason} ({command.key})") from error
+    return command.key
 
 
 def check_time(expires_at: datetime, now: datetime) -> None:

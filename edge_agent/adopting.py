@@ -19,6 +19,7 @@ from edge_agent.tally import Tally, tolerant
 log = structlog.get_logger(__name__)
 
 SETTLE_EVERY_S: Final = 60.0  # after a failure of the disk
+REKEY_EVERY_S: Final = 86_400.0
 
 
 class Adopting:
@@ -39,7 +40,7 @@ class Adopting:
         self._installer = Installer[Loaded]()
         self._wanted: str | None = None  # the release that was asked for, while it is being loaded
         self._adopted: str | None = None  # one that is live, until cache and audit log have followed
-        self._settle_s = float("-inf")
+        self._settle_s = self._rekey_s = float("-inf")
 
     def poll(self, now_s: float) -> bool:
         """Adopt what ``edge-agent releases`` asked for, once no command works on the present release.
@@ -105,17 +106,24 @@ class Adopting:
                 self._audit.append("release.adopted", release=self._adopted, reason="operator")
                 self._adopted = None
         with tolerant():
-            self._drop_forgotten()
+            self._drop_forgotten(now_s)
 
-    def _drop_forgotten(self) -> None:
-        """Destroy windows of classes that a release from elsewhere had forgotten before: no command can ask for it."""
+    def _drop_forgotten(self, now_s: float) -> None:
+        """Destroy windows of classes that a release from elsewhere had forgotten before: no command can ask for it.
+
+        Files that windows were moved from get a new key, and are written anew, whole: after an erasure, and once in a
+        day what a crash left of that. Whoever may give labels could wear the disk out else (decision 0015).
+        """
         if self._forgetting.at_work is not None:
             return  # the end of a command tells in its certificate what it destroys
+        due = now_s >= self._rekey_s
+        self._rekey_s = now_s + REKEY_EVERY_S if due else self._rekey_s
         for name in self._live.card.forgotten:
-            if count := self._cache.counts().get(name):
+            count = self._cache.counts().get(name)
+            if count:
                 self._cache.erase(name)
                 log.warning("cache.dropped", files=1, windows=count, reason=f"the release has forgotten {name}")
-            while self._cache.rekey_one(name):
+            while (count or due) and self._cache.rekey_one(name):
                 pass
 
 

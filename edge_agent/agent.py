@@ -22,13 +22,13 @@ from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.systemd import Notifier
 from edge_agent.clock import Clock
 from edge_agent.config import changed_keys, needs_restart
-from edge_agent.core.errors import EdgeAgentError, Refused
+from edge_agent.core.errors import EdgeAgentError, Misconfigured, Refused
 from edge_agent.discovery import Discovery
 from edge_agent.followed import FollowedModel
 from edge_agent.inbox import Inbox
 from edge_agent.mqtt_link import Connected, Disconnected, Dropped, Message, PublishRefused
 from edge_agent.schemas.snapshot import Latency, Snapshot
-from edge_agent.schemas.topics import Topics
+from edge_agent.schemas.topics import ASSET, Topics
 from edge_agent.served import ServedModel
 from edge_agent.settings import Config
 from edge_agent.tally import acknowledge, storage_failures, tolerant
@@ -129,7 +129,10 @@ class Agent:
             return
         shares: dict[str, list[Message]] = {model.name: [] for model in self.models}
         for message in arrived:
-            shares[self._model_of(message.topic.rpartition("/")[2])].append(message)
+            asset = message.topic.rpartition("/")[2]
+            # What is no asset's name is refused by whoever gets it, and not remembered: it may be 65 kB long.
+            name = self._model_of(asset) if ASSET.fullmatch(asset) else self.models[0].name
+            shares[name].append(message)
         for model in self.models:
             model.serving.serve(shares[model.name])
 
@@ -212,15 +215,14 @@ class Agent:
     def _reload(self, read: Callable[[], Config]) -> None:
         try:
             config = read()
+            keys = changed_keys(self._config, config)
+            if fixed := needs_restart(keys):
+                raise Misconfigured("E_CONFIG", f"a restart is needed to change {', '.join(fixed)}")
+            for model in self.models:
+                keys += model.reload(config.of_model(model.name))
         except EdgeAgentError as error:
             log.error("config.refused", code=error.code, reason=error.reason)
             return
-        keys = changed_keys(self._config, config)
-        if fixed := needs_restart(keys):
-            log.error("config.refused", code="E_CONFIG", reason=f"a restart is needed to change {', '.join(fixed)}")
-            return
         self._config = config
-        for model in self.models:
-            model.reload(config.of_model(model.name))
         logs.configure(config.logs.level, config.logs.format)
-        log.info("config.reloaded", changed=keys)
+        log.info("config.reloaded", changed=sorted(set(keys)))

@@ -246,9 +246,10 @@ class FollowedModel:
         wanted = self._wanted
         return f"fetching release {wanted[:12]}" if wanted else None
 
-    def reload(self, config: Config) -> None:
-        """Take over what may change while it runs."""
+    def reload(self, config: Config) -> list[str]:
+        """Take over what may change while it runs; nothing changes besides."""
         self._config, self.live.max_abs = config, config.serving.max_abs
+        return []
 
 
 def remember(news: Announcement, record: Path) -> None:

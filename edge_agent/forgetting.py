@@ -37,6 +37,7 @@ from edge_agent.probation import Probation
 from edge_agent.schemas.commands import UnlearnCommand
 from edge_agent.schemas.messages import JobState, Phase, Status
 from edge_agent.settings import Config, Forget
+from edge_agent.signing import PublicKey
 from edge_agent.tally import storage_failed, tolerant
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,12 @@ class Forgetting:
             StorageFailed: it could not be recorded, so nothing was promised.
         """
         return self._intake.accept(command, self.settings)
+
+    def reload(self, settings: Forget, keys: dict[str, PublicKey]) -> list[str]:
+        """Take over settings, and the keys that commands may be signed with; ids of those that were replaced."""
+        before = {id_: key.fingerprint for id_, key in self._intake.keys.items()}
+        self.settings, self._intake.keys = settings, keys
+        return [id_ for id_, key in keys.items() if key.fingerprint != before.get(id_)]
 
     def credentials(self) -> dict[str, object]:
         """What others need to check what this gateway says: its public key, the audit log's head, its clock's state."""

@@ -202,17 +202,17 @@ class LiveModel:
             self.shadow.compare(windows, raw)
         logits = raw.astype(np.float64)
         logits[~sound] = 0.0
-        hidden = self._columns[logits.argmax(axis=1)]
         logits[:, self._columns] = -np.inf
         peak = logits.max(axis=1, keepdims=True)
         energy = peak + np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
         probabilities = np.exp(logits - energy)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(self._top, living)]
+        # Not by probability: far behind the first all are 0.0, and masked classes among them.
+        best = np.argsort(-logits, axis=1, kind="stable")[:, : min(self._top, living)]
         # To Python's own numbers at once: one by one that takes longer than all the arithmetic above.
-        rows = (each.tolist() for each in (probabilities, best, energy[:, 0], hidden, sound))
+        rows = (each.tolist() for each in (probabilities, best, energy[:, 0], sound))
         return [
-            Answer(tuple((names[k], row[k]) for k in order), score, score < floor, masked) if fine else None
-            for row, order, score, masked, fine in zip(*rows, strict=True)
+            Answer(tuple((names[k], row[k]) for k in order), score, score < floor) if fine else None
+            for row, order, score, fine in zip(*rows, strict=True)
         ]
 
     def _run(self, windows: Float32) -> tuple[Float32, NDArray[np.bool_]]:

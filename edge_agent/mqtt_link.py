@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -137,8 +139,18 @@ class Link:
         self.outward_decided.set()
         self.decided.set()
 
-    def close(self) -> None:
-        """Send DISCONNECT where it is still up, and end paho's threads."""
+    def close(self, *, orderly: bool) -> None:
+        """End paho's threads.
+
+        Args:
+            orderly: send DISCONNECT where it is still up. Else the broker publishes our will: one of the two was lost,
+                and nobody knows whether we come back.
+        """
         for client in (self.outward, self.inward):
-            client.disconnect()
+            connection: Any = client.socket()
+            if orderly or connection is None:
+                client.disconnect()
+            else:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
             client.loop_stop()

@@ -20,6 +20,7 @@ from edge_agent.adopting import Adopting
 from edge_agent.budget import bytes_written
 from edge_agent.core.errors import EdgeAgentError, Refused, StorageFailed
 from edge_agent.forgetting import Forgetting
+from edge_agent.intake import command_keys
 from edge_agent.live import LiveModel
 from edge_agent.masks import Masks
 from edge_agent.mqtt_link import Message
@@ -241,7 +242,13 @@ class ServedModel:
     def _revive(self) -> None:
         self._masks.revive_wanted(self._config.gateway.state_dir)
 
-    def reload(self, config: Config) -> None:
-        """Take over what may change while it runs."""
-        self._config, self.forgetting.settings, self.serving.settings = config, config.forget, config.cache
+    def reload(self, config: Config) -> list[str]:
+        """Take over what may change while it runs; returns what has changed besides the configuration.
+
+        Raises:
+            Misconfigured: ``E_KEY``, a key of commands cannot be read; then nothing has changed.
+        """
+        replaced = self.forgetting.reload(config.forget, command_keys(config))
+        self._config, self.serving.settings = config, config.cache
         self.live.max_abs = config.serving.max_abs
+        return [f"commands.keys.{id_}" for id_ in replaced]

@@ -155,15 +155,16 @@ class Serving:
             return
         settings = self.settings
         name, confidence = answer.top[0]
-        # With its class masked the model is as sure of another one, where the window does not belong.
-        sure = settings.from_diagnosis and not answer.hidden
-        sure = sure and confidence >= settings.min_confidence and not answer.unusual
+        # Windows of a class that is masked or forgotten are answered with another one, often as surely as its own.
+        whole = not self._live.hidden and not self._live.card.forgotten
+        sure = settings.from_diagnosis and whole and confidence >= settings.min_confidence and not answer.unusual
         known = window.label in self._live.card.classes
         if window.label is not None and not known:
             words = f"the window's label {window.label[:64]!r} is no class of the live release; it was answered"
             self._tally.show(message, Refused("E_CLASS", words))
+            return  # its sender says that it is of none of the classes that are kept
         try:
-            if window.label is not None and known:
+            if window.label is not None:
                 self._cache.offer(window.label, window, Source.SENDER)
             elif not (sure and self._cache.offer(name, window, Source.DIAGNOSIS)):
                 self._cache.remember(window)

@@ -16,7 +16,7 @@ OWN_MODEL: Final = "gateway"  # the name of the model that takes what no other t
 class Section(BaseModel):
     """A table of the file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Gateway(Section):
@@ -74,7 +74,9 @@ class Mqtt(Section):
     share: str = Field(
         "", pattern=r"^[^+#/\x00]*$", description="name of a shared subscription: who has the same divides the windows"
     )
-    session_expiry_s: int = Field(604_800, ge=0, description="how long the broker keeps windows for an absent agent")
+    session_expiry_s: int = Field(
+        604_800, ge=0, le=0xFFFFFFFF, description="how long the broker keeps windows for an absent agent"
+    )
 
     @model_validator(mode="after")
     def _encrypted(self) -> Mqtt:

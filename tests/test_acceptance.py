@@ -100,6 +100,13 @@ def origin(command: UnlearnCommand, gateway: str = "press-7", *, required: bool 
     return ""
 
 
+def test_only_a_signature_says_whose_command_it_is() -> None:
+    """The audit log took the name of the key from commands that nobody had signed."""
+    assert check_origin(signed(), "press-7", KEYS, signed=False) == "operator"
+    named = parse_unlearn("a", json.dumps({"id": "one", "key": "operator"}).encode())
+    assert check_origin(named, "press-7", KEYS, signed=False) is None
+
+
 @pytest.mark.parametrize("gateway", ["press-7", "press-8"])
 def test_a_signed_command_is_taken_by_every_gateway_that_it_is_for(gateway: str) -> None:
     assert origin(signed(), gateway) == ""

@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks import toy
 from edge_agent.adapters.audit import read_rows
-from edge_agent.adopting import SETTLE_EVERY_S
+from edge_agent.adapters.windows import WindowCache
+from edge_agent.adopting import REKEY_EVERY_S, SETTLE_EVERY_S
 from edge_agent.commands.assembly import assemble
 from edge_agent.commands.local import LocalAgent
 from edge_agent.core.errors import BrokenRelease
@@ -180,6 +181,21 @@ def test_windows_of_a_class_that_a_release_from_elsewhere_has_forgotten_are_dest
     wait_until(adopted)
     model.housekeep(SETTLE_EVERY_S)
     assert model._cache.counts()["whine"] == 0
+    ended(model)
+
+
+def test_labels_do_not_have_files_written_anew_every_minute(
+    tmp_path: Path, toy_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gave the file that its window was moved from a new key, and a file may have a gigabyte."""
+    folder = toy.twin(toy_release, tmp_path / "pulled", forgotten=("whine",))
+    model, asked = started(config_of(tmp_path, folder)), list[str]()
+    monkeypatch.setattr(WindowCache, "rekey_one", lambda _, name: asked.append(name))
+    for now_s in (0.0, SETTLE_EVERY_S, 2 * SETTLE_EVERY_S, REKEY_EVERY_S - 1.0):
+        model.housekeep(now_s)
+    assert asked == ["whine"]
+    model.housekeep(REKEY_EVERY_S + SETTLE_EVERY_S)  # what a crash between an erasure and this has left
+    assert asked == ["whine", "whine"]
     ended(model)
 
 

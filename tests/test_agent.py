@@ -18,9 +18,12 @@ from paho.mqtt.properties import Properties
 from benchmarks import toy
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
+from edge_agent.commands.client import connected
 from edge_agent.commands.local import LocalAgent, LocalBroker, free_port
 from edge_agent.core.types import Window
+from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.windows import encode
+from edge_agent.signing import Signer
 from tests.plant import Plant, plant_at, toy_agent, wait_until
 
 Start = Callable[..., LocalAgent]
@@ -254,7 +257,7 @@ def test_the_will_says_offline_with_the_session_of_the_birth(start_agent: Start,
     agent.kill()
     assert plant.expect("status", state="offline")["session"] == session
     agent.start()
-    plant.expect("status", state="online", session=session + 1)
+    wait_until(lambda: plant.status()["session"] > session)
 
 
 def test_sigterm_ends_the_agent_cleanly(start_agent: Start, plant: Plant) -> None:
@@ -278,6 +281,31 @@ def test_sighup_takes_over_what_it_can_and_refuses_the_rest_with_the_key(start_a
     agent.process.send_signal(signal.SIGHUP)
     wait_until(lambda: len(agent.events("config.refused")) == 2)
     assert agent.process.poll() is None
+
+
+def test_a_key_that_was_replaced_in_its_place_is_believed_no_more_after_sighup(
+    start_agent: Start, tmp_path: Path
+) -> None:
+    """Only paths were compared: the old key, a stolen one perhaps, went on signing until the next start."""
+    key = tmp_path / "anna.pub.pem"
+    key.write_text(Signer.of_seed(bytes(32)).public.pem)
+    agent = start_agent(f'[commands.keys]\nanna = "{key}"\n')
+    key.write_text(Signer.of_seed(bytes([1]) * 32).public.pem)
+    agent.process.send_signal(signal.SIGHUP)
+    assert wait_until(lambda: agent.events("config.reloaded"))[0]["changed"] == ["commands.keys.anna"]
+    key.write_text("nonsense")
+    agent.process.send_signal(signal.SIGHUP)
+    assert wait_until(lambda: agent.events("config.refused"))[0]["code"] == "E_KEY"
+
+
+def test_the_will_says_offline_where_one_of_the_two_connections_is_lost(
+    start_agent: Start, plant: Plant, broker: LocalBroker
+) -> None:
+    """The other one was closed in good order, which cancels the will: the plant went on reading "online"."""
+    start_agent('client_id = "press"\n')
+    plant.status()
+    with connected(BrokerAddress("127.0.0.1", broker.port, "press")):
+        plant.expect("status", state="offline")
 
 
 def test_a_second_agent_on_the_same_state_directory_is_refused(start_agent: Start) -> None:

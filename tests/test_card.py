@@ -86,6 +86,7 @@ def test_forgotten_classes_do_not_live_but_keep_their_output() -> None:
         ({"channel_mean": [0.0, 0.0, 0.0]}, "different lengths"),
         ({"length": 0}, "length"),
         ({"length": 10.5}, "length"),
+        ({"length": 1 << 20}, "a window has 8388608 bytes, at most 4128768 fit a message"),
         ({"rate_hz": 0}, "rate_hz"),
         ({"width": 0}, "width"),
         ({"margins": []}, "margins are of 0 classes, expected 3"),

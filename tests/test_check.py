@@ -108,6 +108,17 @@ def test_a_tool_that_only_looks_makes_no_gateway_where_there_is_none(
     assert not list((tmp_path / "state").iterdir())
 
 
+@pytest.mark.usefixtures(quiet.__name__)
+def test_a_cache_too_small_for_this_release_and_a_time_that_was_wrong_are_found(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    config_of(tmp_path, toy_release, f"{NO_BROKER}[cache]\nmax_bytes = 1048576\n[forget]\nmin_windows = 500\n")
+    (tmp_path / "state" / "clock").write_text("2099-01-01T00:00:00+00:00")
+    found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}
+    assert "min_windows is 500: none can be forgotten" in found["cache"].words
+    assert "a synchronised clock said 2099-01-01 00:00 before" in found["clock"].words
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can go on as nobody")
 def test_who_may_not_look_is_told_so(tmp_path: Path) -> None:
     secret = tmp_path / "secret"

@@ -121,7 +121,22 @@ def test_no_two_starts_have_one_number_where_nothing_new_can_be_written(tmp_path
         sessions.append(model._session)
         ended(model)
         (tmp_path / "state" / ".session.new").mkdir(exist_ok=True)  # in the way of the file beside
-    assert sessions == [1, 2, 3]
+    assert sessions[0] < sessions[1] < sessions[2]
+
+
+def test_the_number_of_a_start_is_larger_than_any_before_the_copy_that_was_put_back(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """Replicas of a gateway that was restored took its news for old, for as many starts as the copy was behind."""
+    config = config_of(tmp_path, toy_release)
+    (tmp_path / "state" / "session").write_text("7")
+    model = started(config)
+    assert model._session > 1_700_000_000  # by the clock
+    ended(model)
+    (tmp_path / "state" / "session").write_text("99999999999")
+    model = started(config)
+    assert model._session == 100_000_000_000  # of a clock that was wrong
+    ended(model)
 
 
 def test_a_damaged_live_release_is_replaced_by_the_configured_one(

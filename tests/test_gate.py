@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks import toy
 from edge_agent.core.evidence import Evidence
-from edge_agent.core.gate import GateSettings, Verdict, drift, forget_share, judge, rounded
+from edge_agent.core.gate import GateSettings, Verdict, _of_evidence, drift, forget_share, judge, rounded
 from edge_agent.core.networks import channel_std
 from edge_agent.core.pte import Edit
 from edge_agent.core.training import logits
@@ -111,6 +111,18 @@ def test_a_network_of_nan_is_refused() -> None:
     with torch.no_grad():
         network.get_parameter("head.weight").fill_(torch.nan)
     assert not _judge(_with_network(network)).accepted
+
+
+def test_evidence_that_is_no_number_is_the_worst_there_is() -> None:
+    """``max`` and ``min`` pass over NaN that is not first: a class with nothing but NaN passed beside a sound one."""
+    done = good_edit()
+    sound = done.evidence.compare(toy_network(), done.network)
+    for name in ("predicted_loss", "agreement", "border_kept"):
+        odd = copy.copy(sound[0])
+        object.__setattr__(odd, name, float("nan"))
+        rows = [*sound, odd]
+        reasons = _of_evidence(rows, toy.CLASSES, SETTINGS)
+        assert [reason.check for reason in reasons if not reason.passed] == [name]
 
 
 def test_without_any_evidence_nothing_is_accepted() -> None:

@@ -123,6 +123,16 @@ def test_hidden_classes_have_no_part_in_an_answer_and_the_others_share_the_proba
     assert live.masked == ("a",)
 
 
+def test_a_hidden_class_is_not_named_where_the_others_are_as_improbable(live: LiveModel, make: Make) -> None:
+    """Far behind the first all probabilities are 0.0, the hidden one's too, and by its place it came before them."""
+    live.adopt(make())
+    live.hide(frozenset({"b"}))
+    answer = live.answer(np.full((1, 2, 64), 1e5, np.float32))[0]
+    assert answer is not None
+    assert [name for name, _ in answer.top] == ["a", "c"]
+    assert answer.top[1][1] == 0.0
+
+
 def test_the_energy_is_the_log_sum_exp_and_a_low_one_is_unusual(live: LiveModel, make: Make) -> None:
     live.adopt(make(energy_floor=2.0))
     low, high = live.answer(np.stack([np.full((2, 64), value, np.float32) for value in (0.0, 9.0)]))

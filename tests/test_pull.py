@@ -32,7 +32,7 @@ from edge_agent.core.errors import (
 from edge_agent.remote import SIGNATURE, Trust, _Allowance, fetch
 from edge_agent.signing import PublicKey, Signer
 from tests.plant import Plant, toy_agent
-from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent
+from tests.scripts import NEEDS_OPENSSL, ROOT, edge_agent, run_script
 from tests.web import Server
 
 pytestmark = NEEDS_OPENSSL
@@ -284,3 +284,11 @@ def test_what_is_not_sealed_yet_is_gone_after_a_crash(tmp_path: Path, monkeypatc
         assert not left.exists()
         assert folder.parent == left.parent
     assert not folder.exists()
+
+
+def test_a_folder_in_which_another_process_works_is_left_to_it() -> None:
+    """It was looked up in /proc, which hides a process that has given root up: the agent swept its release away."""
+    with bare_folder() as folder:
+        (folder / "weights").touch()
+        run_script("from edge_agent.adapters.workplace import sweep_bare; sweep_bare()")
+        assert (folder / "weights").exists()

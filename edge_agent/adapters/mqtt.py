@@ -162,7 +162,7 @@ class Broker:
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
             self._door.tell(Disconnected(f"cannot connect to {inward_at.host}:{inward_at.port}: {error}"))
             if link is not None:
-                link.close()
+                link.close(orderly=True)
             return None
         return link
 
@@ -180,8 +180,9 @@ class Broker:
         while not link.lost.wait(1.0) and not self._stopping.is_set():
             if tls_stamp(self._address) != link.tls_stamp and self._renewed():
                 break
+        orderly = self._stopping.is_set() or not link.lost.is_set()
         self._link = None
-        link.close()
+        link.close(orderly=orderly)
 
     def _renewed(self) -> bool:
         """Whether the certificates that have changed can be used; one file may be written before the other."""

@@ -27,6 +27,11 @@ from edge_agent.slots import SlotFile, destroy, slot_bytes, sweep
 from edge_agent.vault import Vault
 
 
+def window_bytes(channels: int, length: int) -> int:
+    """What a cached window of this shape takes on the disk."""
+    return slot_bytes(HEADER_BYTES, channels * length * 4)
+
+
 class WindowCache:
     """All cached windows. Owned by the agent's main thread.
 
@@ -72,7 +77,7 @@ class WindowCache:
         """
         self._recent.clear()
         self._body_bytes = shape[0] * shape[1] * 4
-        self.slot_bytes = slot_bytes(HEADER_BYTES, self._body_bytes)
+        self.slot_bytes = window_bytes(*shape)
         per_class = min(self._most_per_class, self._max_bytes // self.slot_bytes // len(classes))
         # Files stay open where they can: to open one, each of its headers is read, and windows wait meanwhile.
         self._close_all_but(frozenset(classes) if (shape, per_class) == (self._shape, self.per_class) else frozenset())

@@ -7,12 +7,12 @@ memory is written down in the state directory first: after a crash the configura
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,11 +21,9 @@ from typing import Final
 from edge_agent.files import below, is_file, is_folder, listed, read_if_there, remove, shred, storage, write_atomically
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  only a folder of our own in it is used, see _own
-BARE: Final = "edge-agent-bare-"  # before the process's id
+BARE: Final = "edge-agent-bare-"
 SPARE_BYTES: Final = 16 << 20
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
-_OWN_BARE: Final[set[Path]] = set()  # of this process, in use
-_BARE_LOCK: Final = threading.Lock()  # one may be in use in another thread
 
 
 class Workplace:
@@ -100,15 +98,25 @@ def bare_folder() -> Iterator[Path]:
     """
     with storage("there is no place for a release that is not sealed yet"):
         sweep_bare()
-        with _BARE_LOCK:
-            folder = Path(tempfile.mkdtemp(prefix=f"{BARE}{os.getpid()}-", dir=_bare_root()))
-            _OWN_BARE.add(folder)
+        folder, held = _held_folder()
     try:
         yield folder
     finally:
-        _OWN_BARE.discard(folder)
         with storage(f"{folder} cannot be removed"):
-            remove(folder)
+            _destroy(folder)
+        os.close(held)
+
+
+def _held_folder() -> tuple[Path, int]:
+    """A new folder, and its lock, by which others know that somebody works in it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=BARE, dir=_bare_root()))
+        with suppress(FileNotFoundError):  # swept before it was locked
+            held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(held, fcntl.LOCK_SH)
+            if is_folder(folder):
+                return folder, held
+            os.close(held)
 
 
 def sweep_bare() -> None:
@@ -119,13 +127,29 @@ def sweep_bare() -> None:
     """
     for root in {*_usual_roots(), Path(tempfile.gettempdir())}:
         for path in listed(root, BARE):
-            pid = path.name.removeprefix(BARE).partition("-")[0]
-            # In a container all processes are called 1, one that was killed as well.
-            with _BARE_LOCK:
-                lives = path in _OWN_BARE if pid == str(os.getpid()) else Path("/proc", pid).exists()
             with suppress(FileNotFoundError):  # somebody else sweeps as well
-                if not lives and path.lstat().st_uid == os.geteuid():
-                    remove(path)
+                if path.lstat().st_uid == os.geteuid():
+                    _sweep(path)
+
+
+def _sweep(folder: Path) -> None:
+    """Destroy a folder that nobody holds. /proc would not tell: it may hide a process that has given root up."""
+    held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _destroy(folder)
+    finally:
+        os.close(held)
+
+
+def _destroy(folder: Path) -> None:
+    """Remove what is not sealed; where that lies on a disk, it is overwritten first."""
+    if file_system(folder) not in IN_MEMORY:
+        for path in below(folder):
+            if is_file(path, follow=False):
+                shred(path)
+    remove(folder)
 
 
 def _bare_root() -> Path:

@@ -180,7 +180,7 @@ def _served(name: str, config: Config, shared: _Shared, models: list[ServedModel
 def _must_hear(config: Config) -> bool:
     """Whether a replica must hear what is hidden before it answers: it has no record of that, or no sound one."""
     try:
-        return recorded(config.gateway.state_dir) is None and config.gateway.release is None
+        return recorded(config.gateway.state_dir) is None
     except BrokenRelease as error:
         log.error("storage.failed", code=error.code, reason=error.reason)
         return True
@@ -250,17 +250,18 @@ def _identity(vault: Vault) -> Signer:
 
 
 def _next_session(path: Path, clock: Clock) -> int:
-    """The number of this start; in place of a damaged file the present second, or the latest known, which is larger.
+    """The number of this start: larger than any before, of a state that was put back from a copy as well.
 
-    On a full disk it is written over the old one, for a number that comes twice would make two starts one: to replicas,
-    and in the identities of raw windows.
+    It is the present second, or the latest known; where the clock has gone back, the next number. On a full disk it is
+    written over the old one, for one that comes twice would make two starts one: to replicas, and in the identities of
+    raw windows.
     """
+    session = int(clock.latest().timestamp())
     try:
-        session = int(path.read_text()) + 1
+        session = max(session, int(path.read_text()) + 1)
     except FileNotFoundError:
-        session = 1
+        pass
     except (ValueError, OSError):
-        session = int(clock.latest().timestamp())
         log.error("session.damaged", path=str(path), session=session)
     with tolerant(), storage("the session number cannot be stored"):
         try:

@@ -14,6 +14,8 @@ from cryptography.x509 import load_pem_x509_certificates
 
 from edge_agent.adapters.onnx_session import providers
 from edge_agent.adapters.releases import read_release
+from edge_agent.adapters.windows import window_bytes
+from edge_agent.clock import Clock
 from edge_agent.clock import read as read_clock
 from edge_agent.commands.client import connected
 from edge_agent.commands.orphans import orphans
@@ -24,13 +26,14 @@ from edge_agent.core.errors import BrokenRelease, EdgeAgentError, Misconfigured,
 from edge_agent.files import size_of
 from edge_agent.live import opened, refuse_erased
 from edge_agent.mqtt_client import BrokerAddress, tls
-from edge_agent.schemas.card import CARD
+from edge_agent.schemas.card import CARD, Card
 from edge_agent.settings import MODELS, OWN_MODEL, Config
 from edge_agent.signing import read_public_key
 
 EARLIEST_S = 1_760_000_000  # October 2025: an earlier wall clock has not been set
 SPARE_BYTES = 512 << 20
 FEWEST_DAYS = 14  # of a certificate
+AHEAD = timedelta(hours=1)  # of the wall clock
 OTHERS, OTHERS_WRITE = 0o007, 0o002
 
 
@@ -64,7 +67,7 @@ def check(config_path: Path) -> Iterator[Finding]:
     yield from _files(config)
     yield _clock(config)
     for name in (OWN_MODEL, *config.models):
-        yield _release(config.of_model(name))
+        yield from _release(config.of_model(name))
         yield from _source(config.of_model(name))
     yield from _orphans(config)
     yield _broker(config, address)
@@ -155,10 +158,14 @@ def _clock(config: Config) -> Finding:
     synchronised = read_clock().synchronised
     passed = time.time() >= EARLIEST_S and not (config.commands.signed and synchronised is False)
     words = {True: ", synchronised", False: ", not synchronised", None: ""}[synchronised]
+    floor = Clock(config.gateway.state_dir / "clock")
+    if floor.latest() > datetime.now(timezone.utc) + AHEAD:
+        words += f"; a synchronised clock said {floor.latest():%Y-%m-%d %H:%M} before, and commands expire by that"
+        remedy, passed = f"if that was wrong, stop the agent and delete {config.gateway.state_dir / 'clock'}", False
     return Finding("clock", passed, f"the wall clock says {now}{words}", remedy)
 
 
-def _release(config: Config) -> Finding:
+def _release(config: Config) -> Iterator[Finding]:
     """Verify the release that the agent would serve, and run its self-test."""
     source = config.gateway.release
     remedy = "train one (edge-agent train) and name it in the configuration, or edge-agent releases install"
@@ -170,20 +177,34 @@ def _release(config: Config) -> Finding:
         elif source is not None:
             release = read_release(source)
         elif config.gateway.mode == "replica":
-            return Finding("release", True, f"none yet; the first start fetches one from {config.replica.source}")
+            yield Finding("release", True, f"none yet; the first start fetches one from {config.replica.source}")
+            return
         else:
-            return Finding(
+            yield Finding(
                 "release", False, f"{config.gateway.name} has no live release, and none is configured", remedy
             )
+            return
         serving = config.serving
         loaded = opened(release, serving.threads, providers(serving.provider, None), serving.precision)
     except (BrokenRelease, Misconfigured, StorageFailed) as error:
-        return Finding("release", False, f"{error.code}: {error.reason}", remedy)
+        yield Finding("release", False, f"{error.code}: {error.reason}", remedy)
+        return
     if loaded.precision != serving.precision:
         words = f"{release.digest[:12]} has no model of {serving.precision} that runs here, {loaded.precision} serves"
-        return Finding("release", False, words, "make one with edge-agent quantise, or take serving.precision out")
+        yield Finding("release", False, words, "make one with edge-agent quantise, or take serving.precision out")
+        return
     forgotten = f", forgotten: {', '.join(release.card.forgotten)}" if release.card.forgotten else ""
-    return Finding("release", True, f"{release.digest[:12]} {release.card.name}{forgotten}")
+    yield Finding("release", True, f"{release.digest[:12]} {release.card.name}{forgotten}")
+    yield from _room(config, release.card)
+
+
+def _room(config: Config, card: Card) -> Iterator[Finding]:
+    """Whether as many windows fit the cache as a class needs to be forgotten."""
+    least, size = config.forget.min_windows, window_bytes(len(card.channels), card.length)
+    fit = min(config.cache.windows_per_class, config.cache.max_bytes // size // len(card.classes))
+    if config.gateway.mode == "agent" and fit < least:
+        words = f"the cache has room for {fit} windows of a class, forget.min_windows is {least}: none can be forgotten"
+        yield Finding("cache", False, words, f"raise cache.max_bytes to {least * size * len(card.classes)} or more")
 
 
 def _source(config: Config) -> Iterator[Finding]:

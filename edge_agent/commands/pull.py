@@ -74,7 +74,7 @@ def first_release(config: Config, store: ReleaseStore, progress: Callable[[int],
         raise Unreachable("E_SOURCE", f"no release is announced on {topic}")
     news = announcement(heard.payload)
     remember(news, config.gateway.state_dir / RECORD)
-    if has_whole(store):
+    if has_whole(store) or config.gateway.release is not None:
         return  # the next one is fetched while it serves
     with bare_folder() as folder:
         fetcher(config, progress)(news.digest, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from math import inf, isnan
 
 import torch
 from torch import Tensor, nn
@@ -104,19 +105,24 @@ def _of_evidence(rows: list[ClassEvidence], names: tuple[str, ...], settings: Ga
     """What dreams tell of the retained classes, each check at its worst class."""
     if not rows:
         return []
-    worst = max(rows, key=lambda row: row.predicted_loss)
+    worst = max(rows, key=lambda row: _or(row.predicted_loss, inf))
     value, limit = worst.predicted_loss, settings.max_predicted_loss
     words = f"{names[worst.label]}: {value:.1%} of its windows would be answered otherwise, limit {limit:.1%}"
     reasons = [_most("predicted_loss", value, limit, words)]
-    worst = min(rows, key=lambda row: row.agreement)
+    worst = min(rows, key=lambda row: _or(row.agreement, -inf))
     value, limit = worst.agreement, settings.min_agreement
     words = f"{names[worst.label]}: {value:.1%} of its dreams are answered as before, limit {limit:.0%}"
     reasons.append(_least("agreement", value, limit, words))
-    worst = min(rows, key=lambda row: row.border_kept)
+    worst = min(rows, key=lambda row: _or(row.border_kept, -inf))
     value, limit = worst.border_kept, settings.min_border_kept
     words = f"{names[worst.label]}: {value:.1%} of its probability at its borders is kept, limit {limit:.0%}"
     reasons.append(_least("border_kept", value, limit, words))
     return reasons
+
+
+def _or(value: float, worst: float) -> float:
+    """A number, or the worst there is where it is none: ``max`` and ``min`` pass over NaN."""
+    return worst if isnan(value) else value
 
 
 def _none(name: str) -> Reason:

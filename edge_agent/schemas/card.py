@@ -22,6 +22,7 @@ Precision = Literal["float32", "int8"]
 MODELS: Final[dict[Precision, str]] = {"float32": MODEL, "int8": INT8}
 INPUT, OUTPUT = "windows", "logits"  # names in the ONNX graph
 SELF_TEST_WINDOWS: Final = 4
+LARGEST_WINDOW_BYTES: Final = (4 << 20) - (64 << 10)  # with what goes around it, it must fit a message (mqtt_client)
 
 
 class Card(BaseModel):
@@ -63,6 +64,8 @@ class Card(BaseModel):
             raise ValueError("every class is forgotten")
         if not len(self.channels) == len(self.channel_mean) == len(self.channel_std):
             raise ValueError("channels, channel_mean and channel_std have different lengths")
+        if (size := len(self.channels) * self.length * 4) > LARGEST_WINDOW_BYTES:
+            raise ValueError(f"a window has {size} bytes, at most {LARGEST_WINDOW_BYTES} fit a message")
         if {len(of.quantiles) for of in self.margins} - {0, len(LEVELS)}:
             raise ValueError(f"quantiles of a class's margins are not {len(LEVELS)} numbers")
         if len(self.margins) != len(self.classes):

@@ -42,7 +42,6 @@ class Answer:
     top: tuple[tuple[str, float], ...]
     energy: float  # log-sum-exp of the logits (Liu et al. 2020): low for windows unlike the training set
     unusual: bool  # energy is below the release's floor
-    hidden: bool = False  # the model's own best answer is a class that is masked
 
 
 @dataclass(frozen=True)
