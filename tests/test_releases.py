@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from edge_agent import files
+from edge_agent.adapters import releases
 from edge_agent.adapters.releases import SEALED, ReleaseStore, read_release, write_card
 from edge_agent.core.errors import BrokenRelease, StorageFailed
 from edge_agent.core.margins import ClassMargins
@@ -194,6 +196,23 @@ def test_a_release_is_written_out_as_it_was(store: ReleaseStore, source: Path, t
     assert (tmp_path / "out").stat().st_mode & 0o077 == 0  # it knows what lies sealed in the store
     with pytest.raises(StorageFailed, match="out"):
         store.export(digest, tmp_path / "out")
+
+
+def test_a_release_that_goes_while_a_tool_looks_is_no_failure_of_the_disk(
+    store: ReleaseStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed, then looked at for its age: between the two the agent had destroyed it."""
+    digest, look = store.add(source).digest, files.status
+
+    def late(path: Path, *, follow: bool = True) -> os.stat_result | None:
+        found = look(path, follow=follow)
+        if path.name == digest:
+            remove(path)
+        return found
+
+    monkeypatch.setattr(releases, "status", late)
+    assert store.digests() == [digest]
+    assert store.digests() == []
 
 
 def test_keys_of_releases_that_are_gone_are_swept(store: ReleaseStore, source: Path) -> None:

@@ -128,8 +128,10 @@ class ReleaseStore:
             StorageFailed: the store cannot be read.
         """
         with storage("the release store cannot be read"):
-            found = [path for path in self.folder.iterdir() if is_folder(path) and not path.name.startswith(".")]
-            return [path.name for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))]
+            looked = [(status(path), path.name) for path in listed(self.folder) if not path.name.startswith(".")]
+            # One that is not there any more was removed meanwhile, by the agent while a tool looks.
+            found = [(seen.st_mtime_ns, name) for seen, name in looked if seen and stat.S_ISDIR(seen.st_mode)]
+            return [name for _, name in sorted(found)]
 
     def get(self, name: str) -> Release:
         """Verify and return the release with this digest, which may be shortened to 6 characters or more.
