@@ -121,7 +121,7 @@ class Candidate:
             self._probation.count(time.monotonic(), keep_every_s=0.0)
             if kept_s is None:
                 return frozenset()
-            parents = {one.release_before for one in self._journal.states() if one.kept_s is not None}
+            parents = {one.release_before for one in self._journal.active() if one.kept_s is not None}
             return frozenset(filter(None, parents | {state.release_before}))
 
         certificate = yield from self._erasure.erase(state, self._live.release, spared)

@@ -45,7 +45,7 @@ class Masks:
 
     def unfinished(self) -> list[JobState]:
         """Commands that have not ended, oldest first."""
-        return [state for state in self._journal.states() if not state.finished]
+        return [state for state in self._journal.active() if not state.finished]
 
     def apply(self) -> None:
         """Hide what is erased or being forgotten, and cache no more of it."""

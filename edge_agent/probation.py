@@ -141,4 +141,4 @@ class Probation:
                 self._masks.apply()
 
     def _kept(self) -> list[JobState]:
-        return [state for state in self._journal.states() if state.kept_s is not None]
+        return [state for state in self._journal.active() if state.kept_s is not None]

@@ -110,7 +110,9 @@ class Cache(Section):
     bytes_per_day: int = Field(
         1_900_000_000, ge=1 << 20, description="most bytes written to it in a day, beside filling it: flash wears out"
     )
-    from_diagnosis: bool = Field(False, description="also cache windows whose class only the model says, as long as none is forgotten")
+    from_diagnosis: bool = Field(
+        False, description="also cache windows whose class only the model says, as long as none is forgotten"
+    )
     min_confidence: float = Field(0.99, ge=0.5, le=1, description="how sure the model must be for that")
     recent: int = Field(256, ge=0, le=65536, description="windows kept in memory for a label that comes later")
 

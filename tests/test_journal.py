@@ -31,6 +31,7 @@ states = st.builds(
     code=st.none() | st.just("E_GATE"),
     reason=st.none() | st.text(max_size=9),
     attempts=st.integers(0, 5),
+    kept_s=st.none() | st.floats(0, 1e6),
     metrics=st.dictionaries(st.text(max_size=4), st.floats(allow_nan=False) | st.text(max_size=4), max_size=3),
 )
 
@@ -61,6 +62,8 @@ def _after(rows: list[JobState], count: int) -> list[JobState]:
 def _reopened(path: Path) -> list[JobState]:
     journal = Journal(path)
     journal.close()
+    active = {state.id: state for state in journal.states() if not state.finished or state.kept_s is not None}
+    assert {state.id: state for state in journal.active()} == active
     return journal.states()
 
 

@@ -32,6 +32,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._states: dict[str, JobState] = {}
+        self._active: dict[str, JobState] = {}
         self.damaged_lines = self._compact_bytes = 0
         with storage("the journal cannot be opened"):
             whole = self._load(read_if_there(path) or b"")
@@ -43,6 +44,17 @@ class Journal:
     def states(self) -> list[JobState]:
         """The state of every command, in order of acceptance."""
         return list(self._states.values())
+
+    def active(self) -> list[JobState]:
+        """Those of them that have not ended, or whose parent release is kept: few, however many there have been."""
+        return list(self._active.values())
+
+    def _put(self, state: JobState) -> None:
+        self._states[state.id] = state
+        if not state.finished or state.kept_s is not None:
+            self._active[state.id] = state
+        else:
+            self._active.pop(state.id, None)
 
     def get(self, id_: str) -> JobState | None:
         """The state of one command."""
@@ -59,7 +71,7 @@ class Journal:
         with storage("the journal cannot be written"):
             file = self._opened()
             append_durably(file.fileno(), _line(state))
-        self._states[state.id] = state
+        self._put(state)
         if os.fstat(file.fileno()).st_size > max(MOST_BYTES, 2 * self._compact_bytes):
             with suppress(OSError):  # it only grows on
                 self._compact()
@@ -83,7 +95,7 @@ class Journal:
     def note(self, state: JobState) -> JobState:
         """Keep progress in memory only: after a crash the command starts its phase again anyway."""
         state = replace(state, rev=self._states[state.id].rev + 1)
-        self._states[state.id] = state
+        self._put(state)
         return state
 
     def close(self) -> None:
@@ -98,7 +110,7 @@ class Journal:
         for line in content.split(b"\n"):
             state = _read(line)
             if state is not None:
-                self._states[state.id] = state
+                self._put(state)
             elif line:
                 damaged.append(line)
         self.damaged_lines = len(damaged)
