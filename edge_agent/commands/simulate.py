@@ -21,6 +21,7 @@ from edge_agent.schemas.windows import encode
 
 MOST_QUEUED: Final = 256  # windows that the broker has not acknowledged
 MOST_AWAITED: Final = 10_000  # windows that an answer is awaited for
+SILENCE_S: Final = 5.0  # after the last window no more is expected
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,11 @@ def simulate(
             outcome.sent += 1
             _take(client.pending(), boot, truth, outcome)
             on_turn()
-        deadline_s = time.monotonic() + 5.0
-        while truth and time.monotonic() < deadline_s:
+        heard_s, answered = time.monotonic(), outcome.answered
+        while truth and time.monotonic() < heard_s + SILENCE_S:
             _take(client.listen(0.1), boot, truth, outcome)
+            if outcome.answered > answered:
+                heard_s, answered = time.monotonic(), outcome.answered
 
 
 def _take(heard: Iterable[Heard], boot: str, truth: dict[int, str], outcome: Outcome) -> None:
