@@ -228,6 +228,7 @@ class FollowedModel:
     def housekeep(self, now_s: float) -> None:
         """Once a second."""
         self.tally.next_second()
+        self.serving.retry(now_s)
         if now_s >= self._status_s + STATUS_EVERY_S:
             self._publish_status("online")
         if (self._unrecorded or self._untidy) and now_s >= self._tidy_s:

@@ -15,6 +15,7 @@ EVENTS: Final[dict[str, str]] = {
     "broker.connected": "The broker accepted the connection; protocol, session_present.",
     "broker.disconnected": "The connection ended or could not be made; reason.",
     "cache.dropped": "Cached windows were destroyed: the release that came knows their class or shape no more.",
+    "model.failed": "The model could not be run on a window, which waits for the next try; code, reason, count.",
     "cache.failed": "A window could not be cached; serving goes on.",
     "certificate.renewed": "A file of the client certificate or the CA has changed; the agent connects again.",
     "class.erased": "A forget command has succeeded; classes, windows erased, job_s.",

@@ -218,6 +218,7 @@ class ServedModel:
     def housekeep(self, now_s: float) -> None:
         """Once a second."""
         self.tally.next_second()
+        self.serving.retry(now_s)
         for duty in (self._revive, self.forgetting.guard):
             with tolerant():
                 duty()

@@ -25,6 +25,7 @@ from edge_agent.schemas.windows import examine, read
 from edge_agent.settings import Cache
 from edge_agent.tally import Tally, acknowledge
 
+LONGEST_STUCK_S: Final = 30.0
 MOST_ASSETS: Final = 4096  # whose sequence numbers are followed; the longest silent one is dropped
 
 
@@ -61,6 +62,9 @@ class Serving:
         self._live, self._cache = live, cache
         self._alone, self._discovery = alone, discovery
         self._tally, self._counters, self._latency = tally, tally.counters, latency
+        self._stuck: list[tuple[Message, Window, BrokenRelease]] = []  # windows that the model could not be run on
+        self._stuck_s: float | None = None  # since when there have been any
+        self._runs = self._runs_before = 0  # of the model that gave answers, by now and by then
         self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
     def serve(self, arrived: list[Message]) -> None:
@@ -122,20 +126,55 @@ class Serving:
         if not batch:
             return
         batch, samples = self._examined(batch)
-        if not batch:
-            return
+        if batch:
+            self._run(batch, samples)
+
+    def _run(self, batch: list[tuple[Message, Window]], samples: Float32) -> None:
+        """Answer windows, float32 (n, channels, length); where the model cannot be run on all, on each by itself."""
         try:
             answers = self._live.answer(samples)
         except BrokenRelease as error:
-            for message, _ in batch:
-                self._tally.refuse(message, error)
+            if error.code == "E_ERASED":  # no class may be named, and none will
+                for message, _ in batch:
+                    self._tally.refuse(message, error)
+            elif len(batch) > 1:
+                for index, one in enumerate(batch):
+                    self._run([one], samples[index : index + 1])
+            else:
+                self._stuck.append((*batch[0], error))
+                if self._stuck_s is None:
+                    self._stuck_s, self._runs_before = time.monotonic(), self._runs
+                self._tally.failed("model_failures", "model.failed", error.code, error.reason)
             return
+        self._runs += 1
         for (message, window), answer in zip(batch, answers, strict=True):
             if answer is None:
                 self._tally.refuse(message, Refused("E_MODEL", "the model's output for this window is not finite"))
                 continue
             self._publish(message, window, answer)
             self._keep(message, window, answer)
+
+    def retry(self, now_s: float) -> None:
+        """Once a second: run the model again on the windows that it could not be run on, and were not acknowledged.
+
+        What fails again while others are answered is the window's fault, and is refused. Where none is answered the
+        model has failed, or what it runs on: then the process must end, and the broker keeps the windows for the next.
+
+        Raises:
+            BrokenRelease: ``E_MODEL``, nothing could be answered for some time.
+        """
+        before, self._stuck = self._stuck, []
+        for message, window, _ in before:
+            self._run([(message, window)], window.samples[np.newaxis])
+        if self._stuck and self._runs > self._runs_before:
+            for message, _, error in self._stuck:
+                self._tally.refuse(message, error)
+            self._stuck = []
+        if not self._stuck:
+            self._stuck_s = None
+        elif self._stuck_s is not None and now_s >= self._stuck_s + LONGEST_STUCK_S:
+            words = f"the model could not be run for {now_s - self._stuck_s:.0f} s: {self._stuck[-1][2].reason}"
+            raise BrokenRelease("E_MODEL", f"{words}; the broker keeps the windows")
 
     def _publish(self, message: Message, window: Window, answer: messages.Answer) -> None:
         latency_s = time.monotonic() - message.received_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,12 +20,13 @@ from edge_agent import rig
 from edge_agent.adapters.onnx_session import OnnxModel
 from edge_agent.adapters.releases import read_release
 from edge_agent.commands.demo import packaged_release
-from edge_agent.core.errors import Refused
+from edge_agent.core.errors import BrokenRelease, Refused
 from edge_agent.core.types import Float32, Window
 from edge_agent.mqtt_link import Message
 from edge_agent.schemas.card import MODEL
 from edge_agent.schemas.windows import WindowSpec, encode, examine
 from edge_agent.served import ServedModel
+from edge_agent.serving import LONGEST_STUCK_S
 from tests.offline import config_of, ended, quiet, started
 from tests.plant import known_windows
 
@@ -109,6 +111,52 @@ def test_a_window_whose_sender_names_a_class_that_the_release_has_not_is_kept_no
     told = heard(model, known_windows(toy_release, 0, 8), label="wear")
     assert (len(told.answers), len(told.refused)) == (8, 8)
     assert sum(model._cache.counts().values()) == 0
+    ended(model)
+
+
+class Failing:
+    """A model that cannot be run on windows with a sample beyond a limit."""
+
+    def __init__(self, model: OnnxModel, most: float) -> None:
+        self.model, self.most = model, most
+
+    def logits(self, windows: Float32) -> Float32:
+        if np.abs(windows).max() > self.most:
+            raise BrokenRelease("E_MODEL", "the model cannot run: out of memory")
+        return self.model.logits(windows)
+
+
+def test_windows_wait_until_the_model_can_be_run_again_and_the_process_ends_if_it_cannot(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    """Each was refused and acknowledged: an accelerator that had failed ate the whole stream."""
+    model = started(config_of(tmp_path, toy_release))
+    failing: Any = Failing(model.live._live.model, most=-1.0)
+    model.live._loaded = replace(model.live._live, model=failing)
+    told = heard(model, known_windows(toy_release, 0, 6))
+    model.serving.retry(time.monotonic())
+    assert (told.answers, told.refused) == ({}, [])
+    failing.most = np.inf
+    model.serving.retry(time.monotonic())
+    assert (sorted(told.answers), told.refused) == ([0, 1, 2, 3, 4, 5], [])
+    failing.most = -1.0
+    heard(model, known_windows(toy_release, 0, 2))
+    with pytest.raises(BrokenRelease, match=r"could not be run for 3. s: .*out of memory; the broker keeps the windows"):
+        model.serving.retry(time.monotonic() + LONGEST_STUCK_S)
+    ended(model)
+
+
+def test_a_window_that_no_model_can_be_run_on_stalls_no_stream(tmp_path: Path, toy_release: Path) -> None:
+    model = started(config_of(tmp_path, toy_release))
+    windows = known_windows(toy_release, 0, 6)
+    windows[2, 0, 0] = 5000.0
+    failing: Any = Failing(model.live._live.model, most=4000.0)
+    model.live._loaded = replace(model.live._live, model=failing)
+    told = heard(model, windows)
+    assert (sorted(told.answers), told.refused) == ([0, 1, 3, 4, 5], [])
+    model.serving.retry(time.monotonic())
+    assert told.refused == ["E_MODEL"]
+    model.serving.retry(time.monotonic() + LONGEST_STUCK_S)  # nothing is left
     ended(model)
 
 
