@@ -105,6 +105,7 @@ class Link:
         self.decided = threading.Event()  # the broker has accepted, refused or hung up
         self.outward_decided = threading.Event()  # the same, of the outward connection alone
         self.accepted = self.session_present = self.too_new = self.choked = False
+        self.most_outward = 65_535  # on their way at once, as the broker says (MQTT 5, Receive Maximum)
         self.lost = threading.Event()
         self.tls_stamp: tuple[object, ...] = ()  # of the certificates that it was made with
         outward.on_publish = self._on_publish

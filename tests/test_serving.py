@@ -141,7 +141,7 @@ def test_windows_wait_until_the_model_can_be_run_again_and_the_process_ends_if_i
     assert (sorted(told.answers), told.refused) == ([0, 1, 2, 3, 4, 5], [])
     failing.most = -1.0
     heard(model, known_windows(toy_release, 0, 2))
-    with pytest.raises(BrokenRelease, match=r"could not be run for 3. s: .*out of memory; the broker keeps the windows"):
+    with pytest.raises(BrokenRelease, match="out of memory; the broker keeps the windows"):
         model.serving.retry(time.monotonic() + LONGEST_STUCK_S)
     ended(model)
 

@@ -42,6 +42,7 @@ REFUSED_S, MOST_REFUSED = 60.0, 4096
 BROKER: Final = "broker"  # name of the thread
 OUTWARD: Final = "-out"  # behind the client id, of the connection that the agent publishes by
 MOST_OUTWARD: Final = 65_535  # on their way at once: as many windows as come in, at most, and no packet of ours is held
+TOO_MANY: Final = "Receive maximum exceeded"  # why a broker hangs up that holds us to its own
 
 
 class Broker:
@@ -70,6 +71,7 @@ class Broker:
         self._first, self._will, self._chance, self._kept, self._stale = first, will, chance, kept, stale
         self._link: Link | None = None  # the one that the broker has accepted
         self._refused_until_s: dict[str, float] = {}  # topics that the broker's ACL forbids
+        self._most_outward = MOST_OUTWARD
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name=BROKER, daemon=True)
 
@@ -151,7 +153,7 @@ class Broker:
             link = Link(make_client(inward_at, protocol), make_client(outward_at, protocol), self._remember_refused)
             link.tls_stamp = stamp
             link.outward.will_set(self._will[0], self._will[1], qos=1, retain=True)
-            link.outward.max_inflight_messages_set(MOST_OUTWARD)
+            link.outward.max_inflight_messages_set(self._most_outward)
             self._listen(link, protocol)
             connect(link.outward, outward_at, protocol)
             link.outward.loop_start()
@@ -194,7 +196,9 @@ class Broker:
         return True
 
     def _listen(self, link: Link, protocol: str) -> None:
-        def on_connect(client: Client, _: Any, flags: ConnectFlags, reason: ReasonCode, __: Any) -> None:
+        def on_connect(client: Client, _: Any, flags: ConnectFlags, reason: ReasonCode, properties: Any) -> None:
+            if client is link.outward:
+                link.most_outward = getattr(properties, "ReceiveMaximum", MOST_OUTWARD)
             self._on_connack(link, protocol, client, flags, reason)
 
         def on_subscribe(_: Client, __: Any, ___: int, reasons: list[ReasonCode], ____: Any) -> None:
@@ -233,6 +237,8 @@ class Broker:
         # paho hangs up on properties that the broker let pass, such as U+FEFF in a user property.
         if reason == "Protocol error" and not flags.is_disconnect_packet_from_server and link.accepted:
             link.choked = True
+        if reason == TOO_MANY:  # paho does not look at it; mosquitto says 20 and takes any number
+            self._most_outward = min(self._most_outward, link.most_outward)
         if not link.decided.is_set():
             link.too_new = True  # it hung up on our CONNECT, as old brokers do with a version they do not know
         if not link.lost.is_set():
