@@ -40,6 +40,7 @@ def make(results: Path) -> Content:
     by_kind = {kind: where(rows, kind=kind) for kind in dict.fromkeys(row["kind"] for row in rows)}
     sections = [
         section("The shipped threshold", _standing(rows), _rates("setting", by_setting), _rates("edit", by_kind)),
+        section("Edits as shipped, by original", _rates("network", _by_original(where(rows, kind="shipped")))),
         section("Rank correlation with the true change of the worst retained class", _correlations(by_setting)),
     ]
     return Content(sections, rows, figures={"gate": _scatter(rows)})
@@ -49,6 +50,13 @@ def edits(results: Path) -> list[Row]:
     """One row for each edit: the latest that was judged under the limits of today."""
     judged = [row for row in read(results / FILE) if row["run"].endswith(repr(GateSettings()))]
     return list({tuple(row[name] for name in SAME_EDIT): row for row in judged}.values())
+
+
+def _by_original(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(f"{SETTINGS[row['setting']].title}, original {row['model_seed']}", []).append(row)
+    return dict(sorted(groups.items()))
 
 
 def accepted(row: Row) -> bool:
