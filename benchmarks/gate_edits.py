@@ -2,18 +2,23 @@
 
     python -m benchmarks.gate_edits --data cwru cwru-noise rig dsads
     python -m benchmarks.gate_edits --data dsads --model 1 --kinds shipped
+    python -m benchmarks.gate_edits --data dsads --model 9 --part validation
 
 Every class is forgotten from one model by the shipped method and by variants of it that are known to harm, some a
 little, some beyond use. One row per edit goes to ``results/gate.csv``: ``original`` (its digest), ``kind`` of edit,
 ``truth_worst_class`` and ``truth_retained`` (points of test accuracy against the original, the single retained class
 that lost most and all together), the gate's ``predicted_loss``, ``agreement`` and ``border_kept`` at their worst class,
 and whether it ``accepted``.
+
+Limits are chosen by what a surrogate network (9) loses on validation windows: those rows go to
+``results/gate_surrogate.csv``, with every class's predicted loss and true change, and stand in no table.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import sys
 import time
 from dataclasses import replace
@@ -34,7 +39,7 @@ from edge_agent.core.edit_settings import PUBLISHED, EditSettings
 from edge_agent.core.evidence import prepare
 from edge_agent.core.training import logits
 
-GATE: Final = RESULTS / "gate.csv"
+FILES: Final = {"test": RESULTS / "gate.csv", "validation": RESULTS / "gate_surrogate.csv"}
 _BRIEF: Final = EditSettings(consolidation_steps=40, max_steps=240)
 KINDS: Final = {
     "shipped": EditSettings(),
@@ -46,8 +51,8 @@ KINDS: Final = {
 }
 
 
-def judged(case: Case, kind: str, seed: int = 0) -> Row:
-    """One edit, the gate's opinion of it, and the truth."""
+def judged(case: Case, kind: str, part: str = "test", seed: int = 0) -> Row:
+    """One edit, the gate's opinion of it, and the truth on one side of the data."""
     settings, original, forget = KINDS[kind], case.original, case.forget
     generator = torch.Generator().manual_seed(seed)
     edited = copy.deepcopy(original)
@@ -55,7 +60,7 @@ def judged(case: Case, kind: str, seed: int = 0) -> Row:
     windows = case.forget_set.windows
     pte.edit(edited, windows, forget, settings, generator, anchors, evidence)
     verdict = gate.judge(original, edited, windows, case.data.classes, evidence, gate.GateSettings(), generator)
-    test = case.side("test", gone=False)
+    test = case.side(part, gone=False)
     before, after = (logits(network, test.windows) for network in (original, edited))
     changes = class_changes(before, after, test.labels, case.data.classes)
     right = [recall(answered(output), test.labels) for output in (before, after)]
@@ -69,6 +74,10 @@ def judged(case: Case, kind: str, seed: int = 0) -> Row:
         "border_kept": round(min(row.border_kept for row in verdict.classes), 4),
         "accepted": verdict.accepted,
         "refused_by": " ".join(reason.check for reason in verdict.reasons if not reason.passed),
+        "predicted": json.dumps(
+            {case.data.classes[row.label]: round(row.predicted_loss, 4) for row in verdict.classes}
+        ),
+        "truth": json.dumps(changes),
     }
 
 
@@ -78,20 +87,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["cwru", "cwru-noise", "rig", "dsads"], choices=SETTINGS)
     parser.add_argument("--model", type=int, default=0)
+    parser.add_argument("--part", default="test", choices=FILES, help="validation: for choosing limits")
     parser.add_argument("--kinds", nargs="+", default=[*KINDS], choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    started_s = time.monotonic()
-    done = {row["run"] for row in runs.read(GATE)}
+    started_s, path = time.monotonic(), FILES[options.part]
+    done = {row["run"] for row in runs.read(path)}
     for setting in options.data:
         for name in cases.dataset(setting).classes:
             for kind in options.kinds:
                 run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r} {gate.GateSettings()!r}"
                 if run in done:
                     continue
-                row = judged(cases.case(setting, options.model, (name,)), kind)
+                row = judged(cases.case(setting, options.model, (name,)), kind, options.part)
                 about = {"run": run, "setting": setting, "model_seed": options.model, "forget": name, "kind": kind}
-                runs.add(about | row | facts(), GATE)
+                runs.add(about | row | facts(), path)
                 words = f"worst {row['truth_worst_class']:+.1f}, accepted {row['accepted']}"
                 print(f"{time.monotonic() - started_s:6.0f} s  {setting} {name} {kind}: {words}", file=sys.stderr)
 
