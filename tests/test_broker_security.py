@@ -261,10 +261,10 @@ def test_an_agent_forgets_for_an_operator_and_for_nobody_else(site: Site, tmp_pa
                 plant._seq += 1
                 sensor.publish("edge/toy/windows/m1", toy.message(plant._seq, toy.CLASSES[0], row, "m1", "boot-1"))
             wait_until(lambda: len(plant.find("diagnosis/m1")) == 40, "all are answered")
-            asked = ["unlearn", toy.CLASSES[0], "--base", "edge/toy", "--wait"]
+            asked = ["unlearn", toy.CLASSES[0], "--wait"]
             refused = edge_agent(*asked, "--config", agent.config)
             assert "the broker refuses what was published on edge/toy/unlearn/hum" in refused.stderr
-            done = edge_agent(*asked, "--broker", operator)
+            done = edge_agent(*asked, "--broker", operator, "--base", "edge/toy")
             assert done.returncode == 0, done.stderr + done.stdout
             assert plant.expect(f"unlearn/{toy.CLASSES[0]}/certificate")["content"]["gateway"] == "toy"
         assert agent.stop() == 0

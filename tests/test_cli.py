@@ -98,7 +98,7 @@ def test_check_finds_nothing_wrong_where_all_is_well(start_agent: Start) -> None
     run = edge_agent("check", "--config", agent.config)
     assert run.returncode == 0, run.stdout
     assert [line.split()[:2] for line in run.stdout.splitlines()] == [
-        ["ok", subject] for subject in ("config", "access", "state", "disk", "clock", "release", "broker")
+        ["ok", subject] for subject in ("config", "access", "state", "disk", "keys", "clock", "release", "broker")
     ]
 
 

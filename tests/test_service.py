@@ -62,7 +62,7 @@ def test_the_package_serves_forgets_and_hands_over_a_certificate(gateway: Gatewa
     assert (machine.show("ExecMainStatus"), machine.show("ActiveState")) == ("78", "failed")
     assert "E_NO_RELEASE" in machine.journal()
     machine.run("edge-agent", "releases", "install", *CONFIG, "/shared/release")
-    assert machine.run("edge-agent", "check", *CONFIG).count("ok  ") == 7
+    assert machine.run("edge-agent", "check", *CONFIG).count("ok  ") == 8
     machine.run("systemctl", "start", "edge-agent")
     assert machine.show("ActiveState") == "active"
     plant.answers(plant.feed(0, 40))

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import toy
 from edge_agent.adapters.audit import check, read_rows
 from edge_agent.commands.local import LocalAgent
-from edge_agent.signing import canonical
+from edge_agent.signing import Signer, canonical
 from tests.plant import Plant, store_at, wait_until
 from tests.scripts import NEEDS_OPENSSL, edge_agent
 
@@ -71,7 +71,7 @@ def test_a_certificate_says_what_was_done_and_is_checked_with_nothing_but_the_pu
 
 
 def test_a_certificate_that_was_changed_or_signed_by_another_is_refused(
-    certified: tuple[LocalAgent, Path, Path], tmp_path: Path
+    certified: tuple[LocalAgent, Path, Path],
 ) -> None:
     _, path, key = certified
     document = path.read_bytes()
@@ -80,9 +80,7 @@ def test_a_certificate_that_was_changed_or_signed_by_another_is_refused(
     assert (changed.returncode, changed.stdout) == (1, "")
     assert "E_SIGNATURE" in changed.stderr
     path.write_bytes(document)
-    other = tmp_path / "other.toml"
-    other.write_text('[gateway]\nname = "other"\nstate_dir = "other"\n')
-    key.write_text(edge_agent("certificate", "key", "--config", other).stdout)
+    key.write_text(Signer.of_seed(bytes(32)).public.pem)
     foreign = edge_agent("certificate", "verify", path, "--key", key)
     assert foreign.returncode == 1
     assert "was signed with key" in foreign.stderr
