@@ -84,7 +84,9 @@ database = $folder/revoked
 default_md = sha256
 default_crl_days = 3650
 EOF
-  for one; do
+  for one; do # of an attempt that was cut off some may be on it already
+    serial=$(openssl x509 -in "$one" -noout -serial | cut -d= -f2)
+    ! grep -q "^R.*	$serial	" "$folder/revoked" || continue
     ssl ca -config "$work/ca.cnf" -cert "$folder/ca.pem" -keyfile "$folder/ca.key" -revoke "$one"
   done
   ssl ca -config "$work/ca.cnf" -cert "$folder/ca.pem" -keyfile "$folder/ca.key" -gencrl -out "$work/crl.pem"

@@ -116,8 +116,8 @@ class Adopting:
         """
         if self._forgetting.at_work is not None:
             return  # the end of a command tells in its certificate what it destroys
-        due = now_s >= self._rekey_s
-        self._rekey_s = now_s + REKEY_EVERY_S if due else self._rekey_s
+        due, next_s = now_s >= self._rekey_s, self._rekey_s
+        self._rekey_s = float("-inf")  # should the disk fail
         for name in self._live.card.forgotten:
             count = self._cache.counts().get(name)
             if count:
@@ -125,6 +125,7 @@ class Adopting:
                 log.warning("cache.dropped", files=1, windows=count, reason=f"the release has forgotten {name}")
             while (count or due) and self._cache.rekey_one(name):
                 pass
+        self._rekey_s = now_s + REKEY_EVERY_S if due else next_s
 
 
 def fit_cache(cache: WindowCache, live: LiveModel) -> None:

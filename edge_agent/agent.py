@@ -107,6 +107,8 @@ class Agent:
                 case Disconnected():
                     self._online = False
                     self._counters["disconnects"] += 1
+                    for model in self.models:
+                        model.serving.disconnected()
                     log.warning("broker.disconnected", code="E_BROKER", reason=event.reason)
                 case Dropped():
                     self._counters["messages_dropped"] += 1

@@ -227,7 +227,7 @@ def simulate(
 ) -> None:  # fmt: skip
     """Publish windows of the simulated rig or of a data set, and count the diagnoses that come back.
 
-    Exit code 1 if not every one of --count was answered.
+    Exit code 1 if not every one of --count was answered, unless it is interrupted.
 
     \b
     Example: edge-agent simulate --source rig --rate 50 --config agent.toml

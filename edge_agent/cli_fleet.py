@@ -105,6 +105,7 @@ def fleet_unlearn(
 
         tell = lambda seen: live.update(_progress(seen))  # noqa: E731
         report = unlearn(address, under, wish, pinned(folder), timeout_s if wait else 0.0, tell, keep)
+        store_report(_path(report, report_path), report)  # first: where the session has gone, showing anything fails
     click.echo(err=True)
     _show(report, report_path, ended=wait)
 
@@ -125,13 +126,14 @@ def fleet_collect(report_path: Path, broker_path: Path, under: str, timeout_s: f
     from rich.live import Live
 
     from edge_agent.commands.fleet import pinned
-    from edge_agent.commands.fleet_ask import collect, read_report
+    from edge_agent.commands.fleet_ask import collect, read_report, store_report
 
     before, address = read_report(report_path), _address(broker_path)
     _report_when_ended()
     with Live(console=Console(stderr=True), refresh_per_second=4) as live:
         tell = lambda seen: live.update(_progress(seen))  # noqa: E731
         report = collect(address, under, before, pinned(folder), timeout_s, tell)
+        store_report(report_path, report)
     click.echo(err=True)
     _show(report, report_path, ended=True)
 
@@ -139,7 +141,8 @@ def fleet_collect(report_path: Path, broker_path: Path, under: str, timeout_s: f
 def _report_when_ended() -> None:
     """A session that breaks off, or whoever stops the tool, ends the waiting as Ctrl-C does: with a report."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
 
 
 def _path(report: Mapping[str, Any], path: Path | None) -> Path:
@@ -147,12 +150,9 @@ def _path(report: Mapping[str, Any], path: Path | None) -> Path:
 
 
 def _show(report: Mapping[str, Any], path: Path | None, *, ended: bool) -> None:
-    """Write the report, and say who has not forgotten; exit code 0 if all have, or if nobody was waited for."""
-    from edge_agent.commands.fleet_ask import store_report
-
+    """Say who has not forgotten; exit code 0 if all have, or if nobody was waited for."""
     id_, classes = report["command"]["id"], ", ".join(report["command"]["classes"])
     path = _path(report, path)
-    store_report(path, report)
     for name, row in report["gateways"].items():
         if not row["succeeded"] and (ended or not row["asked"]):
             why = row["certificate_problem"] or " ".join(filter(None, (row["code"], row["reason"]))) or _silence(row)

@@ -187,8 +187,19 @@ class LiveModel:
         self._masked = tuple(name for name in self.card.classes if name in self.hidden)
         self._columns = np.isin(self.card.classes, self._masked)
 
-    def answer(self, windows: Float32) -> list[Answer | None]:
+    def works(self) -> bool:
+        """Whether the model passes its self-test now."""
+        try:
+            self_test(self._live.model, self.release, self._live.precision)
+        except BrokenRelease:
+            return False
+        return True
+
+    def answer(self, windows: Float32, *, again: bool = False) -> list[Answer | None]:
         """Answer float32 windows (n, channels, length); None where the model's output is not finite.
+
+        Args:
+            again: they were tried before, and are counted in ``health`` already.
 
         Raises:
             BrokenRelease: ``E_MODEL``, the model cannot run; ``E_ERASED``, there is no class that may be named.
@@ -197,7 +208,7 @@ class LiveModel:
         living = len(names) - len(self._masked)
         if living == 0:
             raise BrokenRelease("E_ERASED", f"every class that release {self.release.digest[:12]} knows is hidden here")
-        raw, sound = self._run(windows)
+        raw, sound = self._run(windows, again=again)
         if self.shadow is not None:
             self.shadow.compare(windows, raw)
         logits = raw.astype(np.float64)
@@ -215,14 +226,21 @@ class LiveModel:
             for row, order, score, fine in zip(*rows, strict=True)
         ]
 
-    def _run(self, windows: Float32) -> tuple[Float32, NDArray[np.bool_]]:
-        """Logits float32 (n, classes), and which rows are finite; the run is noted in ``health``."""
-        started_s, sound = time.monotonic(), np.zeros(len(windows), np.bool_)
+    def _run(self, windows: Float32, *, again: bool) -> tuple[Float32, NDArray[np.bool_]]:
+        """Logits float32 (n, classes), and which rows are finite; ``health`` notes each window once.
+
+        Of a batch that cannot be run nothing is noted: each of its windows is run by itself next.
+        """
+        started_s = time.monotonic()
         try:
             logits = self._live.model.logits(windows)
-            sound = np.logical_and.reduce(np.isfinite(logits), axis=1)
-        finally:
-            fine = int(sound.sum())
+        except BrokenRelease:
+            if len(windows) == 1 and not again:
+                self.health.note(0, 1, time.monotonic() - started_s)
+            raise
+        sound = np.logical_and.reduce(np.isfinite(logits), axis=1)
+        fine = int(sound.sum())
+        if not again:
             self.health.note(fine, len(windows) - fine, time.monotonic() - started_s)
         return logits, sound
 

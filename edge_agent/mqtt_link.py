@@ -153,5 +153,6 @@ class Link:
                 client.disconnect()
             else:
                 with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+                    # Not TLS's own, which takes the encryption away under the hands of paho's thread.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
             client.loop_stop()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import structlog
 
 from edge_agent.adapters.mqtt import Broker
 from edge_agent.adapters.windows import WindowCache
@@ -25,7 +26,11 @@ from edge_agent.schemas.windows import examine, read
 from edge_agent.settings import Cache
 from edge_agent.tally import Tally, acknowledge
 
-LONGEST_STUCK_S: Final = 30.0
+log = structlog.get_logger(__name__)
+
+LONGEST_STUCK_S: Final = 60.0  # with the time of a start it keeps below the restarts that systemd allows
+LONGEST_RETRY_S: Final = 0.5  # of a second: commands and the watchdog wait meanwhile
+MOST_STUCK: Final = 256
 MOST_ASSETS: Final = 4096  # whose sequence numbers are followed; the longest silent one is dropped
 
 
@@ -62,7 +67,9 @@ class Serving:
         self._live, self._cache = live, cache
         self._alone, self._discovery = alone, discovery
         self._tally, self._counters, self._latency = tally, tally.counters, latency
-        self._stuck: list[tuple[Message, Window, BrokenRelease]] = []  # windows that the model could not be run on
+        self._stuck: deque[tuple[Message, Window, BrokenRelease]] = (
+            deque()
+        )  # windows that the model could not be run on
         self._stuck_s: float | None = None  # since when there have been any
         self._runs = self._runs_before = 0  # of the model that gave answers, by now and by then
         self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
@@ -141,12 +148,12 @@ class Serving:
                 for index, one in enumerate(batch):
                     self._run([one], samples[index : index + 1])
             else:
-                self._stuck.append((*batch[0], error))
-                if self._stuck_s is None:
-                    self._stuck_s, self._runs_before = time.monotonic(), self._runs
-                self._tally.failed("model_failures", "model.failed", error.code, error.reason)
+                self._hold(*batch[0], error)
             return
         self._runs += 1
+        self._told(batch, answers)
+
+    def _told(self, batch: list[tuple[Message, Window]], answers: list[messages.Answer | None]) -> None:
         for (message, window), answer in zip(batch, answers, strict=True):
             if answer is None:
                 self._tally.refuse(message, Refused("E_MODEL", "the model's output for this window is not finite"))
@@ -154,27 +161,57 @@ class Serving:
             self._publish(message, window, answer)
             self._keep(message, window, answer)
 
+    def _hold(self, message: Message, window: Window, error: BrokenRelease) -> None:
+        """Keep a window that the model could not be run on; the broker bounds them, but at QoS 0."""
+        if len(self._stuck) == MOST_STUCK:
+            self._tally.refuse(message, error)
+            return
+        self._counters["model_failures"] += 1
+        self._stuck.append((message, window, error))
+        if self._stuck_s is None:
+            self._stuck_s, self._runs_before = time.monotonic(), self._runs
+            log.error("model.failed", code=error.code, reason=error.reason)
+
+    def disconnected(self) -> None:
+        """What was not acknowledged the broker sends again."""
+        self._stuck.clear()
+        self._stuck_s = None
+
     def retry(self, now_s: float) -> None:
         """Once a second: run the model again on the windows that it could not be run on, and were not acknowledged.
 
-        What fails again while others are answered is the window's fault, and is refused. Where none is answered the
-        model has failed, or what it runs on: then the process must end, and the broker keeps the windows for the next.
+        What fails again while others are answered, or while the model passes its self-test, is the window's fault, and
+        is refused. Else the model has failed, or what it runs on, and the process must end: the broker keeps the
+        windows for the next.
 
         Raises:
             BrokenRelease: ``E_MODEL``, nothing could be answered for some time.
         """
-        before, self._stuck = self._stuck, []
-        for message, window, _ in before:
-            self._run([(message, window)], window.samples[np.newaxis])
-        if self._stuck and self._runs > self._runs_before:
-            for message, _, error in self._stuck:
+        until_s = time.monotonic() + LONGEST_RETRY_S
+        while self._stuck and time.monotonic() < until_s:
+            message, window, error = self._stuck[0]
+            try:
+                answers = self._live.answer(window.samples[np.newaxis], again=True)
+            except BrokenRelease as failure:
+                if self._runs == self._runs_before and failure.code != "E_ERASED":
+                    break
                 self._tally.refuse(message, error)
-            self._stuck = []
+            else:
+                self._runs += 1
+                self._told([(message, window)], answers)
+            self._stuck.popleft()
         if not self._stuck:
             self._stuck_s = None
         elif self._stuck_s is not None and now_s >= self._stuck_s + LONGEST_STUCK_S:
-            words = f"the model could not be run for {now_s - self._stuck_s:.0f} s: {self._stuck[-1][2].reason}"
+            self._give_up(now_s - self._stuck_s)
+
+    def _give_up(self, seconds: float) -> None:
+        if not self._live.works():
+            words = f"the model could not be run for {seconds:.0f} s: {self._stuck[0][2].reason}"
             raise BrokenRelease("E_MODEL", f"{words}; the broker keeps the windows")
+        for message, _, error in self._stuck:
+            self._tally.refuse(message, error)
+        self.disconnected()
 
     def _publish(self, message: Message, window: Window, answer: messages.Answer) -> None:
         latency_s = time.monotonic() - message.received_s
@@ -195,8 +232,12 @@ class Serving:
         settings = self.settings
         name, confidence = answer.top[0]
         # Windows of a class that is masked or forgotten are answered with another one, often as surely as its own.
-        whole = not self._live.hidden and not self._live.card.forgotten
-        sure = settings.from_diagnosis and whole and confidence >= settings.min_confidence and not answer.unusual
+        sure = (
+            settings.from_diagnosis
+            and not self._live.hidden
+            and confidence >= settings.min_confidence
+            and not answer.unusual
+        )
         known = window.label in self._live.card.classes
         if window.label is not None and not known:
             words = f"the window's label {window.label[:64]!r} is no class of the live release; it was answered"

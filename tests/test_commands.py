@@ -117,6 +117,9 @@ def test_the_digest_depends_on_content_and_not_on_layout() -> None:
     assert one.digest == parse_unlearn("b,a", b'{ "reason":"worn","id":"7" }').digest
     others = [parse_unlearn("a", b'{"id":"7","reason":"worn"}'), parse_unlearn("a,b", b'{"id":"7","reason":"torn"}')]
     assert len({one.digest, *(other.digest for other in others)}) == 3
+    # Sent once more it holds for longer, and is the same command.
+    again = parse_unlearn("a,b", b'{"id":"7","reason":"worn","expires_at":"2030-01-01T00:00:00+00:00"}')
+    assert one.digest == again.digest
 
 
 @pytest.mark.parametrize("classes", ["", "a,,b", "a/b", "#", "-a", ".", "a\nb", "x" * 65, "ä", "a\0"])

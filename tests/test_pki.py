@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -59,7 +60,13 @@ def test_revoking_a_client_revokes_every_certificate_that_it_ever_had(tmp_path: 
     for words in ("ca",), ("agent", "press"), ("agent", "press.7"):
         assert pki(tmp_path, *words).returncode == 0
     (tmp_path / "stolen.pem").write_bytes((tmp_path / "press.pem").read_bytes())
-    for words in ("agent", "press"), ("revoke", "press"), ("agent", "press"):
+    assert pki(tmp_path, "agent", "press").returncode == 0
+    shutil.copytree(tmp_path / "issued", tmp_path / "kept")
+    assert pki(tmp_path, "revoke", "press").returncode == 0
+    # Had it been cut off after the first of them, the other could never have been revoked: "Already revoked".
+    shutil.copytree(tmp_path / "kept", tmp_path / "issued", dirs_exist_ok=True)
+    (tmp_path / "press.pem.revoked").rename(tmp_path / "press.pem")
+    for words in ("revoke", "press"), ("agent", "press"):
         assert pki(tmp_path, *words).returncode == 0
 
     def holds(name: str) -> bool:

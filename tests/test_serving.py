@@ -146,6 +146,20 @@ def test_windows_wait_until_the_model_can_be_run_again_and_the_process_ends_if_i
     ended(model)
 
 
+def test_a_lone_window_that_no_model_can_be_run_on_ends_no_agent(tmp_path: Path, toy_release: Path) -> None:
+    """On a quiet gateway nothing else is answered meanwhile; its self-test tells that the model is well."""
+    model = started(config_of(tmp_path, toy_release))
+    failing: Any = Failing(model.live._live.model, most=4000.0)
+    model.live._loaded = replace(model.live._live, model=failing)
+    told = heard(model, known_windows(toy_release, 0, 1) + np.float32(5000.0))
+    model.serving.retry(time.monotonic())
+    assert (told.answers, told.refused) == ({}, [])
+    model.serving.retry(time.monotonic() + LONGEST_STUCK_S)
+    assert told.refused == ["E_MODEL"]
+    assert list(model.live.health._bad) == [True]  # once, whatever was tried
+    ended(model)
+
+
 def test_a_window_that_no_model_can_be_run_on_stalls_no_stream(tmp_path: Path, toy_release: Path) -> None:
     model = started(config_of(tmp_path, toy_release))
     windows = known_windows(toy_release, 0, 6)

@@ -102,9 +102,11 @@ def bare_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with storage(f"{folder} cannot be removed"):
-            _destroy(folder)
-        os.close(held)
+        try:
+            with storage(f"{folder} cannot be removed"):
+                _destroy(folder)
+        finally:
+            os.close(held)  # what is left may be swept
 
 
 def _held_folder() -> tuple[Path, int]:

@@ -187,7 +187,7 @@ def _must_hear(config: Config) -> bool:
 
 
 def _await_release(config: Config, store: ReleaseStore, notifier: Notifier) -> None:
-    """A new replica has nothing to answer with until the gateway that it follows has announced its release."""
+    """A new replica answers once the gateway that it follows has announced what it serves and hides."""
 
     def extend(_: int = 0) -> None:
         notifier.send(f"EXTEND_TIMEOUT_USEC={EXTEND_US}", "STATUS=waiting for the first release")

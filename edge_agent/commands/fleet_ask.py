@@ -124,7 +124,7 @@ def collect(
         fleet.command = ",".join(before["command"]["classes"]), str(before["command"]["id"])
         fleet.expect(tuple(before["gateways"]))
         for name, row in before["gateways"].items():
-            fleet.members[name].asked = bool(row["asked"])
+            fleet.members[name].asked = bool(row.get("asked", row.get("known", True)))
     except (KeyError, TypeError) as error:
         raise Misconfigured("E_CONFIG", "this is no report of edge-agent fleet") from error
     with suppress(KeyboardInterrupt):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from edge_agent.adapters import audit
+from edge_agent.adapters.child import python
 from edge_agent.commands.state import open_vault
 from edge_agent.config import read_config
 from edge_agent.core.errors import Misconfigured
@@ -28,7 +28,7 @@ def public_key_apart(config_path: Path) -> PublicKey:
     Raises:
         Misconfigured: ``E_KEY``, with what the process said.
     """
-    command = [sys.executable, "-m", "edge_agent", "certificate", "key", "--config", str(config_path)]
+    command = [*python(), "-m", "edge_agent", "certificate", "key", "--config", str(config_path)]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     if asked.returncode != 0:
         raise Misconfigured("E_KEY", f"the gateway's key cannot be had: {asked.stderr.strip()}")

@@ -77,12 +77,17 @@ def _sockets(host: str, port: int) -> list[socket.socket]:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        addresses = sorted({(family, where[:2]) for family, _, _, _, where in found})
-        return [socket.create_server(where, family=family) for family, where in addresses]
     except (OSError, ValueError) as error:  # ValueError: no host could be called so
-        reason = error.strerror if isinstance(error, OSError) else error
-        words = f"{host}:{port} cannot be listened at: {reason}"
-        raise Unreachable("E_CONFIG", f"page.host, page.port: {words}") from error
+        raise Unreachable("E_CONFIG", f"page.host, page.port: {host} is no address: {error}") from error
+    sockets, problem = list[socket.socket](), ""
+    for family, where in dict.fromkeys((family, where) for family, _, _, _, where in found):
+        try:
+            sockets.append(socket.create_server(where, family=family))
+        except OSError as error:  # a machine may have no IPv6, and a name an address of either kind
+            problem = str(error.strerror)
+    if not sockets:
+        raise Unreachable("E_CONFIG", f"page.host, page.port: {host}:{port} cannot be listened at: {problem}")
+    return sockets
 
 
 class _Server(uvicorn.Server):

@@ -96,7 +96,9 @@ def parse_unlearn(classes: str, payload: bytes) -> UnlearnCommand:
         body = _UnlearnPayload.model_validate(content)
     except ValidationError as error:
         raise Refused("E_JSON", f"the command is malformed: {first_problem(error)}") from error
-    canonical = json.dumps([names, content], sort_keys=True, separators=(",", ":")).encode()
+    # Until when it holds, and the signature over that, make no other command: it may be sent again.
+    lasting = {name: value for name, value in content.items() if name not in ("expires_at", "signature")}
+    canonical = json.dumps([names, lasting], sort_keys=True, separators=(",", ":")).encode()
     digest, origin = hashlib.sha256(canonical).hexdigest(), (tuple(body.audience or ()), body.key, body.signature)
     return UnlearnCommand(names, body.id, body.expires_at, body.reason, digest, *origin, to_sign(names, content))
 

@@ -24,7 +24,7 @@ COUNTERS: Final[dict[str, str]] = {
     "refused_<code>": "messages refused, by code",
     "publishes_refused": "publishes that the broker refused, by its ACL or quota",
     "messages_dropped": "QoS 0 messages that found no room; the broker does not send them again",
-    "model_failures": "windows that the model could not be run on; they are tried again",
+    "model_failures": "windows that the model could not be run on at once; they wait, and are tried again",
     "cache_failures": "windows that could not be written to the cache",
     "storage_failures": "other writes to the disk that failed and are tried again",
     "cache_over_budget": "windows not cached because `cache.bytes_per_day` was used up",
