@@ -60,10 +60,10 @@ def judged(case: Case, kind: str, part: str = "test", seed: int = 0) -> Row:
     windows = case.forget_set.windows
     pte.edit(edited, windows, forget, settings, generator, anchors, evidence)
     verdict = gate.judge(original, edited, windows, case.data.classes, evidence, gate.GateSettings(), generator)
-    test = case.side(part, gone=False)
-    before, after = (logits(network, test.windows) for network in (original, edited))
-    changes = class_changes(before, after, test.labels, case.data.classes)
-    right = [recall(answered(output), test.labels) for output in (before, after)]
+    side = case.side(part, gone=False)
+    before, after = (logits(network, side.windows) for network in (original, edited))
+    changes = class_changes(before, after, side.labels, case.data.classes)
+    right = [recall(answered(output), side.labels) for output in (before, after)]
     return {
         "original": runs.original_of(case),
         "truth_worst_class": min(changes.values()),

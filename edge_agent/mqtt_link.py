@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
+
+MOST_OUTWARD: Final = 65_535  # on their way at once: as many windows as come in, at most, and no packet of ours is held
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Link:
         self.decided = threading.Event()  # the broker has accepted, refused or hung up
         self.outward_decided = threading.Event()  # the same, of the outward connection alone
         self.accepted = self.session_present = self.too_new = self.choked = False
-        self.most_outward = 65_535  # on their way at once, as the broker says (MQTT 5, Receive Maximum)
+        self.most_outward = MOST_OUTWARD  # on their way at once, as the broker says (MQTT 5, Receive Maximum)
         self.lost = threading.Event()
         self.tls_stamp: tuple[object, ...] = ()  # of the certificates that it was made with
         outward.on_publish = self._on_publish

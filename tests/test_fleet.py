@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from edge_agent.commands.local import LocalAgent, LocalBroker
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
 from edge_agent.signing import Signer
+from tests.fleet_kit import operator_at, report_of
 from tests.plant import Plant, plant_at, wait_until
 from tests.scripts import edge_agent
 
@@ -57,15 +57,7 @@ def fill(plant: Plant, windows: int) -> None:
 
 @pytest.fixture
 def operator(tmp_path: Path, broker: LocalBroker) -> Path:
-    path = tmp_path / "operator.toml"
-    path.write_text(f"[mqtt]\nport = {broker.port}\n")
-    return path
-
-
-def report_of(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
-    assert isinstance(content, dict)
-    return content
+    return operator_at(broker, tmp_path)
 
 
 def test_all_gateways_forget_and_every_certificate_is_verified_with_its_own_key(

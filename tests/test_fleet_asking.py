@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +13,7 @@ from edge_agent.commands.client import connected
 from edge_agent.commands.local import LocalBroker, free_port
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.messages import dump
+from tests.fleet_kit import operator_at, report_of
 from tests.plant import Plant, plant_at, wait_until
 from tests.scripts import edge_agent
 
@@ -26,18 +25,6 @@ def born(plant: Plant, *bases: str) -> None:
     for base in bases:
         birth = dump({"state": "offline", "cached": {HUM: 40}})
         plant.client.client.publish(f"{base}/status", birth, qos=1, retain=True).wait_for_publish(10.0)
-
-
-def operator_at(broker: LocalBroker, tmp_path: Path) -> Path:
-    path = tmp_path / "operator.toml"
-    path.write_text(f"[mqtt]\nport = {broker.port}\n")
-    return path
-
-
-def report_of(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
-    assert isinstance(content, dict)
-    return content
 
 
 def commands(plant: Plant) -> list[str]:

@@ -28,7 +28,17 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_agent.mqtt_client import BrokerAddress, connect, make_client, tls, tls_stamp
-from edge_agent.mqtt_link import Connected, Disconnected, Door, Dropped, Link, Message, PublishRefused, Receipt
+from edge_agent.mqtt_link import (
+    MOST_OUTWARD,
+    Connected,
+    Disconnected,
+    Door,
+    Dropped,
+    Link,
+    Message,
+    PublishRefused,
+    Receipt,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +51,6 @@ SHORT_LIFE_S: Final = 5.0  # a connection that ends sooner does not reset the ba
 REFUSED_S, MOST_REFUSED = 60.0, 4096
 BROKER: Final = "broker"  # name of the thread
 OUTWARD: Final = "-out"  # behind the client id, of the connection that the agent publishes by
-MOST_OUTWARD: Final = 65_535  # on their way at once: as many windows as come in, at most, and no packet of ours is held
 TOO_MANY: Final = "Receive maximum exceeded"  # why a broker hangs up that holds us to its own
 
 

@@ -87,11 +87,7 @@ def unlearn(
                 absent = [name for name in keys if name not in {one.host for one in fleet.members.values()}]
                 everybody = (*asked(fleet.members, wish.classes), *absent)
                 fleet.expect(everybody if wish.gateways is None else wish.gateways)
-                try:
-                    _ask(client, fleet, under, wish)
-                finally:
-                    if fleet.asked:
-                        keep(fleet.report())
+                _ask(client, fleet, under, wish, keep)
                 _listen(client, fleet, deadline_s, tell)  # on the same connection: a refusal is not retained
         except Unreachable:
             if not fleet.asked:
@@ -183,8 +179,11 @@ def _gather(client: ToolClient, fleet: Fleet) -> None:
             until_s = time.monotonic() + QUIET_S
 
 
-def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
-    """One message for each. What has expired the broker drops, and so do the agents."""
+def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish, keep: Keep) -> None:
+    """One message for each, then the report, also where the broker has not taken all.
+
+    What has expired the broker drops, and so do the agents.
+    """
     classes, id_ = class_list(*wish.classes), f"fleet-{uuid.uuid4().hex[:12]}"
     name, until = ",".join(classes), datetime.now(timezone.utc) + timedelta(seconds=wish.valid_s)
     content: dict[str, Any] = {"id": id_, "reason": wish.reason, "expires_at": until.isoformat(timespec="seconds")}
@@ -197,9 +196,13 @@ def _ask(client: ToolClient, fleet: Fleet, under: str, wish: Wish) -> None:
         parse_unlearn(name, body)  # what an agent would refuse unread is refused here
     fleet.command = name, id_
     client.subscribe(fleet.topics())
-    for gateway, body in bodies.items():
-        client.publish(Topics(f"{under}/{gateway}").unlearn(name), body, expires_s=wish.valid_s)
-        fleet.members[gateway].asked = True
+    try:
+        for gateway, body in bodies.items():
+            client.publish(Topics(f"{under}/{gateway}").unlearn(name), body, expires_s=wish.valid_s)
+            fleet.members[gateway].asked = True
+    finally:
+        if fleet.asked:
+            keep(fleet.report())
 
 
 def _signed(signing: Signing, gateway: str, classes: tuple[str, ...], content: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from edge_agent.core.errors import Misconfigured
 from edge_agent.settings import Config
 
 PAHO: Final = "paho-mqtt-client"  # its threads are called so, with the client's id behind it
-
 HTTP_RETRY_S: Final = 60.0
 
 log = structlog.get_logger(__name__)
