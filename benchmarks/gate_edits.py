@@ -12,6 +12,9 @@ and whether it ``accepted``.
 
 Limits are chosen by what a surrogate network (9) loses on validation windows: those rows go to
 ``results/gate_surrogate.csv``, with every class's predicted loss and true change, and stand in no table.
+
+Edits take the time, some 35 s each on one thread. They are kept in ``.cache/benchmarks/edits``, so that other limits
+judge the same ones again in minutes. Several processes may share the work: each claims a class.
 """
 
 from __future__ import annotations
@@ -21,25 +24,31 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from benchmarks import case as cases
 from benchmarks import models, runs
 from benchmarks.case import Case
-from benchmarks.machine import facts
+from benchmarks.machine import CACHE, facts
 from benchmarks.measures.accuracy import class_changes
 from benchmarks.measures.samples import answered, recall
 from benchmarks.runs import RESULTS, Row
 from benchmarks.settings import SETTINGS
-from edge_agent.core import gate, pte
+from edge_agent.core import dreams, gate, pte
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
-from edge_agent.core.evidence import prepare
+from edge_agent.core.evidence import Evidence, prepare
 from edge_agent.core.training import logits
 
 FILES: Final = {"test": RESULTS / "gate.csv", "validation": RESULTS / "gate_surrogate.csv"}
+EDIT_RECIPE: Final = 1  # to be raised when an edit changes its result: the kept ones are those of before
+GENERATOR: Final = "generator"  # its state, beside the weights
 _BRIEF: Final = EditSettings(consolidation_steps=40, max_steps=240)
 KINDS: Final = {
     "shipped": EditSettings(),
@@ -51,14 +60,12 @@ KINDS: Final = {
 }
 
 
-def judged(case: Case, kind: str, part: str = "test", seed: int = 0) -> Row:
-    """One edit, the gate's opinion of it, and the truth on one side of the data."""
-    settings, original, forget = KINDS[kind], case.original, case.forget
+def judged(case: Case, kind: str, part: str = "test", seed: int = 0, folder: Path | None = None) -> Row:
+    """One edit, which ``folder`` may keep, the gate's opinion of it, and the truth on one side of the data."""
+    original, windows = case.original, case.forget_set.windows
     generator = torch.Generator().manual_seed(seed)
-    edited = copy.deepcopy(original)
-    anchors, evidence = prepare(case.dreams, original, forget, case.margins, generator)
-    windows = case.forget_set.windows
-    pte.edit(edited, windows, forget, settings, generator, anchors, evidence)
+    anchors, evidence = prepare(case.dreams, original, case.forget, case.margins, generator)
+    edited = _edited(case, kind, folder, anchors, evidence, generator)
     verdict = gate.judge(original, edited, windows, case.data.classes, evidence, gate.GateSettings(), generator)
     side = case.side(part, gone=False)
     before, after = (logits(network, side.windows) for network in (original, edited))
@@ -81,6 +88,26 @@ def judged(case: Case, kind: str, part: str = "test", seed: int = 0) -> Row:
     }
 
 
+def _edited(
+    case: Case, kind: str, folder: Path | None, anchors: Tensor, evidence: Evidence, generator: torch.Generator
+) -> nn.Sequential:
+    """The edited network, found in the folder or made; either way the generator ends as the edit leaves it."""
+    settings, seed = KINDS[kind], generator.initial_seed()
+    about = models.digest(case.original), case.forget, repr(settings), seed, repr(dreams.DEFAULT), EDIT_RECIPE
+    path = folder and folder / f"{case.setting.name}-s{case.model_seed}-{models.key(*about)}.safetensors"
+    edited = copy.deepcopy(case.original)
+    if path and path.exists():
+        kept = load_file(path)
+        generator.set_state(kept.pop(GENERATOR))
+        edited.load_state_dict(kept)
+        return edited
+    pte.edit(edited, case.forget_set.windows, case.forget, settings, generator, anchors, evidence)
+    if path:
+        content = edited.state_dict() | {GENERATOR: generator.get_state()}
+        models.save(path, lambda beside: save_file(content, beside))
+    return edited
+
+
 def main() -> None:
     """Edit and judge whatever the CSV does not hold yet."""
     models.same_kernels()
@@ -92,18 +119,27 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     started_s, path = time.monotonic(), FILES[options.part]
-    done = {row["run"] for row in runs.read(path)}
     for setting in options.data:
         for name in cases.dataset(setting).classes:
-            for kind in options.kinds:
-                run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r} {gate.GateSettings()!r}"
-                if run in done:
-                    continue
-                row = judged(cases.case(setting, options.model, (name,)), kind, options.part)
-                about = {"run": run, "setting": setting, "model_seed": options.model, "forget": name, "kind": kind}
-                runs.add(about | row | facts(), path)
-                words = f"worst {row['truth_worst_class']:+.1f}, accepted {row['accepted']}"
-                print(f"{time.monotonic() - started_s:6.0f} s  {setting} {name} {kind}: {words}", file=sys.stderr)
+            with runs.claimed(f"{setting} {name} {options.model}", path, wait=False) as ours:
+                for row in _judged_anew(setting, name, options, path) if ours else ():
+                    words = f"worst {row['truth_worst_class']:+.1f}, accepted {row['accepted']}"
+                    title = f"{setting} {name} {row['kind']}"
+                    print(f"{time.monotonic() - started_s:6.0f} s  {title}: {words}", file=sys.stderr, flush=True)
+
+
+def _judged_anew(setting: str, name: str, options: argparse.Namespace, path: Path) -> Iterator[Row]:
+    """The rows of one class that the file lacked, each as it is added."""
+    done = {row["run"] for row in runs.read(path)}
+    for kind in options.kinds:
+        run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r} {gate.GateSettings()!r}"
+        if run in done:
+            continue
+        about = {"run": run, "setting": setting, "model_seed": options.model, "forget": name, "kind": kind}
+        case = cases.case(setting, options.model, (name,))
+        row = about | judged(case, kind, options.part, folder=CACHE / "edits") | facts()
+        runs.add(row, path)
+        yield row
 
 
 if __name__ == "__main__":

@@ -90,8 +90,8 @@ def trained(
             epochs = training.fit(network, *parts, lambda epoch: say(_words(epoch)))
         cost.backward = len(epochs) * len(train[1])
         cost.forward = cost.backward + len(epochs) * len(validation[1])
-        _save(path.with_suffix(".json"), lambda beside: _write_json(beside, dataclasses.asdict(cost)))
-        _save(path, lambda beside: checkpoints.save_weights(network, beside))
+        save(path.with_suffix(".json"), lambda beside: _write_json(beside, dataclasses.asdict(cost)))
+        save(path, lambda beside: checkpoints.save_weights(network, beside))
     network = build(data, architecture, width)
     network.load_state_dict(load_file(path))
     return network.eval().requires_grad_(False)
@@ -106,8 +106,8 @@ def training_cost(
 
 
 def _weights(setting: Setting, seed: int, without: tuple[int, ...], architecture: str, width: int) -> Path:
-    key = _key(setting.name, architecture, width, seed, without, repr(setting.training), TRAINING_RECIPE)
-    return CACHE / "models" / f"{setting.name}-s{seed}-{key}.safetensors"
+    about = setting.name, architecture, width, seed, without, repr(setting.training), TRAINING_RECIPE
+    return CACHE / "models" / f"{setting.name}-s{seed}-{key(*about)}.safetensors"
 
 
 def digest(network: nn.Module) -> str:
@@ -117,14 +117,14 @@ def digest(network: nn.Module) -> str:
 
 def dreamt(setting: Setting, data: Dataset, network: nn.Sequential, seed: int) -> dreams.Dreams:
     """The dreams that a release of this network would carry, in the precision that it stores."""
-    key = _key(digest(network), repr(dreams.DEFAULT), DREAM_RECIPE)
-    path = CACHE / "dreams" / f"{setting.name}-s{seed}-{key}.safetensors"
+    about = digest(network), repr(dreams.DEFAULT), DREAM_RECIPE
+    path = CACHE / "dreams" / f"{setting.name}-s{seed}-{key(*about)}.safetensors"
     if not path.exists():
         say = _progress(f"dreaming {setting.name}, model {seed}")
         generator = torch.Generator().manual_seed(seed)
         shape = len(data.channels), data.length
         made = dreams.dream(network, len(data.classes), shape, dreams.DEFAULT, generator, _every(50, say))
-        _save(path, lambda beside: checkpoints.save_dreams(made, beside))
+        save(path, lambda beside: checkpoints.save_dreams(made, beside))
     read = checkpoints.load_dreams(path)
     return dreams.Dreams(*(device.here(part) for part in (read.windows, read.first, read.second, read.typical)))
 
@@ -134,11 +134,12 @@ def _staying(windows: Tensor, labels: Tensor, without: tuple[int, ...]) -> tuple
     return windows[keep], labels[keep]
 
 
-def _key(*parts: object) -> str:
+def key(*parts: object) -> str:
+    """A name for what is made of these and kept."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _save(path: Path, write: Callable[[Path], None]) -> None:
+def save(path: Path, write: Callable[[Path], None]) -> None:
     """Write beside and rename: another process may make or want the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}")
