@@ -30,7 +30,7 @@ from benchmarks.machine import ROOT, facts
 from benchmarks.measures import accuracy
 from benchmarks.measures.depth import depth
 from benchmarks.methods import ALL
-from benchmarks.settings import KNOWN, WIDTH
+from benchmarks.settings import FORGET_WINDOWS, HELD_STRIDE, KNOWN, WIDTH
 from benchmarks.task import Cost, carry_out, hand_over
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -64,7 +64,8 @@ class Run:
     def id(self) -> str:
         """Hash of all of it; settings and recipes are written out, so that new defaults make a new run."""
         method = ALL.get(self.method)
-        content = dataclasses.asdict(self) | {"width": WIDTH, "recipes": models.recipes(KNOWN.get(self.setting))}
+        shared = {"width": WIDTH, "forget_windows": FORGET_WINDOWS, "held_stride": HELD_STRIDE}
+        content = dataclasses.asdict(self) | shared | {"recipes": models.recipes(KNOWN.get(self.setting))}
         del content["depth"]
         if method is not None:
             content["settings"] = repr(dataclasses.replace(method.settings, **dict(self.changed)))

@@ -217,9 +217,18 @@ def test_the_id_of_a_run_changes_with_the_recipes_of_networks_and_dreams(
     assert run.id != before
 
 
+@pytest.mark.parametrize("size", ["FORGET_WINDOWS", "HELD_STRIDE"])
+def test_the_id_of_a_run_changes_with_the_windows_that_it_is_about(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These two were no part of it: a row of fewer windows would have passed for one of today."""
+    run = Run("cwru", ("IR007",), "pte")
+    before = run.id
+    monkeypatch.setattr(runs, size, 1)
+    assert run.id != before
+
+
 def test_ids_are_still_those_of_the_committed_rows() -> None:
-    assert Run("cwru", ("IR007",), "original").id == "fa8f70977712ec9d"
-    assert Run("cwru", ("IR007",), "head_surgery").id == "54b35b1c84dcfd33"
+    assert Run("cwru", ("IR007",), "original").id == "4fd4e58d5c44a316"
+    assert Run("cwru", ("IR007",), "head_surgery").id == "d0d9c673d45c1b22"
 
 
 def test_a_second_retrained_network_costs_what_its_own_training_cost(monkeypatch: pytest.MonkeyPatch) -> None:
