@@ -2,7 +2,7 @@
 
 Every method takes two steps, every measure looks at what is left, and every file is read back; a method is tuned; and
 every page is made of a copy of the committed results. Then all is thrown away. The numbers mean nothing. It needs no
-data and takes some minutes.
+data and takes about two minutes.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ Plans stand in ``benchmarks/plans.py``; ``f3`` and ``f5`` write files of their o
 it. Settings must have been tuned: ``python -m benchmarks.tuning``.
 Interrupt at any time: the next call goes on where this one stopped, and several processes may share the work.
 ``--device`` is for ``t1_full`` and ``t1_full_100``, which would take weeks on a processor.
-``--list`` says how many runs of each plan are done. ``--quick`` goes through everything once, small, in a minute or
-two: networks of width 4, two steps; its numbers mean nothing and are thrown away.
+``--list`` says how many runs of each plan are done. ``--quick`` goes through everything once, small, in about two
+minutes: networks of width 4, two steps; its numbers mean nothing and are thrown away.
 """
 
 from __future__ import annotations

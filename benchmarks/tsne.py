@@ -4,9 +4,9 @@
 
 t-SNE (van der Maaten and Hinton 2008) as scikit-learn has it, with its defaults and a fixed seed, for each network by
 itself: distances between the pictures mean nothing. At most 60 windows of each class of CWRU; the paper's class is
-forgotten, methods are tuned as in the tables. Rows go to ``results/tsne.csv``: method, x, y, label (the window's class)
-and class (what the network answers), both by name, model_seed, seed and original (its digest). Needs scikit-learn (the
-extra ``bench``).
+forgotten, methods are tuned as in the tables. Rows go to ``results/tsne.csv``: run, method, x, y, label (the window's
+class) and class (what the network answers), both by name, model_seed, seed and original (its digest). Needs
+scikit-learn (the extra ``bench``).
 """
 
 from __future__ import annotations

@@ -73,6 +73,6 @@ the head, once for each pass, with a cached trunk or without: seconds show that 
 the machine meanwhile, and some runs were paused, so of seconds the median is shown; CPU seconds (of one thread) hardly
 show it, and the window counts not at all. Dreams, which a
 release carries, are made once per original and are not in the shipped method's seconds.""",
-    "python -m benchmarks.run t6",
+    "python -m benchmarks.run t6 every t4 t3",
     make,
 )

@@ -24,12 +24,13 @@ from benchmarks.tables.rows import (
 )
 
 BASES: Final = {"pte_published": "ablation_published_", "pte": "ablation_shipped_"}
+BESIDE: Final = ("retrain", "head_surgery")
 DEPTH: Final = {"steps_to_relearn": "steps to relearn ↑", "answered_pgd_0_1_sigma": "answered, push of 0.1 sigma ↓"}
 
 
 def make(results: Path) -> Content:
     """Two tables for each setting that has ablations: those of the published edit, and those of the shipped one."""
-    rows = where(runs(results), method=("retrain", *BASES, *ABLATIONS))
+    rows = where(runs(results), method=(*BESIDE, *BASES, *ABLATIONS))
     varied = where(rows, method=ABLATIONS)
     done = settings_of(varied)
     missing = [title(method) for method in ABLATIONS if not where(varied, method=method)]
@@ -46,14 +47,14 @@ def _section(setting: str, rows: list[Row]) -> str:
         varied = where(rows, method=names)
         if varied:
             wanted = {(case(row), row["seed"]) for row in varied}
-            same = [row for row in where(rows, method=("retrain", base)) if (case(row), row["seed"]) in wanted]
+            same = [row for row in where(rows, method=(*BESIDE, base)) if (case(row), row["seed"]) in wanted]
             parts.append(_table([*same, *varied], base, names))
     return section(SETTINGS[setting].title, *parts, windows_behind(rows))
 
 
 def _table(rows: list[Row], base: str, names: list[str]) -> str:
     retrained = harm.retrained_of(rows)
-    order = [name for name in ("retrain", base, *names) if name in methods_of(rows)]
+    order = [name for name in (*BESIDE, base, *names) if name in methods_of(rows)]
     deep, body = {column: _alike(rows, column) for column in DEPTH}, []
     for method in order:
         own = where(rows, method=method)
