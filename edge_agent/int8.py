@@ -108,7 +108,7 @@ def judge(network: nn.Module, model: OnnxModel, evidence: Evidence, forget_windo
     if forget_windows is not None:
         share = known_share(_answers(model, forget_windows), evidence.forget)
     count = max(1, len(rows))
-    lost, agreed = (sum(getattr(row, name) for row in rows) / count for name in ("predicted_loss", "agreement"))
+    lost, agreed = (sum(getattr(row, name) for row in rows) / count for name in ("loss_by_chance", "agreement"))
     return Int8Verdict(lost, agreed, share, len(rows))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from edge_agent.core.dreams import Dreams
 from edge_agent.core.evidence import Evidence
 from edge_agent.core.gate import GateSettings, Reason, _of_evidence
-from edge_agent.core.margins import LEVELS, ClassMargins, Margins
+from edge_agent.core.margins import FURTHER, LEVELS, ClassMargins, Margins
 
 NAMES = ("a", "b", "c", "gone")
 A, B, C, GONE = range(4)
@@ -25,7 +25,8 @@ SECOND = torch.tensor([-1] * 3 * EACH + [B, C, A])
 
 
 def margins_from(start: float, recall: float = 0.8) -> ClassMargins:
-    return ClassMargins(recall, tuple(np.linspace(start, start + 14, len(LEVELS)).tolist()))
+    quantiles = tuple(np.linspace(start, start + 14, len(LEVELS)).tolist())
+    return ClassMargins(recall, quantiles, (quantiles,) * len(NAMES))
 
 
 # Of another size for each class, so that one cannot pass for another.
@@ -71,12 +72,12 @@ def test_answers_that_did_not_change_pass_every_check() -> None:
 
 @pytest.mark.parametrize("label", [A, B, C])
 def test_margins_that_fall_fail_the_predicted_loss_alone_by_the_classs_own_margins(label: int) -> None:
-    fall = MARGINS[label].quantiles[5]  # where 5 % of its windows lie
+    fall = MARGINS[label].quantiles[5] / FURTHER  # where 5 % of its windows lie
     reasons = judged(fallen(label, fall))
     assert failed(reasons) == ["predicted_loss"]
     assert reasons["predicted_loss"].value == pytest.approx(0.8 * LEVELS[5], abs=1e-4)
     assert reasons["predicted_loss"].words.startswith(f"{NAMES[label]}: 4.0% of its windows")
-    assert reasons["predicted_loss"].limit == 0.03
+    assert reasons["predicted_loss"].limit == 0.01
 
 
 @pytest.mark.parametrize("label", [A, B, C])
@@ -89,7 +90,7 @@ def test_dreams_that_are_answered_otherwise_fail_the_agreement_alone(label: int)
     after = answers()
     flipped = inner(label)[: EACH // 2]
     after[flipped, label] = -MARGIN
-    unknown = tuple(replace(own, quantiles=()) if at == label else own for at, own in enumerate(MARGINS))
+    unknown = tuple(ClassMargins() if at == label else own for at, own in enumerate(MARGINS))
     reasons = judged(after, unknown)
     assert failed(reasons) == ["agreement"]
     assert reasons["agreement"].value == pytest.approx(0.5)
@@ -108,7 +109,7 @@ def test_probability_that_a_border_takes_fails_the_border_alone(label: int) -> N
 
 
 def test_each_limit_is_the_last_value_that_passes() -> None:
-    after = fallen(B, MARGINS[B].quantiles[5])
+    after = fallen(B, MARGINS[B].quantiles[5] / FURTHER)
     after[inner(C)[:2], C] = -MARGIN
     after[-3, A] = float(np.log(1 / 9))
     found = judged(after)
@@ -133,3 +134,6 @@ def test_margins_that_are_left_are_those_of_each_class_less_its_own_fall() -> No
     for row in rows:
         own, fall = MARGINS[row.label], 3.0 if row.label == B else 0.0
         assert row.margins_left.quantiles == pytest.approx([value - fall for value in own.quantiles], abs=1e-3)
+        for other in {A, B, C} - {row.label}:
+            further = [value - FURTHER * fall for value in own.against[other]]
+            assert row.margins_left.against[other] == pytest.approx(further, abs=1e-3)

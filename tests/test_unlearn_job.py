@@ -142,6 +142,7 @@ def test_the_job_leaves_a_release_that_verifies_and_a_trace_of_every_step(job: P
     result = read_release(job / "result")
     assert result.card.forgotten == ("whine",)
     assert [bool(of.quantiles) for of in result.card.margins] == [name != "whine" for name in result.card.classes]
+    assert not any(of.against[WHINE] for of in result.card.margins if of.against)
     assert result.card.parent == read_release(job.parents[1] / "releases" / "parent").digest
     dreams = safetensors.numpy.load_file(job / "result" / "dreams.safetensors")
     assert WHINE not in dreams["first"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_agent.core.dreams import Dreams, anchors_and_evidence, with_noisy
-from edge_agent.core.margins import ClassMargins, Margins, margins_of
+from edge_agent.core.margins import ClassMargins, Falls, Margins
 from edge_agent.core.training import logits
 
 
@@ -27,7 +27,8 @@ class ClassEvidence:
     label: int
     agreement: float  # of the answers to its dreams
     border_kept: float  # of its probability on its border dreams
-    predicted_loss: float  # of its measured windows' answers
+    predicted_loss: float  # of its measured windows' answers, if an edit moves them like dreams
+    loss_by_chance: float  # ... if chance does
     named_before: float  # share of its dreams that the original answers with it
     named_after: float  # ... and the edited network
     margins_left: ClassMargins
@@ -89,8 +90,7 @@ class Evidence:
                 continue
             was, is_now = before[edge, label].exp(), after[edge, label].exp()
             held = (torch.minimum(was, is_now).sum() / was.sum()).item() if edge.any() else 1.0
-            labels = dreams.first[inner].numpy()
-            falls = margins_of(before[inner].numpy(), labels) - margins_of(after[inner].numpy(), labels)
+            falls = Falls.of(before[inner].numpy(), after[inner].numpy(), label)
             own = self.margins[label]
             rows.append(
                 ClassEvidence(
@@ -98,6 +98,7 @@ class Evidence:
                     agreement=same[inner].mean().item(),
                     border_kept=held,
                     predicted_loss=own.predicted_loss(falls),
+                    loss_by_chance=own.loss_by_chance(falls),
                     named_before=(before[inner].argmax(1) == label).float().mean().item(),
                     named_after=(after[inner].argmax(1) == label).float().mean().item(),
                     margins_left=own.after(falls),

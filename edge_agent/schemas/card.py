@@ -66,10 +66,12 @@ class Card(BaseModel):
             raise ValueError("channels, channel_mean and channel_std have different lengths")
         if (size := len(self.channels) * self.length * 4) > LARGEST_WINDOW_BYTES:
             raise ValueError(f"a window has {size} bytes, at most {LARGEST_WINDOW_BYTES} fit a message")
-        if {len(of.quantiles) for of in self.margins} - {0, len(LEVELS)}:
+        if {len(each) for of in self.margins for each in (of.quantiles, *of.against)} - {0, len(LEVELS)}:
             raise ValueError(f"quantiles of a class's margins are not {len(LEVELS)} numbers")
         if len(self.margins) != len(self.classes):
             raise ValueError(f"margins are of {len(self.margins)} classes, expected {len(self.classes)}")
+        if any(len(of.against) != len(self.classes) for of in self.margins if of.quantiles):
+            raise ValueError(f"a class's margins are not against each of {len(self.classes)} classes")
         return self
 
     @model_validator(mode="after")
