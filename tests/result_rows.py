@@ -75,6 +75,8 @@ def edit_row(kind: str, truth: float, *, accepted: bool, forget: str = "IR007", 
         "truth_retained": truth / 5,
         "agreement": 0.9,
         "border_kept": 0.9,
+        "predicted_loss": 0.0,
+        "refused_by": "",
     } | FACTS
     return {"run": f"{forget} {kind} {model} {GateSettings()!r}"} | about | told | {"accepted": accepted} | more
 

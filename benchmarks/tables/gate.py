@@ -28,6 +28,9 @@ HARMFUL: Final = -5.0  # points of the worst retained class: a gate must refuse 
 HARMLESS: Final = -1.0  # and accept short of it
 MOST_REFUSED: Final = 0.05
 LEAST_EDITS: Final = 200
+OTHER_LIMITS: Final = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+TRADE_OFF: Final = """The same edits, had another limit been set; the other checks as they are. The limit was chosen on
+surrogate networks (decision 0005), not here."""
 TICKS: Final = (-100, -50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20)
 
 
@@ -40,6 +43,7 @@ def make(results: Path) -> Content:
     by_kind = {kind: where(rows, kind=kind) for kind in dict.fromkeys(row["kind"] for row in rows)}
     sections = [
         section("The shipped threshold", _standing(rows), _rates("setting", by_setting), _rates("edit", by_kind)),
+        section("Other limits of the predicted loss", TRADE_OFF, _trade_off(rows)),
         section("Edits as shipped, by original", _rates("network", _by_original(where(rows, kind="shipped")))),
         section("Rank correlation with the true change of the worst retained class", _correlations(by_setting)),
     ]
@@ -50,6 +54,23 @@ def edits(results: Path) -> list[Row]:
     """One row for each edit: the latest that was judged under the limits of today."""
     judged = [row for row in read(results / FILE) if row["run"].endswith(repr(GateSettings()))]
     return list({tuple(row[name] for name in SAME_EDIT): row for row in judged}.values())
+
+
+def _trade_off(rows: Sequence[Row]) -> str:
+    body = []
+    for limit in OTHER_LIMITS:
+        judged = [row | {"accepted": str(_passes(row, limit))} for row in rows]
+        accepts, harmful, refusals, harmless = errors(judged)
+        name = f"{100 * limit:g} %"
+        shipped = limit == GateSettings().max_predicted_loss
+        body.append([f"**{name}**" if shipped else name, _rate(accepts, harmful), _rate(refusals, harmless)])
+    return grid(("limit", "false accepts", "false refusals"), body)
+
+
+def _passes(row: Row, limit: float) -> bool:
+    """Whether the gate would accept an edit under another limit of the predicted loss."""
+    others = set(row["refused_by"].split()) - {"predicted_loss"}
+    return not others and float(row["predicted_loss"]) <= limit
 
 
 def _by_original(rows: Sequence[Row]) -> dict[str, list[Row]]:
