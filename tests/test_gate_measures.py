@@ -70,13 +70,14 @@ def test_answers_that_did_not_change_pass_every_check() -> None:
     assert [one.value for one in reasons.values()] == [0.0, 1.0, pytest.approx(1.0)]
 
 
-@pytest.mark.parametrize("label", [A, B, C])
-def test_margins_that_fall_fail_the_predicted_loss_alone_by_the_classs_own_margins(label: int) -> None:
-    fall = MARGINS[label].quantiles[5] / FURTHER  # where 5 % of its windows lie
-    reasons = judged(fallen(label, fall))
+@pytest.mark.parametrize(("label", "further"), [(A, LEVELS[8]), (B, 1.0), (C, 1.0)])
+def test_margins_that_fall_fail_the_predicted_loss_alone_by_the_classs_own_margins(label: int, further: float) -> None:
+    """Told twice: windows fall half as far again as dreams to one class, and as far as one of them to the nearest."""
+    reasons = judged(fallen(label, MARGINS[label].quantiles[5]))
     assert failed(reasons) == ["predicted_loss"]
-    assert reasons["predicted_loss"].value == pytest.approx(0.8 * LEVELS[5], abs=1e-4)
-    assert reasons["predicted_loss"].words.startswith(f"{NAMES[label]}: 4.0% of its windows")
+    expected = 0.8 * (LEVELS[5] * further) ** 0.5
+    assert reasons["predicted_loss"].value == pytest.approx(expected, abs=1e-4)
+    assert reasons["predicted_loss"].words.startswith(f"{NAMES[label]}: {expected:.1%} of its windows")
     assert reasons["predicted_loss"].limit == 0.01
 
 
@@ -109,7 +110,7 @@ def test_probability_that_a_border_takes_fails_the_border_alone(label: int) -> N
 
 
 def test_each_limit_is_the_last_value_that_passes() -> None:
-    after = fallen(B, MARGINS[B].quantiles[5] / FURTHER)
+    after = fallen(B, MARGINS[B].quantiles[5])
     after[inner(C)[:2], C] = -MARGIN
     after[-3, A] = float(np.log(1 / 9))
     found = judged(after)

@@ -42,8 +42,8 @@ def test_windows_that_are_answered_wrong_have_no_answer_to_lose() -> None:
     logits = np.array([[5.0, 2.0, 0.0], [1.0, 4.0, 0.0]], np.float32)
     own, other, _ = measure(logits, np.array([0, 0]), 3)
     assert own == ClassMargins(0.5, spread(3.0), ((), spread(3.0), spread(5.0)))
-    assert own.predicted_loss(fallen(100.0)) == 0.5
-    assert other.predicted_loss(fallen(100.0)) == 0.0
+    assert own.loss_by_shift(fallen(100.0)) == own.loss_by_chance(fallen(100.0)) == 0.5
+    assert other.loss_by_shift(fallen(100.0)) == other.loss_by_chance(fallen(100.0)) == 0.0
 
 
 def test_a_fall_beyond_every_margin_loses_all_and_none_loses_nothing() -> None:
@@ -53,11 +53,19 @@ def test_a_fall_beyond_every_margin_loses_all_and_none_loses_nothing() -> None:
     assert of.predicted_loss(fallen(-3.0)) == 0.0
 
 
+def test_a_loss_is_predicted_where_both_ways_of_telling_it_see_one() -> None:
+    of = of_one_class(np.arange(1.0, 16.0))
+    falls = fallen(3.0)
+    both = of.loss_by_shift(falls), of.loss_by_chance(falls)
+    assert 0.0 < both[1] < of.predicted_loss(falls) < both[0]
+    assert of.predicted_loss(falls) ** 2 == pytest.approx(both[0] * both[1])
+
+
 def test_windows_lose_their_answers_to_the_class_next_to_them_and_not_to_the_one_next_to_dreams() -> None:
     """Dreams that lie next to THIRD lost their margins to it; by the nearest margins alone that cost windows theirs."""
     of = of_one_class(np.full(50, 0.5))
-    assert of.predicted_loss(fallen(0.0, to_third=9.0)) == 0.0
-    assert of.loss_by_chance(fallen(0.0, to_third=9.0)) == 1.0
+    falls = fallen(0.0, to_third=9.0)
+    assert (of.loss_by_shift(falls), of.loss_by_chance(falls), of.predicted_loss(falls)) == (0.0, 1.0, 0.0)
 
 
 def test_a_loss_by_chance_is_counted_dream_by_dream() -> None:
@@ -67,7 +75,7 @@ def test_a_loss_by_chance_is_counted_dream_by_dream() -> None:
     after[:, OTHER] += np.array([1.0, -1.0, 1.0, -1.0], np.float32)
     falls = Falls.of(before, after, OWN)
     assert of.loss_by_chance(falls) == 0.5
-    assert of.predicted_loss(falls) == 0.0  # in the mean they have not moved
+    assert of.loss_by_shift(falls) == 0.0  # in the mean they have not moved
 
 
 def test_classes_that_are_masked_take_no_window() -> None:
@@ -81,13 +89,15 @@ def test_classes_that_are_masked_take_no_window() -> None:
 def test_the_predicted_loss_is_about_the_share_that_a_fall_truly_turns(seed: int, fall: float) -> None:
     margins = np.random.default_rng(seed).gamma(2.0, 1.5, 400).astype(np.float32) - np.float32(0.5)
     truly = float(((margins > 0) & (margins < fall)).mean())
-    assert of_one_class(margins).predicted_loss(fallen(fall / FURTHER)) == pytest.approx(truly, abs=0.04)
+    of = of_one_class(margins)
+    assert of.loss_by_shift(fallen(fall / FURTHER)) == pytest.approx(truly, abs=0.04)
+    assert of.loss_by_chance(fallen(fall)) == pytest.approx(truly, abs=0.04)
 
 
 def test_two_edits_in_a_row_are_charged_for_what_both_took() -> None:
     margins = np.random.default_rng(0).gamma(2.0, 1.5, 4000).astype(np.float32)
     of, fall = of_one_class(margins), fallen(0.4 / FURTHER)
-    once, twice = of.predicted_loss(fall), of.after(fall).predicted_loss(fall)
+    once, twice = of.loss_by_shift(fall), of.after(fall).loss_by_shift(fall)
     assert once + twice == pytest.approx(float((margins < 0.8).mean()), abs=0.02)
     assert of.after(fall).recall == pytest.approx(1.0 - once, abs=1e-3)
 

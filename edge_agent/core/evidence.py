@@ -27,8 +27,8 @@ class ClassEvidence:
     label: int
     agreement: float  # of the answers to its dreams
     border_kept: float  # of its probability on its border dreams
-    predicted_loss: float  # of its measured windows' answers, if an edit moves them like dreams
-    loss_by_chance: float  # ... if chance does
+    predicted_loss: float  # of its measured windows' answers
+    loss_by_chance: float  # ... if it is noise that moves them
     named_before: float  # share of its dreams that the original answers with it
     named_after: float  # ... and the edited network
     margins_left: ClassMargins

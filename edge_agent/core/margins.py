@@ -8,6 +8,7 @@ dreams by so much will cost them. NumPy alone, since the card's schema reads it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 import numpy as np
@@ -55,16 +56,20 @@ class ClassMargins:
     against: tuple[tuple[float, ...], ...] = ()  # to each class's logit; none to its own and to forgotten ones
 
     def predicted_loss(self, falls: Falls) -> float:
-        """Share of the class's windows, in [0, 1], that an edit which moves them like dreams turns to another class.
+        """Share of the class's windows, in [0, 1], that lose their answer to an edit: the two below, in geometric mean.
 
-        To the one that takes most. An edit moves all windows of a class nearly alike, seen from one other class; but
-        the class next to a dream is seldom the one next to a window.
+        Each errs on its own, so that both must see a loss. An edit moves all windows of a class nearly alike, seen from
+        one other class, but not quite; and dreams lie next to other classes than windows.
         """
+        return sqrt(self.loss_by_shift(falls) * self.loss_by_chance(falls))
+
+    def loss_by_shift(self, falls: Falls) -> float:
+        """Share of the windows that lose it if all fall alike, to the other class that takes most."""
         shares = [_passed(fall, self.against[other]) for other, fall in falls.apart.items() if self.against]
         return self.recall * float(np.max(shares, initial=0.0))
 
     def loss_by_chance(self, falls: Falls) -> float:
-        """The same if each window falls as some dream did to what is next to it, as by rounded weights."""
+        """Share that lose it if each falls as some dream did to what is next to it, as by rounded weights."""
         return self.recall * _passed(falls.nearest, self.quantiles)
 
     def after(self, falls: Falls) -> ClassMargins:
