@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.runs import Row
 from benchmarks.tables import gate
 from edge_agent.core.gate import GateSettings
 from tests.result_rows import (
@@ -56,13 +57,13 @@ def test_rank_correlation_sees_order_alone_and_nothing_in_a_constant(tmp_path: P
 
 
 def test_another_limit_is_shown_by_what_it_would_have_accepted_and_refused(tmp_path: Path) -> None:
-    def row(forget: str, truth: float, loss: float, *others: str) -> dict[str, object]:
+    def row(forget: str, truth: float, loss: float, *others: str) -> Row:
         checks = (*others, *(["predicted_loss"] if loss > GateSettings().max_predicted_loss else []))
         return edit_row(
             "shipped", truth, accepted=not checks, forget=forget, predicted_loss=loss, refused_by=" ".join(checks)
         )
 
-    edits = row("a", -9.0, 0.015), row("b", -9.0, 0.001, "agreement"), row("c", 0.0, 0.04), row("d", 0.0, 0.0)
+    edits = [row("a", -9.0, 0.015), row("b", -9.0, 0.001, "agreement"), row("c", 0.0, 0.04), row("d", 0.0, 0.0)]
     write(tmp_path, gate=edits)
     lines = [line for line in text_of("gate", tmp_path).splitlines() if " % |" in line[:10] or "%** |" in line[:12]]
     shares = {
