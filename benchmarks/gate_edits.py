@@ -14,7 +14,7 @@ Limits are chosen by what a surrogate network (9) loses on validation windows: t
 ``results/gate_surrogate.csv``, with every class's predicted loss and true change, and stand in no table.
 
 Edits take the time, some 35 s each on one thread. They are kept in ``.cache/benchmarks/edits``, so that other limits
-judge the same ones again in minutes. Several processes may share the work: each claims a class.
+judge the same ones again in minutes. Several processes may share the work: each claims an edit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -40,7 +39,7 @@ from benchmarks.machine import CACHE, facts
 from benchmarks.measures.accuracy import class_changes
 from benchmarks.measures.samples import answered, recall
 from benchmarks.runs import RESULTS, Row
-from benchmarks.settings import SETTINGS
+from benchmarks.settings import FORGET_WINDOWS, SETTINGS
 from edge_agent.core import dreams, gate, pte
 from edge_agent.core.edit_settings import PUBLISHED, EditSettings
 from edge_agent.core.evidence import Evidence, prepare
@@ -48,6 +47,7 @@ from edge_agent.core.training import logits
 
 FILES: Final = {"test": RESULTS / "gate.csv", "validation": RESULTS / "gate_surrogate.csv"}
 EDIT_RECIPE: Final = 1  # to be raised when an edit changes its result: the kept ones are those of before
+JUDGE_RECIPE: Final = 2  # to be raised when what the gate looks at changes: 1 went by the nearest margins alone
 GENERATOR: Final = "generator"  # its state, beside the weights
 _BRIEF: Final = EditSettings(consolidation_steps=40, max_steps=240)
 KINDS: Final = {
@@ -76,7 +76,7 @@ def judged(case: Case, kind: str, part: str = "test", seed: int = 0, folder: Pat
         "truth_worst_class": min(changes.values()),
         "worst_class": min(changes, key=lambda name: changes[name]),
         "truth_retained": round(right[1] - right[0], 3),
-        "predicted_loss": round(max(row.predicted_loss for row in verdict.classes), 4),
+        "predicted_loss": round(max(row.predicted_loss for row in verdict.classes), 6),
         "agreement": round(min(row.agreement for row in verdict.classes), 4),
         "border_kept": round(min(row.border_kept for row in verdict.classes), 4),
         "accepted": verdict.accepted,
@@ -88,12 +88,18 @@ def judged(case: Case, kind: str, part: str = "test", seed: int = 0, folder: Pat
     }
 
 
+def judge_of_today() -> str:
+    """How the id of a row ends that today's gate has judged."""
+    return f"judge {JUDGE_RECIPE} {gate.GateSettings()!r}"
+
+
 def _edited(
     case: Case, kind: str, folder: Path | None, anchors: Tensor, evidence: Evidence, generator: torch.Generator
 ) -> nn.Sequential:
     """The edited network, found in the folder or made; either way the generator ends as the edit leaves it."""
     settings, seed = KINDS[kind], generator.initial_seed()
-    about = models.digest(case.original), case.forget, repr(settings), seed, repr(dreams.DEFAULT), EDIT_RECIPE
+    made_of = models.digest(case.original), case.forget, FORGET_WINDOWS, repr(dreams.DEFAULT), models.DREAM_RECIPE
+    about = *made_of, repr(settings), seed, EDIT_RECIPE
     path = folder and folder / f"{case.setting.name}-s{case.model_seed}-{models.key(*about)}.safetensors"
     edited = copy.deepcopy(case.original)
     if path and path.exists():
@@ -121,25 +127,25 @@ def main() -> None:
     started_s, path = time.monotonic(), FILES[options.part]
     for setting in options.data:
         for name in cases.dataset(setting).classes:
-            with runs.claimed(f"{setting} {name} {options.model}", path, wait=False) as ours:
-                for row in _judged_anew(setting, name, options, path) if ours else ():
+            for kind in options.kinds:
+                with runs.claimed(f"{setting} {name} {kind} {options.model}", path, wait=False) as ours:
+                    row = _judged_anew(setting, name, kind, options, path) if ours else None
+                if row:
                     words = f"worst {row['truth_worst_class']:+.1f}, accepted {row['accepted']}"
-                    title = f"{setting} {name} {row['kind']}"
+                    title = f"{setting} {name} {kind}"
                     print(f"{time.monotonic() - started_s:6.0f} s  {title}: {words}", file=sys.stderr, flush=True)
 
 
-def _judged_anew(setting: str, name: str, options: argparse.Namespace, path: Path) -> Iterator[Row]:
-    """The rows of one class that the file lacked, each as it is added."""
-    done = {row["run"] for row in runs.read(path)}
-    for kind in options.kinds:
-        run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r} {gate.GateSettings()!r}"
-        if run in done:
-            continue
-        about = {"run": run, "setting": setting, "model_seed": options.model, "forget": name, "kind": kind}
-        case = cases.case(setting, options.model, (name,))
-        row = about | judged(case, kind, options.part, folder=CACHE / "edits") | facts()
-        runs.add(row, path)
-        yield row
+def _judged_anew(setting: str, name: str, kind: str, options: argparse.Namespace, path: Path) -> Row | None:
+    """The row of one edit, added to the file; None if it was there."""
+    run = f"{setting} {name} {kind} {options.model} {KINDS[kind]!r} {judge_of_today()}"
+    if run in {row["run"] for row in runs.read(path)}:
+        return None
+    about = {"run": run, "setting": setting, "model_seed": options.model, "forget": name, "kind": kind}
+    case = cases.case(setting, options.model, (name,))
+    row = about | judged(case, kind, options.part, folder=CACHE / "edits") | facts()
+    runs.add(row, path)
+    return row
 
 
 if __name__ == "__main__":

@@ -102,15 +102,11 @@ def f2() -> Iterator[Run]:
 
 
 def every(setting: str, models: Iterable[int] = MODEL_SEEDS, methods: Iterable[str] = ()) -> Iterator[Run]:
-    """Every class of one setting, by the shipped method and the references, and by its nearest rivals on model 0.
-
-    Of rivals the depth is measured on the paper's class alone.
-    """
+    """Every class of one setting, by the shipped method and the references, and by its nearest rivals on model 0."""
     for model_seed in models:
         for name in CLASSES[setting]:
             for method in methods or (*REFERENCES, "pte", *(("other_retrain", *NEAREST) if model_seed == 0 else ())):
-                deep = method not in NEAREST or (name,) == _paper(setting)
-                yield _run(setting, (name,), method, model_seed, depth=model_seed == 0 and deep)
+                yield _run(setting, (name,), method, model_seed, depth=model_seed == 0 and method not in NEAREST)
 
 
 def every_setting() -> Iterator[Run]:

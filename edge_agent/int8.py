@@ -33,13 +33,13 @@ class Int8Verdict:
     """What the int8 model answers, against the float32 model of the same weights; shares in [0, 1].
 
     Attributes:
-        predicted_loss: measured windows whose answers the dreams' margins say are lost, mean over the classes.
+        loss_by_chance: measured windows whose answers the dreams' margins say are lost, mean over the classes.
         agreement: of the answers to dreams, mean over the classes.
         forget_share: of the forget windows that it answers with a forget class, nothing masked.
         classes: how many there were dreams of to judge it by.
     """
 
-    predicted_loss: float
+    loss_by_chance: float
     agreement: float
     forget_share: float
     classes: int
@@ -52,8 +52,8 @@ class Int8Verdict:
             return f"in int8 its classes are answered for {self.forget_share:.1%} of their windows, limit {most:.1%}"
         if not self.classes:
             return "there is no dream of any class to judge the int8 model by"
-        if self.predicted_loss > MOST_LOST:
-            return f"in int8 {self.predicted_loss:.2%} of the answers would be lost, limit {MOST_LOST:.2%}"
+        if self.loss_by_chance > MOST_LOST:
+            return f"in int8 {self.loss_by_chance:.2%} of the answers would be lost, limit {MOST_LOST:.2%}"
         return None
 
 

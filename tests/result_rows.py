@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import runs
+from benchmarks.gate_edits import judge_of_today
 from benchmarks.machine import facts
 from benchmarks.measures import depth
 from benchmarks.methods import ABLATIONS, METHODS
@@ -18,7 +19,6 @@ from benchmarks.runs import Row, Run
 from benchmarks.speed.figures import Figure
 from benchmarks.tables import TABLES, page
 from benchmarks.tables import rows as tabled
-from edge_agent.core.gate import GateSettings
 
 CLASSES = {
     "cwru": ("Normal", "IR007", "B007", "OR007@6"),
@@ -78,7 +78,7 @@ def edit_row(kind: str, truth: float, *, accepted: bool, forget: str = "IR007", 
         "predicted_loss": 0.0,
         "refused_by": "",
     } | FACTS
-    return {"run": f"{forget} {kind} {model} {GateSettings()!r}"} | about | told | {"accepted": accepted} | more
+    return {"run": f"{forget} {kind} {model} {judge_of_today()}"} | about | told | {"accepted": accepted} | more
 
 
 def epoch_rows(method: str, run: str, acc_ft: Sequence[float], model: int = 0, **more: Any) -> list[Row]:

@@ -26,7 +26,9 @@ SECOND = torch.tensor([-1] * 3 * EACH + [B, C, A])
 
 def margins_from(start: float, recall: float = 0.8) -> ClassMargins:
     quantiles = tuple(np.linspace(start, start + 14, len(LEVELS)).tolist())
-    return ClassMargins(recall, quantiles, (quantiles,) * len(NAMES))
+    # To each class by itself they are greater, and to each by another amount.
+    against = tuple(tuple(margin + apart for margin in quantiles) for apart in range(len(NAMES)))
+    return ClassMargins(recall, quantiles, against)
 
 
 # Of another size for each class, so that one cannot pass for another.
@@ -70,7 +72,7 @@ def test_answers_that_did_not_change_pass_every_check() -> None:
     assert [one.value for one in reasons.values()] == [0.0, 1.0, pytest.approx(1.0)]
 
 
-@pytest.mark.parametrize(("label", "further"), [(A, LEVELS[8]), (B, 1.0), (C, 1.0)])
+@pytest.mark.parametrize(("label", "further"), [(A, LEVELS[7]), (B, 1.0), (C, 1.0)])
 def test_margins_that_fall_fail_the_predicted_loss_alone_by_the_classs_own_margins(label: int, further: float) -> None:
     """Told twice: windows fall half as far again as dreams to one class, and as far as one of them to the nearest."""
     reasons = judged(fallen(label, MARGINS[label].quantiles[5]))

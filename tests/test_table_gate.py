@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gate_edits import judge_of_today
 from benchmarks.runs import Row
 from benchmarks.tables import gate
 from edge_agent.core.gate import GateSettings
@@ -34,8 +35,7 @@ def test_the_gates_errors_are_shares_of_harmful_and_of_harmless_edits(tmp_path: 
 
 
 def test_an_edit_that_was_judged_again_counts_once(tmp_path: Path) -> None:
-    limits = repr(GateSettings())
-    edits = [edit_row("shipped", truth, accepted=True, run=f"{truth} {limits}") for truth in (-9.0, 0.0)]
+    edits = [edit_row("shipped", truth, accepted=True, run=f"{truth} {judge_of_today()}") for truth in (-9.0, 0.0)]
     assert gate.errors(gate.edits(write(tmp_path, gate=edits))) == (0, 0, 0, 1)
 
 

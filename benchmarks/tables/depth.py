@@ -172,7 +172,7 @@ figure beside retrain's, and beside head surgery's, which only removes the class
 of the class, `on retained` after a pass over windows of the others alone; `answered` is what noise, a push toward the
 class, or rounded weights bring back; `codes changed` is the share of weight codes that are not the original's.
 `divergence from retrain` is the Jensen-Shannon divergence of answers; the distance that is a metric is its square root,
-of which more is left (of a divergence 38 %, of that distance 62 %). `member AUC` tells the class's training windows
+of which a greater share is left. `member AUC` tells the class's training windows
 from its test windows; 0.5 tells nothing.""",
     "python -m benchmarks.run t6 every t4",
     make,

@@ -10,6 +10,7 @@ from typing import Final
 from matplotlib.figure import Figure
 from scipy import stats
 
+from benchmarks.gate_edits import judge_of_today
 from benchmarks.settings import SETTINGS
 from benchmarks.tables import figures
 from benchmarks.tables.page import NONE, Content, Table, grid, met, optional, section
@@ -51,8 +52,8 @@ def make(results: Path) -> Content:
 
 
 def edits(results: Path) -> list[Row]:
-    """One row for each edit: the latest that was judged under the limits of today."""
-    judged = [row for row in read(results / FILE) if row["run"].endswith(repr(GateSettings()))]
+    """One row for each edit: the latest that today's gate has judged."""
+    judged = [row for row in read(results / FILE) if row["run"].endswith(judge_of_today())]
     return list({tuple(row[name] for name in SAME_EDIT): row for row in judged}.values())
 
 

@@ -88,6 +88,6 @@ columns, over the cases that all lines have them of, tell an edit that only hide
 of its windows until half of the test windows are answered right, and the percentage of forget windows answered with the
 class after a small push toward it. A network whose training ran away, so that it gives no numbers, has forgotten
 nothing.""",
-    "python -m benchmarks.run t4",
+    "python -m benchmarks.run t4 every",
     make,
 )

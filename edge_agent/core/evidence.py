@@ -3,7 +3,7 @@
 The gateway holds no retained data. For each retained class the original network's answers on dreams of that class
 are compared with the edited network's: the share of answers that stayed the same (typical, noisy and soft dreams),
 the share of the class's probability that was kept (border dreams, which lie where harm shows first), and the share of
-measured windows that would lose their answer if their margins fell as far as those of the dreams (``core.margins``).
+measured windows that would lose their answer if their margins fell like those of the dreams (``core.margins``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How far measured windows lie from being answered otherwise: a few numbers per class, which a card can carry.
 
-The margin of a window is its class's logit less the greatest other one, of the network as it was trained. A gateway
-holds no retained windows; with the distribution of their margins it can tell what an edit that moves the margins of
-dreams by so much will cost them. NumPy alone, since the card's schema reads it.
+The margin of a window is its class's logit less another's, of the network as it was trained: less the greatest other
+one, or less that of one class. A gateway holds no retained windows; with the distribution of their margins it can tell
+what an edit that moves the margins of dreams by so much will cost them. NumPy alone, since the card's schema reads it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge_agent.core.types import Float32, Int64
 # Shares of a class's windows at which their margins are kept: closer where a small loss is told from none.
 LEVELS: Final = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 0.9, 1.0)
 
-FURTHER: Final = 1.5  # times as far as dreams, windows fall at most in the mean (decision 0005)
+FURTHER: Final = 1.5  # the mean fall of windows over that of dreams; 1.1 to 1.45 was measured (decision 0005)
 NOBODY: Final = np.float32(-1e30)  # stands for the best of the others where there is none
 
 
@@ -28,7 +28,7 @@ class Falls:
 
     Attributes:
         nearest: of each dream, to the greatest of all other logits, float32 (n,).
-        apart: of windows, to the logit of each other class that may still be answered, by class.
+        apart: the mean, times ``FURTHER``, to the logit of each other class that may still be answered, by class.
     """
 
     nearest: Float32
@@ -65,7 +65,7 @@ class ClassMargins:
 
     def loss_by_shift(self, falls: Falls) -> float:
         """Share of the windows that lose it if all fall alike, to the other class that takes most."""
-        shares = [_passed(fall, self.against[other]) for other, fall in falls.apart.items() if self.against]
+        shares = [self._lost_to(other, fall) for other, fall in falls.apart.items()] if self.quantiles else []
         return self.recall * float(np.max(shares, initial=0.0))
 
     def loss_by_chance(self, falls: Falls) -> float:
@@ -79,13 +79,16 @@ class ClassMargins:
         """
         if not self.quantiles:
             return self
-        pairs = {other: _left(self.against[other], fall) for other, fall in falls.apart.items()}
-        lost = max((share for share, _ in pairs.values()), default=0.0)
-        if lost == 1.0:
-            return ClassMargins()
-        _, nearest = _left(self.quantiles, float(falls.nearest.mean()))
-        against = (pairs[other][1] if other in pairs else () for other in range(len(self.against)))
-        return ClassMargins(round(self.recall * (1.0 - lost), 4), nearest or self.quantiles, tuple(against))
+        left = round(self.recall - self.predicted_loss(falls), 4)
+        nearest = _left(self.quantiles, float(falls.nearest.mean()))
+        against = (
+            _left(own, falls.apart[other]) if other in falls.apart else () for other, own in enumerate(self.against)
+        )
+        return ClassMargins(left, nearest, tuple(against))
+
+    def _lost_to(self, other: int, fall: float) -> float:
+        """Share of the windows answered right; all where margins to a class that stays are not known."""
+        return _passed(fall, self.against[other]) if self.against[other] else 1.0
 
 
 def _passed(falls: Float32 | float, quantiles: tuple[float, ...]) -> float:
@@ -93,15 +96,13 @@ def _passed(falls: Float32 | float, quantiles: tuple[float, ...]) -> float:
     return float(np.interp(falls, quantiles, LEVELS, left=0.0, right=1.0).mean()) if quantiles else 0.0
 
 
-def _left(quantiles: tuple[float, ...], fall: float) -> tuple[float, tuple[float, ...]]:
-    """The share of margins that a fall takes, and the quantiles of the others after it."""
+def _left(quantiles: tuple[float, ...], fall: float) -> tuple[float, ...]:
+    """The quantiles, after a fall, of the margins that it leaves; all 0 where it leaves none."""
     if not quantiles or fall <= 0.0:
-        return 0.0, quantiles
+        return quantiles
     lost = _passed(fall, quantiles)
-    if lost == 1.0:
-        return lost, ()
     left = np.interp(lost + (1.0 - lost) * np.array(LEVELS), LEVELS, quantiles) - fall
-    return lost, tuple(left.round(4).tolist())
+    return tuple(np.maximum(left, 0.0).round(4).tolist())
 
 
 Margins = tuple[ClassMargins, ...]  # in the order of the classes

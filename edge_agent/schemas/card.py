@@ -32,7 +32,7 @@ class Card(BaseModel):
 
     format: Literal[1] = 1
     name: str = Field(max_length=100)
-    classes: tuple[str, ...] = Field(min_length=2, max_length=1024, description="in the order of the model's outputs")
+    classes: tuple[str, ...] = Field(min_length=2, max_length=128, description="in the order of the model's outputs")
     forgotten: tuple[str, ...] = Field((), description="classes that the weights have been made to forget")
     channels: tuple[str, ...] = Field(min_length=1, max_length=1024)
     length: int = Field(ge=1, le=1 << 20, description="samples per channel and window")
@@ -66,12 +66,21 @@ class Card(BaseModel):
             raise ValueError("channels, channel_mean and channel_std have different lengths")
         if (size := len(self.channels) * self.length * 4) > LARGEST_WINDOW_BYTES:
             raise ValueError(f"a window has {size} bytes, at most {LARGEST_WINDOW_BYTES} fit a message")
-        if {len(each) for of in self.margins for each in (of.quantiles, *of.against)} - {0, len(LEVELS)}:
+        return self
+
+    @model_validator(mode="after")
+    def _margins_fit(self) -> Card:
+        rows = [each for of in self.margins for each in (of.quantiles, *of.against)]
+        if {len(each) for each in rows} - {0, len(LEVELS)}:
             raise ValueError(f"quantiles of a class's margins are not {len(LEVELS)} numbers")
         if len(self.margins) != len(self.classes):
             raise ValueError(f"margins are of {len(self.margins)} classes, expected {len(self.classes)}")
-        if any(len(of.against) != len(self.classes) for of in self.margins if of.quantiles):
+        if any(len(of.against) != (len(self.classes) if of.quantiles else 0) for of in self.margins):
             raise ValueError(f"a class's margins are not against each of {len(self.classes)} classes")
+        if not all(0.0 <= of.recall <= 1.0 for of in self.margins):
+            raise ValueError("a class's recall is not between 0 and 1")
+        if any(each and (each[0] < 0.0 or list(each) != sorted(each)) for each in rows):
+            raise ValueError("quantiles of a class's margins do not rise from 0 or more")
         return self
 
     @model_validator(mode="after")
