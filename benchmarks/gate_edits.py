@@ -47,7 +47,7 @@ from edge_agent.core.training import logits
 
 FILES: Final = {"test": RESULTS / "gate.csv", "validation": RESULTS / "gate_surrogate.csv"}
 EDIT_RECIPE: Final = 1  # to be raised when an edit changes its result: the kept ones are those of before
-JUDGE_RECIPE: Final = 2  # to be raised when what the gate looks at changes: 1 went by the nearest margins alone
+JUDGE_RECIPE: Final = 1  # to be raised when what the gate looks at changes
 GENERATOR: Final = "generator"  # its state, beside the weights
 _BRIEF: Final = EditSettings(consolidation_steps=40, max_steps=240)
 KINDS: Final = {

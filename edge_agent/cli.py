@@ -167,7 +167,7 @@ def quantise(release: Path, out: Path) -> None:
     click.echo(
         f"release {made.digest[:12]} in {out}: model of {sizes[0] / 1024:.0f} KiB beside {sizes[1] / 1024:.0f} KiB"
     )
-    click.echo(f"answers lost, as its margins tell: {verdict.loss_by_chance:.2%}; dreams kept: {verdict.agreement:.1%}")
+    click.echo(f"answers lost, as its margins tell: {verdict.predicted_loss:.2%}; dreams kept: {verdict.agreement:.1%}")
 
 
 @main.command()

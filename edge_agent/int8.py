@@ -33,13 +33,13 @@ class Int8Verdict:
     """What the int8 model answers, against the float32 model of the same weights; shares in [0, 1].
 
     Attributes:
-        loss_by_chance: measured windows whose answers the dreams' margins say are lost, mean over the classes.
+        predicted_loss: measured windows whose answers the dreams' margins say are lost, mean over the classes.
         agreement: of the answers to dreams, mean over the classes.
         forget_share: of the forget windows that it answers with a forget class, nothing masked.
         classes: how many there were dreams of to judge it by.
     """
 
-    loss_by_chance: float
+    predicted_loss: float
     agreement: float
     forget_share: float
     classes: int
@@ -52,8 +52,8 @@ class Int8Verdict:
             return f"in int8 its classes are answered for {self.forget_share:.1%} of their windows, limit {most:.1%}"
         if not self.classes:
             return "there is no dream of any class to judge the int8 model by"
-        if self.loss_by_chance > MOST_LOST:
-            return f"in int8 {self.loss_by_chance:.2%} of the answers would be lost, limit {MOST_LOST:.2%}"
+        if self.predicted_loss > MOST_LOST:
+            return f"in int8 {self.predicted_loss:.2%} of the answers would be lost, limit {MOST_LOST:.2%}"
         return None
 
 
@@ -108,7 +108,7 @@ def judge(network: nn.Module, model: OnnxModel, evidence: Evidence, forget_windo
     if forget_windows is not None:
         share = known_share(_answers(model, forget_windows), evidence.forget)
     count = max(1, len(rows))
-    lost, agreed = (sum(getattr(row, name) for row in rows) / count for name in ("loss_by_chance", "agreement"))
+    lost, agreed = (sum(getattr(row, name) for row in rows) / count for name in ("predicted_loss", "agreement"))
     return Int8Verdict(lost, agreed, share, len(rows))
 
 

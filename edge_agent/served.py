@@ -172,7 +172,7 @@ class ServedModel:
             "digest": digest,
             "hidden": sorted(hidden),
             "order": [self.forgetting.fingerprint, self._session, self._announcements],
-            **self.live.card.model_dump(mode="json", exclude={"margins"}),
+            **self.live.card.model_dump(mode="json"),
         }
         self._broker.publish(self.topics.release, messages.dump(content), retain=True)
         self.publish_status()

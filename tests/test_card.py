@@ -15,7 +15,6 @@ from edge_agent.core.errors import BrokenRelease
 from edge_agent.core.margins import LEVELS
 from edge_agent.schemas.card import SELF_TEST_WINDOWS, digest, parse_card, self_test_windows
 
-QUANTILES = [2.0] * len(LEVELS)
 FIELDS: dict[str, Any] = {
     "format": 1,
     "name": "press",
@@ -31,11 +30,7 @@ FIELDS: dict[str, Any] = {
     "channel_mean": [0.0, 1.0],
     "channel_std": [1.0, 2.0],
     "energy_floor": -3.5,
-    "margins": [
-        {"recall": 0.9, "quantiles": QUANTILES, "against": [[], QUANTILES, QUANTILES]},
-        {},
-        {"recall": 0.0, "quantiles": [], "against": []},
-    ],
+    "margins": [{"recall": 0.9, "quantiles": [2.0] * len(LEVELS)}, {}, {"recall": 0.0, "quantiles": []}],
     "metrics": {"test_accuracy": 99.0},
     "self_test": [[0.0, 1.0, 2.0]] * SELF_TEST_WINDOWS,
     "files": {"model.onnx": "0" * 64, "weights.safetensors": "1" * 64},
@@ -96,18 +91,11 @@ def test_forgotten_classes_do_not_live_but_keep_their_output() -> None:
         ({"width": 0}, "width"),
         ({"margins": []}, "margins are of 0 classes, expected 3"),
         ({"margins": [{}, {}, {"recall": 1.0, "quantiles": [1.0, 2.0]}]}, f"margins are not {len(LEVELS)} numbers"),
-        (
-            {"margins": [{"quantiles": QUANTILES, "against": [QUANTILES, [], [1.0]]}, {}, {}]},
-            f"margins are not {len(LEVELS)} numbers",
-        ),
-        ({"margins": [{"quantiles": QUANTILES, "against": [[]]}, {}, {}]}, "not against each of 3 classes"),
-        ({"margins": [{"quantiles": QUANTILES}, {}, {}]}, "not against each of 3 classes"),
-        ({"margins": [{"against": [[], QUANTILES, []]}, {}, {}]}, "not against each of 3 classes"),
         ({"margins": [{"recall": 1.1}, {}, {}]}, "recall is not between 0 and 1"),
         ({"margins": [{"recall": -0.1}, {}, {}]}, "recall is not between 0 and 1"),
-        ({"margins": [{"quantiles": [*QUANTILES[1:], 1.0], "against": [[], [], []]}, {}, {}]}, "do not rise"),
-        ({"margins": [{"quantiles": QUANTILES, "against": [[], [-1.0, *QUANTILES[1:]], []]}, {}, {}]}, "do not rise"),
-        ({"margins": [{"quantiles": [float("nan"), *QUANTILES[1:]]}, {}, {}]}, "quantiles"),
+        ({"margins": [{"quantiles": [*[2.0] * (len(LEVELS) - 1), 1.0]}, {}, {}]}, "do not rise"),
+        ({"margins": [{"quantiles": [-1.0, *[2.0] * (len(LEVELS) - 1)]}, {}, {}]}, "do not rise"),
+        ({"margins": [{"quantiles": [float("nan"), *[2.0] * (len(LEVELS) - 1)]}, {}, {}]}, "quantiles"),
         ({"energy_floor": None}, "energy_floor"),
         ({"energy_floor": float("nan")}, "energy_floor"),
         ({"rate_hz": float("inf")}, "rate_hz"),

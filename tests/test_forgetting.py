@@ -273,8 +273,7 @@ def test_an_edit_that_the_gate_refuses_leaves_all_as_it_was(
     tmp_path: Path, broker: LocalBroker, toy_release: Path, plant: Plant
 ) -> None:
     # Its windows are said to lie so close to their borders that any edit would cost some.
-    close = tuple(np.linspace(1e-6, 1e-4, len(LEVELS)).tolist())
-    narrow = ClassMargins(1.0, close, (close,) * len(toy.CLASSES))
+    narrow = ClassMargins(1.0, tuple(np.linspace(1e-6, 1e-4, len(LEVELS)).tolist()))
     release = toy.twin(toy_release, tmp_path / "narrow", margins=(narrow,) * len(toy.CLASSES))
     agent = toy_agent(tmp_path / "agent", broker.port, release)
     try:

@@ -63,13 +63,13 @@ def test_another_limit_is_shown_by_what_it_would_have_accepted_and_refused(tmp_p
             "shipped", truth, accepted=not checks, forget=forget, predicted_loss=loss, refused_by=" ".join(checks)
         )
 
-    edits = [row("a", -9.0, 0.015), row("b", -9.0, 0.001, "agreement"), row("c", 0.0, 0.04), row("d", 0.0, 0.0)]
+    edits = [row("a", -9.0, 0.035), row("b", -9.0, 0.001, "agreement"), row("c", 0.0, 0.045), row("d", 0.0, 0.0)]
     write(tmp_path, gate=edits)
     lines = [line for line in text_of("gate", tmp_path).splitlines() if " % |" in line[:10] or "%** |" in line[:12]]
     shares = {
         line.split("|")[1].strip(): [cell.split("%")[0].strip() for cell in line.split("|")[2:4]] for line in lines
     }
     assert shares["0 %"] == ["0.0", "50.0"]
-    assert shares["**1 %**"] == ["0.0", "50.0"]
-    assert shares["2 %"] == ["50.0", "50.0"]
+    assert shares["**3 %**"] == ["0.0", "50.0"]
+    assert shares["4 %"] == ["50.0", "50.0"]
     assert shares["5 %"] == ["50.0", "0.0"]  # what another check refuses stays refused

@@ -40,7 +40,7 @@ def measure(plan: Plan, folder: Path) -> Iterator[Figure]:
     for width, release in plan.releases.items():
         at = f"width {width}"
         made, verdict = quantise(release, folder / f"release-{width}")
-        yield Figure(PART, "int8", at, "predicted_loss", verdict.loss_by_chance)
+        yield Figure(PART, "int8", at, "predicted_loss", verdict.predicted_loss)
         yield from _models(made, test, at)
         yield from _agent(plan, made, folder / f"agent-{width}", at, WINDOWS[width])
         if width == min(plan.releases):

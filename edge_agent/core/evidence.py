@@ -3,7 +3,7 @@
 The gateway holds no retained data. For each retained class the original network's answers on dreams of that class
 are compared with the edited network's: the share of answers that stayed the same (typical, noisy and soft dreams),
 the share of the class's probability that was kept (border dreams, which lie where harm shows first), and the share of
-measured windows that would lose their answer if their margins fell like those of the dreams (``core.margins``).
+measured windows that would lose their answer if their margins fell as far as those of the dreams (``core.margins``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_agent.core.dreams import Dreams, anchors_and_evidence, with_noisy
-from edge_agent.core.margins import ClassMargins, Falls, Margins
+from edge_agent.core.margins import ClassMargins, Margins, margins_of
 from edge_agent.core.training import logits
 
 
@@ -28,7 +28,6 @@ class ClassEvidence:
     agreement: float  # of the answers to its dreams
     border_kept: float  # of its probability on its border dreams
     predicted_loss: float  # of its measured windows' answers
-    loss_by_chance: float  # ... if it is noise that moves them
     named_before: float  # share of its dreams that the original answers with it
     named_after: float  # ... and the edited network
     margins_left: ClassMargins
@@ -90,7 +89,8 @@ class Evidence:
                 continue
             was, is_now = before[edge, label].exp(), after[edge, label].exp()
             held = (torch.minimum(was, is_now).sum() / was.sum()).item() if edge.any() else 1.0
-            falls = Falls.of(before[inner].numpy(), after[inner].numpy(), label)
+            labels = dreams.first[inner].numpy()
+            falls = margins_of(before[inner].numpy(), labels) - margins_of(after[inner].numpy(), labels)
             own = self.margins[label]
             rows.append(
                 ClassEvidence(
@@ -98,7 +98,6 @@ class Evidence:
                     agreement=same[inner].mean().item(),
                     border_kept=held,
                     predicted_loss=own.predicted_loss(falls),
-                    loss_by_chance=own.loss_by_chance(falls),
                     named_before=(before[inner].argmax(1) == label).float().mean().item(),
                     named_after=(after[inner].argmax(1) == label).float().mean().item(),
                     margins_left=own.after(falls),

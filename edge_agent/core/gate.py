@@ -23,7 +23,7 @@ class GateSettings:
     max_noisy_share: float = 0.05  # of the forget windows with sensor noise
     max_int8_share: float = 0.01  # of the forget windows, weights rounded to 8 bits
     noise_std: float = 0.3  # of a channel's standard deviation
-    max_predicted_loss: float = 0.01  # worst retained class: its windows whose answers the dreams' margins say are lost
+    max_predicted_loss: float = 0.03  # worst retained class: its windows whose answers the dreams' margins say are lost
     min_agreement: float = 0.6  # worst retained class on its dreams
     min_border_kept: float = 0.4  # worst retained class on its border dreams
     max_drift: float = 0.5  # relative change of the edited weights, Frobenius

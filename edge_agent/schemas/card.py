@@ -32,7 +32,7 @@ class Card(BaseModel):
 
     format: Literal[1] = 1
     name: str = Field(max_length=100)
-    classes: tuple[str, ...] = Field(min_length=2, max_length=128, description="in the order of the model's outputs")
+    classes: tuple[str, ...] = Field(min_length=2, max_length=1024, description="in the order of the model's outputs")
     forgotten: tuple[str, ...] = Field((), description="classes that the weights have been made to forget")
     channels: tuple[str, ...] = Field(min_length=1, max_length=1024)
     length: int = Field(ge=1, le=1 << 20, description="samples per channel and window")
@@ -70,16 +70,17 @@ class Card(BaseModel):
 
     @model_validator(mode="after")
     def _margins_fit(self) -> Card:
-        rows = [each for of in self.margins for each in (of.quantiles, *of.against)]
-        if {len(each) for each in rows} - {0, len(LEVELS)}:
+        if {len(of.quantiles) for of in self.margins} - {0, len(LEVELS)}:
             raise ValueError(f"quantiles of a class's margins are not {len(LEVELS)} numbers")
         if len(self.margins) != len(self.classes):
             raise ValueError(f"margins are of {len(self.margins)} classes, expected {len(self.classes)}")
-        if any(len(of.against) != (len(self.classes) if of.quantiles else 0) for of in self.margins):
-            raise ValueError(f"a class's margins are not against each of {len(self.classes)} classes")
+        # The gate would take anything else for margins that nothing uses up.
         if not all(0.0 <= of.recall <= 1.0 for of in self.margins):
             raise ValueError("a class's recall is not between 0 and 1")
-        if any(each and (each[0] < 0.0 or list(each) != sorted(each)) for each in rows):
+        if any(
+            of.quantiles and (of.quantiles[0] < 0.0 or list(of.quantiles) != sorted(of.quantiles))
+            for of in self.margins
+        ):
             raise ValueError("quantiles of a class's margins do not rise from 0 or more")
         return self
 
