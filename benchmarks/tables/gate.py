@@ -31,7 +31,8 @@ MOST_REFUSED: Final = 0.05
 LEAST_EDITS: Final = 200
 OTHER_LIMITS: Final = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1)
 TRADE_OFF: Final = """The same edits, had another limit been set; the other checks as they are. The limit was chosen on
-surrogate networks (decision 0005), not here."""
+surrogate networks (decision 0005), and that it was kept and not the way of telling the loss that was tried after it,
+also here."""
 TICKS: Final = (-100, -50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20)
 
 
