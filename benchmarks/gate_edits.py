@@ -100,7 +100,7 @@ def _edited(
     settings, seed = KINDS[kind], generator.initial_seed()
     made_of = models.digest(case.original), case.forget, FORGET_WINDOWS, repr(dreams.DEFAULT), models.DREAM_RECIPE
     about = *made_of, repr(settings), seed, EDIT_RECIPE
-    path = folder and folder / f"{case.setting.name}-s{case.model_seed}-{models.key(*about)}.safetensors"
+    path = folder and models.place(folder, case.setting.name, case.model_seed, *about)
     edited = copy.deepcopy(case.original)
     if path and path.exists():
         kept = load_file(path)

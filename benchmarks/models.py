@@ -107,7 +107,7 @@ def training_cost(
 
 def _weights(setting: Setting, seed: int, without: tuple[int, ...], architecture: str, width: int) -> Path:
     about = setting.name, architecture, width, seed, without, repr(setting.training), TRAINING_RECIPE
-    return CACHE / "models" / f"{setting.name}-s{seed}-{key(*about)}.safetensors"
+    return place(CACHE / "models", setting.name, seed, *about)
 
 
 def digest(network: nn.Module) -> str:
@@ -118,7 +118,7 @@ def digest(network: nn.Module) -> str:
 def dreamt(setting: Setting, data: Dataset, network: nn.Sequential, seed: int) -> dreams.Dreams:
     """The dreams that a release of this network would carry, in the precision that it stores."""
     about = digest(network), repr(dreams.DEFAULT), DREAM_RECIPE
-    path = CACHE / "dreams" / f"{setting.name}-s{seed}-{key(*about)}.safetensors"
+    path = place(CACHE / "dreams", setting.name, seed, *about)
     if not path.exists():
         say = _progress(f"dreaming {setting.name}, model {seed}")
         generator = torch.Generator().manual_seed(seed)
@@ -134,9 +134,10 @@ def _staying(windows: Tensor, labels: Tensor, without: tuple[int, ...]) -> tuple
     return windows[keep], labels[keep]
 
 
-def key(*parts: object) -> str:
-    """A name for what is made of these and kept."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+def place(folder: Path, setting: str, seed: int, *made_of: object) -> Path:
+    """Where something is kept that is made of all this."""
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
+    return folder / f"{setting}-s{seed}-{key}.safetensors"
 
 
 def save(path: Path, write: Callable[[Path], None]) -> None:

@@ -40,7 +40,8 @@ def test_an_edit_that_was_judged_again_counts_once(tmp_path: Path) -> None:
 
 
 def test_an_edit_that_was_judged_under_other_limits_does_not_count(tmp_path: Path) -> None:
-    limits = repr(GateSettings(min_agreement=0.1))
+    limits = judge_of_today().replace(repr(GateSettings()), repr(GateSettings(min_agreement=0.1)))
+    assert limits != judge_of_today()
     edits = [edit_row("shipped", 0.0, accepted=True), edit_row("published", -9.0, accepted=True, run=f"x {limits}")]
     assert len(gate.edits(write(tmp_path, gate=edits))) == 1
 
