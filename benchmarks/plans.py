@@ -102,10 +102,10 @@ def f2() -> Iterator[Run]:
 
 
 def every(setting: str, models: Iterable[int] = MODEL_SEEDS, methods: Iterable[str] = ()) -> Iterator[Run]:
-    """Every class of one setting, by the shipped method and the references, and by its nearest rivals on model 0."""
+    """Every class of one setting, by the shipped method, its nearest rivals and the references; depth on model 0."""
     for model_seed in models:
         for name in CLASSES[setting]:
-            for method in methods or (*REFERENCES, "pte", *(("other_retrain", *NEAREST) if model_seed == 0 else ())):
+            for method in methods or (*REFERENCES, "pte", *NEAREST, *(("other_retrain",) if model_seed == 0 else ())):
                 yield _run(setting, (name,), method, model_seed, depth=model_seed == 0 and method not in NEAREST)
 
 
