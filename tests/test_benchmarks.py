@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import every_class, plans, quick, runs, tuning
-from benchmarks.methods import ABLATIONS, ALL, METHODS
+from benchmarks.methods import ABLATIONS, ALL, CONTROLS, METHODS
 from benchmarks.runs import Run
 from benchmarks.settings import SETTINGS
 from benchmarks.task import Labelled, Task, carry_out, hand_over
@@ -21,7 +21,7 @@ from benchmarks.task import Labelled, Task, carry_out, hand_over
 torch.set_num_threads(1)
 
 RETAIN_FREE = tuple(name for name, method in ALL.items() if method.needs != "retain")
-TUNED = tuple(name for name, method in METHODS.items() if method.search)
+TUNED = tuple(name for name, method in ALL.items() if method.search)
 
 
 def task_of(name: str, forget_set: Labelled | None = None, retain_set: Labelled | None = None) -> Task:
@@ -87,7 +87,7 @@ def test_a_method_returns_a_network_with_one_logit_for_each_class_and_leaves_the
 
 
 def test_the_ablations_are_no_rivals() -> None:
-    assert not METHODS.keys() & ABLATIONS.keys()
+    assert not (METHODS | CONTROLS).keys() & ABLATIONS.keys()
     assert {name.startswith("ablation_") for name in ABLATIONS} == {True}
     assert {method.needs for method in ABLATIONS.values()} == {"forget"}
     assert not any(method.search for method in ABLATIONS.values())
@@ -98,12 +98,12 @@ def test_the_ablations_are_no_rivals() -> None:
 
 @pytest.mark.parametrize("name", TUNED)
 def test_tuning_tries_twelve_different_settings_of_which_the_default_is_the_first(name: str) -> None:
-    default, trials = METHODS[name].settings, tuning.trials(name)
+    default, trials = ALL[name].settings, tuning.trials(name)
     tried = [dataclasses.replace(default, **dict(changed)) for changed in trials]
     assert tried[0] == default
     assert len(set(tried)) == len(tried) == 12
     for changed in trials:
-        assert all(value in METHODS[name].search[setting] for setting, value in changed)
+        assert all(value in ALL[name].search[setting] for setting, value in changed)
 
 
 def test_trials_run_on_the_surrogate_alone_and_are_judged_on_validation_windows() -> None:

@@ -1,6 +1,7 @@
 """Every unlearning method that is compared, one module each; ``METHODS`` in the order of the tables.
 
-``ABLATIONS`` are what table T4 compares with ``pte_published`` and ``pte``; nothing tunes them. ``ALL`` is both.
+``CONTROLS`` are rivals under what the shipped method is held to, tuned like them and compared on every class.
+``ABLATIONS`` are what table T4 compares with ``pte_published`` and ``pte``; nothing tunes them. ``ALL`` is all three.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from benchmarks.methods import (
     bad_teacher,
     boundary_expand,
     boundary_shrink,
+    controls,
     delete,
     finetune,
     gradient_difference,
@@ -56,7 +58,10 @@ METHODS: Final[dict[str, Method[Any]]] = {
 # The shipped method's nearest rivals: of the retain-free ones, and of those that use retained data, those with the
 # smallest gap to retrain in tuning on CWRU and the rig that take seconds. With one class, DELETE is DELETE-all.
 NEAREST: Final = ("pte_published", "delete_all", "spotter", "scrub", "bad_teacher_retain")
+CONTROLS: Final[dict[str, Method[Any]]] = {
+    method.name: method for method in (controls.DELETE_ALL, controls.PTE_PUBLISHED)
+}
 ABLATIONS: Final[dict[str, Method[Any]]] = {
     method.name: method for method in (*ablations.OF_PUBLISHED, *ablations.OF_SHIPPED)
 }
-ALL: Final = METHODS | ABLATIONS
+ALL: Final = METHODS | CONTROLS | ABLATIONS
