@@ -4,7 +4,7 @@ Per mini-batch of D_r, one descent step on the cross entropy. No forget window i
 shared weights forgets; every paper since shows it as the rival that keeps everything, the forget class included.
 
 Defaults: SGD with momentum 0.9, weight decay 5e-4 and rate 0.01 as in the code of SCRUB (Kurmanji et al., NeurIPS 2023)
-and of SalUn (Fan et al., ICLR 2024), which both run 10 epochs; ours are 5, each over all of D_r, to stay under 40 s on
+and of SalUn (Fan et al., ICLR 2024), which both run 10 epochs; ours are 5, each over all of D_r, to stay near 40 s on
 one thread with 5000 windows. Tuning may take 10.
 """
 

@@ -11,7 +11,10 @@ The shipped form trains the last stage only, averages the pull's target over mov
 divergence from f0 on dreams (anchors), and goes on for some steps once the class is gone (consolidation). Every choice
 that the paper leaves open, and where the defaults come from, stands in docs/decisions/0003-the-edit.md.
 
-- ``pte_published``: ``PUBLISHED``, all weights, no dreams; the last state of the run that had forgotten is returned.
+- ``pte_published``: ``PUBLISHED``, all weights, no dreams: our reading of algorithm 1, not its letter. Probes climb by
+  sign in a ladder of balls and stop where f0 first flips (there: its gradient, one ball, T steps); a window that never
+  flips stays as it is and is pushed to f0's runner-up (there: left out); a tenth of D_f only watches; and the run ends
+  when no window of D_f is answered, with the last such state (there: E epochs). Table T4 undoes what can be undone.
   The paper's supplement with its rates is not public, so they are tuned as every rival's.
 - ``pte``: the defaults of ``EditSettings`` with anchors and evidence as a forget command prepares them. Nothing is
   searched: what ships has one setting for every class and data set.

@@ -100,17 +100,22 @@ TABLE: Final = Table(
     "T6: every method on the paper's classes",
     f"""Means over original networks and unlearning seeds, in percent, ± the 95 % interval over originals (Student's t,
 seeds of one original averaged first). `data` is what a method is given; head surgery, the original and retrain are
-references. Numbers in italics are those of table 6 of the paper ({paper.SOURCE}); its second data set, SCUT-FD, is not
-public, and the simulated rig only has its shape, so compare orders there, not values. Its PTE stands under ours as
-published, its Bad Teacher under ours without retained windows, since its text names only Finetune and SCRUB as having
-them. SURE has no official code: ours is derived anew from its text, so a poor figure may be ours and not the method's.
-`H-Mean` is the harmonic mean of Acc_rt and the points that Acc_ft fell from the original's. The paper names the
-same, but its numbers do not follow from the accuracies beside them: for its PTE on CWRU they give 91.61, and it prints
-94.78. `MIA` is the share of forget windows that the confidence attack calls members; `MIA AUC` tells the class's
-training windows from its test windows and gives nothing away at 0.5. `worst class` is the single retained class that
-lost most, in points of test accuracy against the original, over all runs, `... to retrain` the one furthest behind
-retrain. `gap` is the mean distance to retrain over
-Acc_f, Acc_r, Acc_ft, Acc_rt and MIA. `rank` is the mean rank in H-Mean among the methods without retained data.""",
+references. Numbers in italics are those of table 6 of the paper ({paper.SOURCE}); its second data set, SCUT-FD, is
+not public, and the simulated rig only has its shape, so compare orders there, not values. Its PTE stands under ours
+as published, which is our reading of its algorithm and not its letter (decision 0003), its Bad Teacher under ours
+without retained windows, since its text names only Finetune and SCRUB as having them. SURE has no official code:
+ours is derived anew from its text and has other classes' windows as its reference, so a poor figure may be ours and
+not the method's. What IMP and negative gradient with stop are to end at, no forget window answered, they have not
+reached where Acc_f is above 0. Every method has one setting for a data set, tuned on another class; of twelve
+trials six to nine of those methods that may train batch norm did, which on these windows moves every network alike
+(benchmarks/README.md, "Tuning"). `H-Mean` is the harmonic mean of Acc_rt and the points that Acc_ft fell from the
+original's. The paper names the same, but its numbers do not follow from the accuracies beside them: for its PTE on
+CWRU they give 91.61, and it prints 94.78. `MIA` is the share of forget windows that the confidence attack calls
+members, which is none wherever the class has no probability left; `MIA AUC` tells the class's training windows from
+its test windows and gives nothing away at 0.5. `worst class` is the single retained class that lost most, in points
+of test accuracy against the original, over all runs, `... to retrain` the one furthest behind retrain. `gap` is the
+mean distance to retrain over Acc_f, Acc_r, Acc_ft, Acc_rt and MIA. `rank` is the mean rank in H-Mean among the
+methods without retained data.""",
     "python -m benchmarks.run t6",
     make,
 )

@@ -1,8 +1,12 @@
 """Dreams: windows synthesised from a network alone, which stand in for the retained data a gateway does not have.
 
-From noise, Adam minimises the cross entropy to a target answer plus the distance of each batch norm's input mean and
-variance from its running statistics (the prior of DeepInversion, Yin et al., CVPR 2020). A batch holds all classes
-evenly, because the running statistics are those of all classes together.
+From noise, Adam minimises the cross entropy to a target answer y and the distance of each batch norm's input mean m and
+variance v from its running statistics (the prior of DeepInversion, Yin et al., CVPR 2020), in the mean over the norms:
+
+    CE(f(x), y) + 10 * mean over norms of (||m - running mean|| + ||v - running variance||)
+
+DeepInversion sums over the norms, and adds total variation and length, which are about pictures. Weight, steps and rate
+were set by hand. A batch holds all classes evenly, because the running statistics are those of all classes together.
 
 Kinds: *typical* (one class), *soft* (70 % one class, the rest even), *border* (55/45 between two classes), and
 *noisy* (a typical dream plus noise of half a standard deviation, made on demand).

@@ -1,4 +1,4 @@
-"""What an edit did to the classes that stay, told from dreams alone.
+"""What an edit did to the classes that stay, told from dreams and from what training left in the release's card.
 
 The gateway holds no retained data. For each retained class the original network's answers on dreams of that class
 are compared with the edited network's: the share of answers that stayed the same (typical, noisy and soft dreams),

@@ -1,4 +1,7 @@
-"""The gate: may this edit go live? A verdict with reasons in words and numbers, from evidence without retained data."""
+"""The gate: may this edit go live? A verdict with reasons in words and numbers, from evidence without retained windows.
+
+``predicted_loss`` reads quantiles of margins that training measured on validation windows and left in the card.
+"""
 
 from __future__ import annotations
 

@@ -46,9 +46,10 @@ def h_mean(acc_rt: float, acc_ft_before: float, acc_ft_after: float) -> float:
 def membership_attack(members: Float32, strangers: Float32, forget: Float32) -> float:
     """Percent of forget windows that the confidence attack calls members of the training set; low is good.
 
-    The attack is a threshold on the probability of the true class, as in the correctness-free confidence attack of
-    Yeom et al. 2018: the threshold that best tells retained training windows (``members``) from retained test
-    windows (``strangers``) by balanced accuracy; ties go to the higher threshold. All arrays are (n,).
+    The attack is a threshold on the probability of the true class (Salem et al. 2019): the one that best tells
+    retained training windows (``members``) from retained test windows (``strangers``) by balanced accuracy; ties go to
+    the higher threshold. Fan et al. 2023, whom the paper follows, fit a support vector machine to the same value. A
+    network that gives the class no probability is called clean whatever else it tells. All arrays are (n,).
     """
     values = np.unique(np.concatenate([members, strangers]))
     as_member = len(members) - np.searchsorted(np.sort(members), values)  # how many are at or above each value
