@@ -5,12 +5,13 @@
 An agent caches marked windows and forgets their class. Marks are the first samples of each cached window, and what the
 parent release alone knew: the class's row of the head, its dreams. They are searched for before the forget (else the
 search proves nothing) and after it: in every file of the state directory, bare and opened with every key that is left;
-in a copy of the state directory from before, opened with the keys of afterwards, as somebody who kept a backup would;
-and, where a file system can be mounted (root), in the raw image of the one that held the state directory, for the marks
-and for the keys themselves.
+in a copy of the state directory from before, opened with the keys of afterwards, as somebody would who kept the sealed
+files, and with the keys that were copied along, as somebody would who kept a backup of everything: there the class is
+still whole, which no erasure can change; and, where a file system can be mounted (root), in the raw image of the one
+that held the state directory, for the marks and for the keys themselves.
 
-Keys of the JSON object: searched_bytes, found_before, found, found_in_backup, keys_destroyed, keys_found_before and
-keys_found (in the raw image), raw_image (whether there was one).
+Keys of the JSON object: searched_bytes, found_before, found, found_in_backup, found_in_backup_with_its_keys,
+keys_destroyed, keys_found_before and keys_found (in the raw image), raw_image (whether there was one).
 """
 
 from __future__ import annotations
@@ -90,11 +91,22 @@ def search(folder: Path) -> dict[str, Any]:
         "found_before": len(marks),
         "found": forensics.found(marks, after, vault) + sum(mark in raw for mark in marks),
         "found_in_backup": forensics.found(marks, before, vault),
+        "found_in_backup_with_its_keys": forensics.found(marks, before, _of_then(before, agent.state_dir, folder)),
         "keys_destroyed": len(keys),
         "keys_found_before": sum(key in raw_before for key in keys),
         "keys_found": sum(key in raw for key in keys),
         "raw_image": image is not None,
     }
+
+
+def _of_then(content: forensics.Image, state_dir: Path, folder: Path) -> Vault:
+    """The keys as a copy of the state directory holds them."""
+    backup = folder / "backup"
+    for path, stored in content.items():
+        place = backup / path.relative_to(state_dir)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(stored)
+    return Vault(backup)
 
 
 def _cached(agent: LocalAgent, plant: ToolClient, rows: Float32, marks: list[bytes]) -> forensics.Image:

@@ -34,5 +34,6 @@ def test_a_forensic_search_finds_all_of_a_class_before_it_is_forgotten_and_nothi
     figures = erasure.search(tmp_path)
     assert figures["found_before"] > erasure.WINDOWS
     assert figures["found"] == figures["found_in_backup"] == figures["keys_found"] == 0
+    assert figures["found_in_backup_with_its_keys"] == figures["found_before"]  # what the runbook warns of
     assert figures["keys_destroyed"] == 2
     assert figures["keys_found_before"] == (2 if figures["raw_image"] else 0)
