@@ -123,8 +123,8 @@ class Adopting:
             if count:
                 self._cache.erase(name)
                 log.warning("cache.dropped", files=1, windows=count, reason=f"the release has forgotten {name}")
-            while (count or due) and self._cache.rekey_one(name):
-                pass
+            if (count or due) and self._cache.rekey_one(name):
+                return  # a file is tens of megabytes, and windows wait meanwhile: the next in the next second
         self._rekey_s = now_s + REKEY_EVERY_S if due else next_s
 
 

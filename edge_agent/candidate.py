@@ -124,6 +124,8 @@ class Candidate:
             parents = {one.release_before for one in self._journal.active() if one.kept_s is not None}
             return frozenset(filter(None, parents | {state.release_before}))
 
+        commands = [one for one in self._journal.states() if set(one.classes) & set(state.classes)]
+        state = replace(state, on_disk=any(one.on_disk for one in commands))  # a job before that failed counts as well
         certificate = yield from self._erasure.erase(state, self._live.release, spared)
         final = replace(state, status="successful", phase="done", progress=1.0, kept_s=kept_s)
         final = self._journal.write(final)

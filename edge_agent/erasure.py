@@ -21,7 +21,7 @@ from typing import Any, Final
 import structlog
 
 from edge_agent import __version__
-from edge_agent.adapters.audit import AuditLog
+from edge_agent.adapters.audit import WITHDRAWN, AuditLog
 from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.clock import Clock
@@ -145,8 +145,8 @@ class Erasure:
             remove(self._path(state))
         audit = self._parts.audit
         told = [row["event"] for row in audit.rows if row["content"].get("id") == state.id]
-        if told[-1:] != ["certificate.withdrawn"]:  # else it is done again, for the journal could not be written
-            audit.append("certificate.withdrawn", id=state.id, classes=list(state.classes))
+        if told[-1:] != [WITHDRAWN]:  # else it is done again, for the journal could not be written
+            audit.append(WITHDRAWN, id=state.id, classes=list(state.classes))
 
     def _erase_windows(self, name: str, state: JobState) -> dict[str, Any]:
         self._parts.cache.erase(name)

@@ -74,6 +74,7 @@ class Failing:
             StorageFailed: it is not written down yet. If that is also why it fails, what failed is to be tried again,
                 until the audit log has it; any other failure is for ``again``.
         """
+        state = replace(state, on_disk=state.on_disk or self._jobs.on_disk)  # a later certificate must say so
         if not isinstance(error, StorageFailed):
             self._failure = state, error
         self._jobs.clear()

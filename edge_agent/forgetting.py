@@ -126,6 +126,8 @@ class Forgetting:
         """Whether a child is at work or gets its files, or what it has made is on its way to the live model."""
         if self._jobs.running is not None or self._ended is not None:
             return True
+        if time.monotonic() < self._wait_until_s:
+            return False  # the disk fails it: other models need not wait for that
         state = self.at_work
         return state is not None and (state.phase in COMMITTED or self._being_sealed(state))
 
@@ -171,8 +173,11 @@ class Forgetting:
         for state in self.newest().values():
             self._publish.state(state)
             with tolerant():  # of one that cannot be read the broker may keep a copy
-                # Nothing, where there is none, clears what the broker may have kept of one that was withdrawn.
-                self._publish.certificate(state.name, self._erasure.certificate(state) or b"")
+                certificate = self._erasure.certificate(state)
+                if certificate is None and state.status == "successful":
+                    log.error("certificate.lost", id=state.id, classes=state.classes)  # the broker may have the last
+                else:  # nothing clears what the broker may have kept of one that was withdrawn
+                    self._publish.certificate(state.name, certificate or b"")
 
     def newest(self) -> dict[str, JobState]:
         """The newest command for each set of classes, by its name."""
@@ -282,6 +287,8 @@ class Forgetting:
             self._failing.drop(state, error)
             return
         self._publish.state(state)
+        with tolerant():  # nothing reads it any more, and a trial may take days
+            self._jobs.clear()
         self._go_on(state)
 
     def _advance(self, state: JobState) -> None:

@@ -16,6 +16,7 @@ EVENTS: Final[dict[str, str]] = {
     "broker.disconnected": "The connection ended or could not be made; reason.",
     "cache.dropped": "Cached windows were destroyed: the release that came knows their class or shape no more.",
     "cache.failed": "A window could not be cached; serving goes on.",
+    "certificate.lost": "The file of a certificate is gone; what the broker has kept of it is left there.",
     "certificate.renewed": "A file of the client certificate or the CA has changed; the agent connects again.",
     "class.erased": "A forget command has succeeded; classes, windows erased, job_s.",
     "class.revived": "An operator allowed a forgotten class to come back with a later release; name.",
@@ -48,6 +49,7 @@ EVENTS: Final[dict[str, str]] = {
     "shadow.started": "After the gate, the new model answers live windows unheard; id, windows.",
     "storage.failed": "A file could not be written or read (disk full, read-only); serving goes on, it is tried again.",
     "subscription.refused": "The broker's ACL does not let the agent listen to these topics.",
+    "windows.recalled": "The model can be run again; the broker sends again what had been left to it beyond 256 windows.",
     "wish.refused": "A class cannot be revived: on probation, or not forgotten here; name, reason.",
     "session.damaged": "The session counter was damaged and starts anew.",
 }

@@ -71,6 +71,7 @@ class Serving:
             deque()
         )  # windows that the model could not be run on
         self._stuck_s: float | None = None  # since when there have been any
+        self._left_out = False  # whether there were more, which the broker has
         self._runs = self._runs_before = 0  # of the model that gave answers, by now and by then
         self._last_seen: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
@@ -162,11 +163,14 @@ class Serving:
             self._keep(message, window, answer)
 
     def _hold(self, message: Message, window: Window, error: BrokenRelease) -> None:
-        """Keep a window that the model could not be run on; the broker bounds them, but at QoS 0."""
-        if len(self._stuck) == MOST_STUCK:
-            self._tally.refuse(message, error)
-            return
+        """Keep a window that the model could not be run on, or leave it to the broker until it is acknowledged."""
         self._counters["model_failures"] += 1
+        if len(self._stuck) == MOST_STUCK:
+            if message.receipt is None or message.receipt.qos == 0:
+                self._tally.refuse(message, error)
+            else:
+                self._left_out = True
+            return
         self._stuck.append((message, window, error))
         if self._stuck_s is None:
             self._stuck_s, self._runs_before = time.monotonic(), self._runs
@@ -175,7 +179,7 @@ class Serving:
     def disconnected(self) -> None:
         """What was not acknowledged the broker sends again."""
         self._stuck.clear()
-        self._stuck_s = None
+        self._stuck_s, self._left_out = None, False
 
     def retry(self, now_s: float) -> None:
         """Once a second: run the model again on the windows that it could not be run on, and were not acknowledged.
@@ -201,7 +205,7 @@ class Serving:
                 self._told([(message, window)], answers)
             self._stuck.popleft()
         if not self._stuck:
-            self._stuck_s = None
+            self._recall()
         elif self._stuck_s is not None and now_s >= self._stuck_s + LONGEST_STUCK_S:
             self._give_up(now_s - self._stuck_s)
 
@@ -211,7 +215,16 @@ class Serving:
             raise BrokenRelease("E_MODEL", f"{words}; the broker keeps the windows")
         for message, _, error in self._stuck:
             self._tally.refuse(message, error)
-        self.disconnected()
+        self._stuck.clear()
+        self._recall()
+
+    def _recall(self) -> None:
+        """None waits any more: what was left to the broker comes again with the next connection."""
+        self._stuck_s = None
+        if self._left_out:
+            self._left_out = False
+            log.warning("windows.recalled", most_waiting=MOST_STUCK, remedy="reconnecting")
+            self._broker.reconnect()
 
     def _publish(self, message: Message, window: Window, answer: messages.Answer) -> None:
         latency_s = time.monotonic() - message.received_s

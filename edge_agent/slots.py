@@ -135,15 +135,15 @@ class SlotFile:
             StorageFailed: the same.
         """
         fresh = max(self._generations()) + 1
-        cipher = self._vault.make(self._key(fresh))
         beside = self._folder / f".{self._name}.new"
-        with beside.open("wb") as file:
-            for slot in range(self.count):
-                parts = [(self.header(slot), "header"), (self.body(slot), "body")]
-                sealed = [cipher.seal(part, self._about(slot, kind)) for part, kind in parts if part is not None]
-                file.write(b"".join(sealed) if len(sealed) == len(parts) else bytes(self.slot_bytes))
-            file.flush()
-            os.fsync(file.fileno())
+        beside.unlink(missing_ok=True)  # it may be what fills the disk
+        cipher = self._vault.make(self._key(fresh))
+        try:
+            self._copy(beside, cipher)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            self._vault.destroy(self._key(fresh))
+            raise
         path = self._path.with_name(f"{self._name}.{fresh}{SUFFIX}")
         beside.rename(path)
         sync_folder(self._folder)
@@ -153,6 +153,16 @@ class SlotFile:
         self._destroy_all_but(fresh)
         remove(self._folder / (self._name + LENT))
         self._lent = frozenset()
+
+    def _copy(self, path: Path, cipher: Cipher) -> None:
+        """All slots, under another key; one that cannot be read is left empty."""
+        with path.open("wb") as file:
+            for slot in range(self.count):
+                parts = [(self.header(slot), "header"), (self.body(slot), "body")]
+                sealed = [cipher.seal(part, self._about(slot, kind)) for part, kind in parts if part is not None]
+                file.write(b"".join(sealed) if len(sealed) == len(parts) else bytes(self.slot_bytes))
+            file.flush()
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the file."""

@@ -245,9 +245,10 @@ def test_a_release_that_was_destroyed_while_it_waited_does_not_go_live(tmp_path:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff"])
-def test_a_damaged_certificate_is_not_published_and_not_withdrawn(
+def test_a_certificate_that_is_damaged_or_gone_is_not_published_and_not_withdrawn(
     tmp_path: Path, toy_release: Path, damage: bytes
 ) -> None:
+    """One that was gone had the broker's copy, the last, cleared."""
     on_probation(tmp_path, toy_release, kept_s=None)
     model = started(config_of(tmp_path, toy_release))
     path = model.forgetting._erasure._path(model.forgetting._journal.states()[0])
@@ -260,7 +261,10 @@ def test_a_damaged_certificate_is_not_published_and_not_withdrawn(
     assert published == []
     path.unlink()
     model.forgetting.republish()
-    assert published == [b""]
+    assert published == []
+    model.forgetting._journal.write(replace(model.forgetting._journal.states()[0], status="failed"))
+    model.forgetting.republish()
+    assert published == [b""]  # withdrawn
     ended(model)
 
 

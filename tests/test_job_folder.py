@@ -12,6 +12,7 @@ import safetensors.numpy
 from edge_agent.adapters import job_folder
 from edge_agent.adapters.job_folder import Job, Progress, Reports
 from edge_agent.adapters.releases import Release, read_release, write_card
+from edge_agent.adapters.workplace import Workplace
 from edge_agent.core.types import Float32
 from edge_agent.files import sha256
 from edge_agent.schemas.card import CARD, DREAMS, MODEL, WEIGHTS
@@ -58,7 +59,8 @@ def test_a_folder_left_by_an_interrupted_job_is_replaced(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("room", [0, 100, 5000])
-def test_a_full_disk_is_reported_and_leaves_no_folder(tmp_path: Path, room: int) -> None:
+def test_a_full_disk_is_reported_and_what_was_written_is_left_to_be_overwritten(tmp_path: Path, room: int) -> None:
+    """It was unlinked at once, bare windows and weights, wherever it lay, and no certificate said so."""
     release_with_dreams(tmp_path / "release")
     script = f"""
 import resource
@@ -78,6 +80,8 @@ else:
     raise SystemExit("a full disk went unnoticed")
 """
     run_script(script)
+    assert (tmp_path / "jobs" / "1").exists()
+    assert Workplace(tmp_path).clear()
     assert not (tmp_path / "jobs" / "1").exists()
 
 

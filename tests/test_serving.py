@@ -22,11 +22,11 @@ from edge_agent.adapters.releases import read_release
 from edge_agent.commands.demo import packaged_release
 from edge_agent.core.errors import BrokenRelease, Refused
 from edge_agent.core.types import Float32, Window
-from edge_agent.mqtt_link import Message
+from edge_agent.mqtt_link import Message, Receipt
 from edge_agent.schemas.card import MODEL
 from edge_agent.schemas.windows import WindowSpec, encode, examine
 from edge_agent.served import ServedModel
-from edge_agent.serving import LONGEST_STUCK_S
+from edge_agent.serving import LONGEST_STUCK_S, MOST_STUCK
 from tests.offline import config_of, ended, quiet, started
 from tests.plant import known_windows
 
@@ -39,6 +39,7 @@ class Ear:
     def __init__(self) -> None:
         self.answers: dict[int, dict[str, Any]] = {}
         self.refused: list[str] = []
+        self.reconnects = 0
 
     def answer(self, _: object, __: str, payload: bytes) -> bool:
         content = json.loads(payload)
@@ -48,9 +49,16 @@ class Ear:
     def publish(self, _: str, payload: bytes, **__: object) -> None:
         self.refused.append(json.loads(payload)["code"])
 
+    def reconnect(self) -> None:
+        self.reconnects += 1
+
 
 def heard(
-    model: ServedModel, windows: Iterable[Float32], rate_hz: float = toy.RATE_HZ, label: str | None = None
+    model: ServedModel,
+    windows: Iterable[Float32],
+    rate_hz: float = toy.RATE_HZ,
+    label: str | None = None,
+    receipt: Receipt | None = None,
 ) -> Ear:
     """What the model says to windows that come at once, all from one asset."""
     ear: Any = Ear()
@@ -59,9 +67,7 @@ def heard(
     batch = [Window("m1", boot, seq, 0, label, samples) for seq, samples in enumerate(windows)]
     received_s = time.monotonic()
     topic = "edge/toy/windows/m1"
-    model.serving.serve(
-        [Message(topic, encode(one, rate_hz, "m/s^2"), retained=False, received_s=received_s) for one in batch]
-    )
+    model.serving.serve([Message(topic, encode(one, rate_hz, "m/s^2"), False, received_s, receipt) for one in batch])
     told: Ear = ear
     return told
 
@@ -143,6 +149,44 @@ def test_windows_wait_until_the_model_can_be_run_again_and_the_process_ends_if_i
     heard(model, known_windows(toy_release, 0, 2))
     with pytest.raises(BrokenRelease, match="out of memory; the broker keeps the windows"):
         model.serving.retry(time.monotonic() + LONGEST_STUCK_S)
+    ended(model)
+
+
+class Acknowledged:
+    """Stands in for paho's client, where only what is acknowledged counts."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    def ack(self, message_id: int, _: int) -> None:
+        self.ids.append(message_id)
+
+
+def test_more_windows_than_can_wait_are_left_to_the_broker_and_called_back(tmp_path: Path, toy_release: Path) -> None:
+    """Beyond the 256th each was refused and acknowledged, while the model could not be run: the broker had no more."""
+    model = started(config_of(tmp_path, toy_release))
+    failing: Any = Failing(model.live._live.model, most=-1.0)
+    model.live._loaded = replace(model.live._live, model=failing)
+    client: Any = Acknowledged()
+    windows = np.repeat(known_windows(toy_release, 0, 1), MOST_STUCK + 5, axis=0)
+    told = heard(model, windows, receipt=Receipt(client, 7, 1))
+    assert (told.answers, told.refused, client.ids, told.reconnects) == ({}, [], [], 0)
+    failing.most = np.inf
+    deadline_s = time.monotonic() + 60.0
+    while not told.reconnects and time.monotonic() < deadline_s:
+        model.serving.retry(time.monotonic())
+    assert (len(told.answers), told.refused, told.reconnects) == (MOST_STUCK, [], 1)
+    ended(model)
+
+
+def test_at_qos_0_more_windows_than_can_wait_are_refused_for_no_broker_has_them(
+    tmp_path: Path, toy_release: Path
+) -> None:
+    model = started(config_of(tmp_path, toy_release))
+    failing: Any = Failing(model.live._live.model, most=-1.0)
+    model.live._loaded = replace(model.live._live, model=failing)
+    told = heard(model, np.repeat(known_windows(toy_release, 0, 1), MOST_STUCK + 5, axis=0))
+    assert told.refused == ["E_MODEL"] * 5
     ended(model)
 
 

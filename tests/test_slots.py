@@ -106,6 +106,29 @@ def test_a_new_key_keeps_every_slot_and_opens_nothing_of_the_old_file(tmp_path: 
     assert content(opened(tmp_path)) == []
 
 
+def test_a_new_key_for_which_the_disk_has_no_room_leaves_neither_key_nor_copy(tmp_path: Path) -> None:
+    """Each attempt left a key more, and the copy filled the disk for everything else."""
+    filled(tmp_path).close()
+    script = f"""
+import resource
+from pathlib import Path
+from tests.test_slots import content, opened
+
+file = opened(Path({str(tmp_path)!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (file.slot_bytes, file.slot_bytes))
+for _ in range(3):
+    try:
+        file.rekey()
+    except OSError:
+        assert content(file) == [0, 1, 2, 4]
+    else:
+        raise SystemExit("there was room")
+"""
+    run_script(script)
+    assert len(Vault(tmp_path).names("cache-")) == 1
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".slots"]
+
+
 @pytest.mark.parametrize("how", ["before", "after", errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_power_cut_or_a_failing_disk_at_any_moment_of_a_new_key_loses_no_slot(tmp_path: Path, how: str | int) -> None:
     folders = crashed(tmp_path, "rekeyed", how)

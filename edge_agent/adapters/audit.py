@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,10 +23,11 @@ from edge_agent.files import append_durably, storage, sync_folder, write_atomica
 from edge_agent.signing import canonical
 
 Row = dict[str, Any]
+WITHDRAWN: Final = "certificate.withdrawn"
 EVENTS: Final[dict[str, str]] = {
     "agent.started": "the agent started; version, session, live release",
     "audit.damaged": "what the log could not read when it was opened; bytes given up, or the row where the chain broke",
-    "certificate.withdrawn": "the parent came back during its probation, and with it the classes; id, classes",
+    WITHDRAWN: "the parent came back during its probation, and with it the classes; id, classes",
     "class.erased": "nothing that knew a class is left; id, classes, what was destroyed and how",
     "class.forgotten": "the same, but for the parent release, which is on probation",
     "class.revived": "an operator allowed a class to come back; class",
@@ -41,9 +41,7 @@ EVENTS: Final[dict[str, str]] = {
 }
 
 # What is read again while the agent runs, and so kept in memory; the others are many.
-REMEMBERED: Final = frozenset(
-    {"audit.damaged", "certificate.withdrawn", "class.erased", "class.forgotten", "class.revived"}
-)
+REMEMBERED: Final = frozenset({"audit.damaged", WITHDRAWN, "class.erased", "class.forgotten", "class.revived"})
 REFUSALS_PER_HOUR: Final = 60  # that get a row of their own: a flood must not wear out the disk,
 REFUSALS_PER_DAY: Final = 100  # nor one a minute, for years, fill it
 DAY_S: Final = 86_400.0
@@ -129,7 +127,8 @@ class AuditLog:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             for row in read_rows(path, chain):
                 self._take(row)
-            os.ftruncate(self._file, os.fstat(self._file).st_size - len(chain.torn))
+            if chain.torn:  # else nothing is cut: an operator may have made the log append-only
+                os.ftruncate(self._file, os.fstat(self._file).st_size - len(chain.torn))
             sync_folder(path.parent)
         self._refused_s: list[float] = []
         self._refused_more = 0
@@ -200,16 +199,24 @@ class AuditLog:
             os.close(self._file)
 
 
-def check(lines: Iterable[bytes], head: Head | None = None) -> int:
+def check(lines: Iterable[bytes], head: Head | None = None, command: str | None = None) -> int:
     """Check a log, line by line, ends included; returns the number of its rows.
 
+    Args:
+        command: id of the command whose certificate ``head`` is from.
+
     Raises:
-        Untrusted: ``E_CHAIN``, the first row that is not as it was written, or the head is not among them.
+        Untrusted: ``E_CHAIN``, the first row that is not as it was written, or the head is not among them;
+            ``E_WITHDRAWN``, the log says that the command's certificate was taken back.
     """
-    chain = Chain(head)
-    deque(chain.rows(lines), maxlen=0)
+    chain, withdrawn = Chain(head), None
+    for row in chain.rows(lines):
+        if row["event"] == WITHDRAWN and command is not None and row["content"].get("id") == command:
+            withdrawn = row["n"]
     if chain.problem is not None:
         raise Untrusted("E_CHAIN", chain.problem)
+    if withdrawn is not None:
+        raise Untrusted("E_WITHDRAWN", f"row {withdrawn} withdraws the certificate of command {command}")
     return chain.count
 
 

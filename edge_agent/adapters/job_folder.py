@@ -72,7 +72,7 @@ def prepare(folder: Path, job: Job, release: Contents, windows: dict[str, Float3
     """Lay out a job folder: the release without its dreams, the dreams of other classes, the forget windows.
 
     Raises:
-        StorageFailed: the folder is gone again.
+        StorageFailed: some of it is there, for ``Workplace.clear``: what lies on a disk is to be overwritten.
         BrokenRelease: a file of the release cannot be read.
     """
     card = release.card
@@ -88,7 +88,6 @@ def prepare(folder: Path, job: Job, release: Contents, windows: dict[str, Float3
             safetensors.numpy.save_file(windows, folder / WINDOWS)
             write_atomically(folder / JOB, json.dumps(job.__dict__).encode())
         except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
-            remove(folder)
             raise StorageFailed("E_STORAGE", f"the job folder cannot be filled: {error}") from error
 
 

@@ -115,6 +115,12 @@ class Broker:
             return True
         return link.send(topic, payload, 1, receipt, retain=False)
 
+    def reconnect(self) -> None:
+        """Connect anew: the broker sends again what was not acknowledged."""
+        link = self._link
+        if link is not None:
+            link.inward.disconnect()
+
     def _remember_refused(self, topic: str, reason: str) -> None:
         """Some brokers cut the connection after a publish that their ACL forbids, so it is not repeated for a while."""
         if len(self._refused_until_s) >= MOST_REFUSED:

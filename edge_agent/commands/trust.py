@@ -70,15 +70,17 @@ def in_words(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def check_audit(path: Path, head: audit.Head | None) -> int:
-    """Check a gateway's audit log; returns how many rows it has.
+def check_audit(path: Path, vouched_for: dict[str, Any] | None) -> int:
+    """Check a gateway's audit log, and that it still stands by a certificate; returns how many rows it has.
 
     Raises:
-        Untrusted: ``E_CHAIN``.
+        Untrusted: ``E_CHAIN``, ``E_WITHDRAWN``.
         Misconfigured: it cannot be read.
     """
+    head = audit.Head(**vouched_for["audit"]) if vouched_for else None
+    command = vouched_for["command"]["id"] if vouched_for else None
     try:
         with path.open("rb") as file:
-            return audit.check(file, head)
+            return audit.check(file, head, command)
     except OSError as error:
         raise Misconfigured("E_STATE", f"{path} cannot be read: {error.strerror}") from error

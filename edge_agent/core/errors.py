@@ -57,6 +57,7 @@ CODES: Final[dict[str, str]] = {
     # A document: do not believe it.
     "E_SIGNATURE": "A signature is missing or does not hold: it was changed, or signed with another key.",
     "E_CHAIN": "A row of the audit log is missing, was changed or stands in another place.",
+    "E_WITHDRAWN": "The audit log takes the certificate back: the class came back during its probation.",
     # The surroundings: mend them.
     "E_CONFIG": "The configuration is missing or wrong.",
     "E_STATE": "The state directory cannot be used, or another agent uses it.",
