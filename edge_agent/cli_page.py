@@ -44,4 +44,6 @@ def report(job: str, config_path: Path, model: str, out: Path | None) -> None:
 
 
 def _extra_missing(error: ModuleNotFoundError) -> Misconfigured:
-    return Misconfigured("E_CONFIG", f"{error.name} is not installed: pip install 'edge-agent[web]'")
+    return Misconfigured(
+        "E_CONFIG", f"{error.name} is not installed: run deploy/install.sh again, or pip install '.[web]' in a checkout"
+    )

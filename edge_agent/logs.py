@@ -49,7 +49,7 @@ EVENTS: Final[dict[str, str]] = {
     "shadow.started": "After the gate, the new model answers live windows unheard; id, windows.",
     "storage.failed": "A file could not be written or read (disk full, read-only); serving goes on, it is tried again.",
     "subscription.refused": "The broker's ACL does not let the agent listen to these topics.",
-    "windows.recalled": "The model can be run again; the broker sends again what had been left to it beyond 256 windows.",
+    "windows.recalled": "The model can be run again; the broker sends what had been left to it beyond 256 windows.",
     "wish.refused": "A class cannot be revived: on probation, or not forgotten here; name, reason.",
     "session.damaged": "The session counter was damaged and starts anew.",
 }

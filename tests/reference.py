@@ -67,6 +67,8 @@ def example() -> str:
         for key, field in model.model_fields.items():
             value = A_VALUE[key] if field.is_required() else default_of(field.default) or '""'
             off = several or (not field.is_required() and field.default is None)
+            if value == "{}":  # written out, no single entry could be added below it
+                key, value, off = f"{key}.NAME", '"FILE.pem"', True
             lines.append(f"{'# ' * off}{key} = {value}  # {field.description}")
         lines.append("")
     return "\n".join(lines)
