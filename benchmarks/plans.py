@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from benchmarks.methods import ABLATIONS, METHODS, NEAREST, pte
+from benchmarks.methods import ABLATIONS, CONTROLS, METHODS, NEAREST, pte
 from benchmarks.runs import Run
 from benchmarks.settings import IMAGES, MODEL_SEEDS, SETTINGS
 from benchmarks.tuning import Changed, tuned
@@ -102,11 +102,12 @@ def f2() -> Iterator[Run]:
 
 
 def every(setting: str, models: Iterable[int] = MODEL_SEEDS, methods: Iterable[str] = ()) -> Iterator[Run]:
-    """Every class of one setting, by the shipped method, its nearest rivals and the references; depth on model 0."""
+    """Every class of one setting: shipped method, nearest rivals, controls, references; depth of the first and last."""
     for model_seed in models:
         for name in CLASSES[setting]:
-            for method in methods or (*REFERENCES, "pte", *NEAREST, *(("other_retrain",) if model_seed == 0 else ())):
-                yield _run(setting, (name,), method, model_seed, depth=model_seed == 0 and method not in NEAREST)
+            beside = (*NEAREST, *CONTROLS)
+            for method in methods or (*REFERENCES, "pte", *beside, *(("other_retrain",) if model_seed == 0 else ())):
+                yield _run(setting, (name,), method, model_seed, depth=model_seed == 0 and method not in beside)
 
 
 def every_setting() -> Iterator[Run]:

@@ -67,9 +67,10 @@ def example() -> str:
         for key, field in model.model_fields.items():
             value = A_VALUE[key] if field.is_required() else default_of(field.default) or '""'
             off = several or (not field.is_required() and field.default is None)
+            line = f"{key} = {value}"
             if value == "{}":  # written out, no single entry could be added below it
-                key, value, off = f"{key}.NAME", '"FILE.pem"', True
-            lines.append(f"{'# ' * off}{key} = {value}  # {field.description}")
+                line, off = f'{key}.NAME = "FILE.pem"', True
+            lines.append(f"{'# ' * off}{line}  # {field.description}")
         lines.append("")
     return "\n".join(lines)
 

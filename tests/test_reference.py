@@ -39,7 +39,7 @@ def test_the_example_configuration_has_every_key_with_its_default(tmp_path: Path
 
 
 def test_the_key_of_somebody_who_may_sign_is_added_to_the_example_by_one_line(tmp_path: Path) -> None:
-    """The file said ``keys = {}``, below which TOML takes no ``keys.anna``: the agent that followed the runbook ended."""
+    """The file said ``keys = {}``, below which TOML takes no ``keys.anna``: whoever followed the runbook had none."""
     (tmp_path / "agent.toml").write_text(reference.EXAMPLE.read_text().replace("# keys.NAME", "keys.anna"))
     read = read_config(tmp_path / "agent.toml")
     assert {*read.commands.keys} == {*read.releases.keys} == {"anna"}
