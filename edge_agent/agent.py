@@ -68,6 +68,7 @@ class Agent:
         self._model_of = lru_cache(ASSETS_AT_HAND)(self._look_up)
         self._housekeeping_s = self._given_back_s = float("-inf")
         self._stopping = self._online = False
+        self._refused: tuple[str, ...] = ()  # subscriptions that the broker does not grant
         self._new_config: Callable[[], Config] | None = None
         self.snapshot: Snapshot | None = None  # replaced as a whole, for other threads to read
 
@@ -102,7 +103,7 @@ class Agent:
         for event in events:
             match event:
                 case Connected():
-                    self._online = True
+                    self._online, self._refused = True, event.refused
                     self._connected(event)
                 case Disconnected():
                     self._online = False
@@ -188,6 +189,7 @@ class Agent:
         return Snapshot(
             turn_s=now_s,
             online=self._online,
+            refused=self._refused,
             counters=self._counted(),
             latency_counts=tuple(self._latency.counts),
             latency_sum_s=self._latency.sum_s,
@@ -212,6 +214,8 @@ class Agent:
         words += filter(None, (model.in_words() for model in self.models))
         if not self._online:
             words.append("no connection to the broker")
+        elif self._refused:
+            words.append(f"the broker refuses {len(self._refused)} subscriptions")
         return "; ".join(words)
 
     def _reload(self, read: Callable[[], Config]) -> None:

@@ -43,10 +43,15 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Connected:
-    """The broker accepted the connection; retained topics must be published again."""
+    """The broker accepted the connection; retained topics must be published again.
+
+    Attributes:
+        refused: subscriptions that its access list does not grant.
+    """
 
     protocol: str
     session_present: bool
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

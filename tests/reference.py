@@ -93,6 +93,7 @@ def a_snapshot() -> Snapshot:
     return Snapshot(
         turn_s=time.monotonic(),
         online=True,
+        refused=(),
         counters={**counted, "refused_E_SIZE": 1},
         latency_counts=(1,) * (len(EDGES_S) + 1),
         latency_sum_s=1.0,

@@ -37,6 +37,8 @@ RULES = ROOT / "deploy" / "prometheus" / "edge-agent.rules.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "edge-agent.json"
 END = "", "_count", "_sum"
 NOT_SHOWN = "labels", "commands_accepted", "releases_refused", "cache_over_budget"  # each is told elsewhere
+DEAF = "the broker does not let the agent listen to edge/toy/windows/+"
+DYNAMIC_SECURITY = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"))  # of Debian's mosquitto
 PROMTOOL = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 
 
@@ -95,6 +97,31 @@ def test_an_agent_without_a_broker_lives_but_is_not_ready(start_agent: Start, br
     assert fetch(port, "/healthz")[0] == 200
     assert samples(port)["edge_agent_broker_connected", ()] == 0
     assert fetch(port, "/else")[0] == 404
+
+
+def test_an_agent_that_may_not_listen_to_windows_is_connected_but_not_ready(
+    start_agent: Start, broker: LocalBroker, tmp_path: Path
+) -> None:
+    """It looked well everywhere, and answered nothing. An ACL file refuses no subscription; this plugin does."""
+    deaf = {"acltype": "subscribePattern", "topic": "edge/toy/windows/#", "priority": 1, "allow": False}
+    kinds = "publishClientSend", "publishClientReceive", "subscribe", "unsubscribe"
+    rights = {
+        "defaultACLAccess": dict.fromkeys(kinds, True),
+        "roles": [{"rolename": "deaf", "acls": [deaf]}],
+        "groups": [{"groupname": "all", "roles": [{"rolename": "deaf"}], "clients": []}],
+        "anonymousGroup": "all",
+        "clients": [],
+    }
+    (tmp_path / "rights.json").write_text(json.dumps(rights))
+    broker.stop()
+    with (tmp_path / "broker" / "mosquitto.conf").open("a") as config:
+        config.write(f"plugin {DYNAMIC_SECURITY}\nplugin_opt_config_file {tmp_path / 'rights.json'}\n")
+    broker.start()
+    port = free_port()
+    start_agent(http_port=port)
+    wait_until(lambda: json.loads(fetch(port, "/readyz")[1])["reason"] == DEAF)
+    seen = samples(port)
+    assert (seen["edge_agent_broker_connected", ()], seen["edge_agent_subscriptions_refused", ()]) == (1, 1)
 
 
 def test_a_taken_port_is_told_and_serving_goes_on(start_agent: Start, plant: Plant) -> None:

@@ -33,6 +33,7 @@ from edge_agent.schemas.snapshot import EDGES_S, Snapshot
 LONGEST_TURN_S: Final = 30.0  # without a finished turn, the agent is taken for hung; systemd's watchdog waits longer
 REQUEST_S: Final = 10.0
 PREFIX: Final = "edge_agent_"
+WINDOWS: Final = "/windows/+"  # how the subscription ends without which the agent answers nothing
 Look = Callable[[], Snapshot | None]
 
 
@@ -134,7 +135,10 @@ def ready(seen: Snapshot | None, now_s: float) -> str | None:
     """Why windows are not answered now, or None."""
     if (problem := alive(seen, now_s)) is not None or seen is None:
         return problem
-    return None if seen.online else "no connection to the broker"
+    if not seen.online:
+        return "no connection to the broker"
+    deaf = [topic for topic in seen.refused if topic.endswith(WINDOWS)]
+    return f"the broker does not let the agent listen to {', '.join(deaf)}" if deaf else None
 
 
 class Figures(Collector):
@@ -183,6 +187,8 @@ def _windows(seen: Snapshot) -> Iterator[Metric]:
 def _state(seen: Snapshot) -> Iterator[Metric]:
     now_s = time.monotonic()
     yield GaugeMetricFamily(PREFIX + "broker_connected", "1 with a connection to the broker.", seen.online)
+    words = "Subscriptions that the broker does not grant."
+    yield GaugeMetricFamily(PREFIX + "subscriptions_refused", words, len(seen.refused))
     yield GaugeMetricFamily(PREFIX + "turn_age_seconds", "Since the last finished turn.", now_s - seen.turn_s)
     release = InfoMetricFamily(PREFIX + "release", "The live release, and what runs it.", labels=["model"])
     age = GaugeMetricFamily(PREFIX + "release_age_seconds", "Since it went live.", labels=["model"])

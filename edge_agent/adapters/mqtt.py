@@ -217,11 +217,11 @@ class Broker:
             self._on_connack(link, protocol, client, flags, reason)
 
         def on_subscribe(_: Client, __: Any, ___: int, reasons: list[ReasonCode], ____: Any) -> None:
-            if refused := [
-                topic for topic, reason in zip(self._subscriptions, reasons, strict=False) if reason.is_failure
-            ]:
+            pairs = zip(self._subscriptions, reasons, strict=False)
+            refused = tuple(topic for topic, reason in pairs if reason.is_failure)
+            if refused:
                 log.error("subscription.refused", code="E_BROKER", topics=refused)
-            self._door.tell(Connected(protocol, link.session_present))
+            self._door.tell(Connected(protocol, link.session_present, refused))
 
         def on_disconnect(_: Client, __: Any, flags: DisconnectFlags, reason: ReasonCode, ___: Any) -> None:
             self._on_disconnect(link, flags, reason)

@@ -54,6 +54,7 @@ class Snapshot:
 
     turn_s: float
     online: bool
+    refused: tuple[str, ...]  # subscriptions that the broker does not grant
     counters: Mapping[str, int]  # of all models together
     latency_counts: tuple[int, ...]  # per edge of EDGES_S, and above the last
     latency_sum_s: float
