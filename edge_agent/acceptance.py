@@ -73,7 +73,7 @@ def check_origin(command: UnlearnCommand, gateway: str, keys: Mapping[str, Publi
         raise Refused("E_SIGNATURE", f"a signed command needs {', '.join(missing)}")
     key = keys.get(command.key or "")
     if key is None:
-        raise Refused("E_SIGNATURE", f"key {command.key!r} is none of commands.keys")
+        raise Refused("E_SIGNATURE", f"key {command.key!r} is none of commands.keys ({', '.join(keys) or 'empty'})")
     try:
         key.check(command.signed, command.signature)
     except Untrusted as error:

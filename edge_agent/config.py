@@ -102,8 +102,10 @@ def read_password(path: Path | None) -> str | None:
 def _first_line(key: str, path: Path) -> str:
     try:
         return next(iter(path.read_text().splitlines()), "")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured("E_CONFIG", f"{key} {path} cannot be read") from error
+    except UnicodeDecodeError as error:  # what it says of itself shows bytes of a secret
+        raise Misconfigured("E_CONFIG", f"{key} {path} cannot be read: it is not UTF-8") from error
+    except OSError as error:
+        raise Misconfigured("E_CONFIG", f"{key} {path} cannot be read: {error.strerror}") from error
 
 
 def broker_address(mqtt: Mqtt, client_id: str) -> BrokerAddress:

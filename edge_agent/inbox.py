@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from typing import Final
 
 from edge_agent import mqtt_link
 from edge_agent.mqtt_link import Message
 
 Event = Message | mqtt_link.Event
+MOST_BYTES: Final = 64 << 20  # 256 windows of nine channels are 9 MiB; whoever may publish can send 4 MiB at once
 
 
 class Inbox:
-    """Bounded by ``capacity`` messages. Events about the connection are few and always fit."""
+    """Bounded by ``capacity`` messages and ``MOST_BYTES``. Events about the connection are few and always fit."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self._capacity, self._bytes = capacity, 0
         self._first: deque[Event] = deque()
         self._windows: deque[Message] = deque()
         self._changed = threading.Condition()
@@ -26,11 +28,16 @@ class Inbox:
     def put(self, message: Message, *, first: bool, timeout_s: float) -> bool:
         """Hand over a message; waits for room, which slows the sender down, and is False if there was none."""
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self) < self._capacity, timeout_s):
+            if not self._changed.wait_for(lambda: self._has_room(len(message.payload)), timeout_s):
                 return False
+            self._bytes += len(message.payload)
             (self._first if first else self._windows).append(message)
             self._changed.notify_all()
             return True
+
+    def _has_room(self, more_bytes: int) -> bool:
+        """For one that is larger than all room there is once nothing else waits."""
+        return len(self) < self._capacity and (not self._bytes or self._bytes + more_bytes <= MOST_BYTES)
 
     def tell(self, event: mqtt_link.Event) -> None:
         """Hand over an event about the connection."""
@@ -45,6 +52,7 @@ class Inbox:
             events = list(self._first)
             self._first.clear()
             windows = [self._windows.popleft() for _ in range(min(most, len(self._windows)))]
+            self._bytes -= sum(len(one.payload) for one in (*events, *windows) if isinstance(one, Message))
             if events or windows:
                 self._changed.notify_all()
             return events, windows

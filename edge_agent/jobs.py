@@ -222,7 +222,7 @@ def _folder_of(workplace: Workplace, order: _Order, loaded: Mapping[str, Loaded]
 
 
 def _too_long(timeout_s: float) -> JobFailed:
-    return JobFailed("E_TIMEOUT", f"the job took longer than {timeout_s:g} s")
+    return JobFailed("E_TIMEOUT", f"the job took longer than {timeout_s:g} s (forget.timeout_s)")
 
 
 def _news(running: _Running) -> News | None:

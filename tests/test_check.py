@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from edge_agent.adapters.workplace import SHARED_MEMORY
 from edge_agent.cli import main
 from edge_agent.commands import orphans as orphans_module
 from edge_agent.commands.check import check
@@ -117,6 +118,15 @@ def test_a_cache_too_small_for_this_release_and_a_time_that_was_wrong_are_found(
     found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}
     assert "min_windows is 500: none can be forgotten" in found["cache"].words
     assert "a synchronised clock said 2099-01-01 00:00 before" in found["clock"].words
+
+
+@pytest.mark.usefixtures(quiet.__name__)
+def test_a_place_for_jobs_that_is_not_in_memory_is_found(tmp_path: Path, toy_release: Path) -> None:
+    """Jobs went to the state directory without a word, and bare windows onto flash."""
+    for place, passed, words in ((tmp_path / "none", False, "is not there"), (SHARED_MEMORY, True, "is in memory")):
+        config_of(tmp_path, toy_release, f'{NO_BROKER}[forget]\nwork_dir = "{place}"\n')
+        found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}["work_dir"]
+        assert (found.passed, found.words) == (passed, f"{place} {words}")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can go on as nobody")

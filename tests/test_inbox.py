@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.inbox import Inbox
+from edge_agent.inbox import MOST_BYTES, Inbox
 from edge_agent.mqtt_link import Connected, Disconnected, Message
 
 LONG_S = 20.0  # no test waits this long unless it fails
@@ -38,6 +38,17 @@ def test_commands_and_events_go_before_windows_and_are_all_taken() -> None:
     inbox.tell(Disconnected("gone"))
     assert inbox.take(0, 0) == ([command, Disconnected("gone")], [])
     assert inbox.take(1, 0) == ([], [window])
+
+
+def test_large_messages_fill_the_inbox_sooner_and_make_room_when_they_are_taken() -> None:
+    """Only their number counted: 256 of 4 MiB, which anybody may send who may publish, are a gigabyte."""
+    inbox, large = Inbox(256), Message("t", bytes(MOST_BYTES // 2), retained=False, received_s=0.0)
+    for first in (True, False):
+        assert inbox.put(large, first=first, timeout_s=0)
+    assert not inbox.put(large, first=False, timeout_s=0)
+    assert inbox.take(1, 0) == ([large], [large])
+    assert inbox.put(Message("t", bytes(MOST_BYTES + 1), retained=False, received_s=0.0), first=False, timeout_s=0)
+    assert not inbox.put(large, first=False, timeout_s=0)
 
 
 def test_a_full_inbox_turns_messages_away_and_still_takes_events() -> None:

@@ -128,7 +128,10 @@ def test_a_folder_that_is_never_full_ends_the_job_and_is_not_left_behind(
     ended = wait_until(jobs.poll)
     assert isinstance(ended, Ended)
     assert ended.failure is not None
-    assert (ended.failure.code, ended.failure.reason) == ("E_TIMEOUT", "the job took longer than 0.1 s")
+    assert (ended.failure.code, ended.failure.reason) == (
+        "E_TIMEOUT",
+        "the job took longer than 0.1 s (forget.timeout_s)",
+    )
     with pytest.raises(StorageFailed, match="still being filled"):
         jobs.clear()
     jobs.start(STATE, SETTINGS, frozenset())

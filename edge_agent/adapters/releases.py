@@ -32,6 +32,7 @@ from edge_agent.schemas.card import CARD, Card, digest, parse_card
 from edge_agent.vault import Cipher, Vault
 
 SEALED: Final = ".sealed"  # at the end of the names of sealed files
+LEAST_DIGITS: Final = 6  # of a digest that is named by its beginning
 LOCK: Final = "releases.lock"  # of the state directory
 
 
@@ -141,8 +142,12 @@ class ReleaseStore:
             StorageFailed: the disk cannot read it now, which says nothing of the release.
         """
         matches = [name] if name in self.digests() else [one for one in self.digests() if one.startswith(name)]
-        if len(matches) != 1 or len(name) < 6:
-            raise BrokenRelease("E_NO_RELEASE", f"{len(matches)} releases in {self.folder} start with {name!r}")
+        if len(name) < LEAST_DIGITS:
+            words = f"{name!r} has {len(name)} digits, at least {LEAST_DIGITS} are needed to name a release"
+            raise BrokenRelease("E_NO_RELEASE", words)
+        if len(matches) != 1:
+            which = ": " + ", ".join(one[:12] for one in matches) if matches else ""
+            raise BrokenRelease("E_NO_RELEASE", f"{len(matches)} releases in {self.folder} start with {name!r}{which}")
         try:
             release = _verified(self.folder / matches[0], self._vault.find(_key(matches[0])))
         except KeyLost as error:

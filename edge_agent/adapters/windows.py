@@ -140,7 +140,7 @@ class WindowCache:
             StorageFailed: it could not be written, or the class's file cannot be opened just now.
         """
         if label not in self._names:
-            raise Refused("E_CLASS", f"the live release does not know class {label[:80]!r}")
+            raise Refused("E_CLASS", f"class {label[:80]!r} is unknown; the release knows {', '.join(self._names)}")
         if label not in self._classes:
             raise StorageFailed("E_STORAGE", f"the cached windows of {label} cannot be opened")
         # Without a boot the newest is meant: a restarted sender counts anew.
@@ -154,7 +154,9 @@ class WindowCache:
             newest = max(reversed(found), key=self._captured_ns)  # of equal times that which came last
             self._upgrade(newest, label, Source.LABEL)
             return
-        raise Refused("E_NOT_CACHED", f"no window {seq} of asset {asset!r} is at hand")
+        raise Refused(
+            "E_NOT_CACHED", f"no window {seq} of asset {asset!r} is cached or among the last {self._recent.maxlen}"
+        )
 
     def close_classes(self, labels: frozenset[str]) -> None:
         """Take no windows of these classes, which are being forgotten or have been; take those of all others.

@@ -15,6 +15,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from edge_agent.adapters.onnx_session import providers
 from edge_agent.adapters.releases import read_release
 from edge_agent.adapters.windows import window_bytes
+from edge_agent.adapters.workplace import IN_MEMORY, file_system
 from edge_agent.clock import Clock
 from edge_agent.clock import read as read_clock
 from edge_agent.commands.client import connected
@@ -65,6 +66,7 @@ def check(config_path: Path) -> Iterator[Finding]:
     yield from _state(config)
     yield from _tls(config)
     yield from _files(config)
+    yield from _workplace(config)
     yield _clock(config)
     for name in (OWN_MODEL, *config.models):
         yield from _release(config.of_model(name))
@@ -91,6 +93,20 @@ def _state(config: Config) -> Iterator[Finding]:
     free, wanted = shutil.disk_usage(existing).free, max(0, config.cache.max_bytes - used) + SPARE_BYTES
     words = f"{free / 2**20:.0f} MiB free, cache and releases may take {wanted / 2**20:.0f} MiB"
     yield Finding("disk", free >= wanted, words, "free some space or lower cache.max_bytes")
+
+
+def _workplace(config: Config) -> Iterator[Finding]:
+    """Whether jobs run where they were told to; elsewhere they do without a word, on the disk if need be."""
+    place = config.forget.work_dir
+    if place is None:
+        return
+    kind, usable = file_system(place), os.access(place, os.W_OK | os.X_OK)
+    where = "is not there" if not kind else "is in memory" if kind in IN_MEMORY else f"is on {kind}, not in memory"
+    words = f"{place} {where}{'' if usable or not kind else ' and not writable'}"
+    remedy = (
+        "name a folder on a tmpfs that the agent may write, or leave forget.work_dir out: jobs would run on the disk"
+    )
+    yield Finding("work_dir", usable and kind in IN_MEMORY, words, remedy)
 
 
 def _permissions(config_path: Path, config: Config) -> Iterator[Finding]:
