@@ -10,6 +10,7 @@ from typing import Final, TextIO, cast
 import structlog
 
 EVENTS: Final[dict[str, str]] = {
+    "agent.failed": "The agent cannot start, or cannot go on, and ends; code, reason.",
     "agent.started": "The agent serves; with version, session and release.",
     "agent.stopped": "The agent has ended cleanly; with all counters.",
     "broker.connected": "The broker accepted the connection; protocol, session_present.",

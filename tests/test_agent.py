@@ -313,7 +313,9 @@ def test_a_second_agent_on_the_same_state_directory_is_refused(start_agent: Star
     command = [sys.executable, "-m", "edge_agent", "run", "--config", str(agent.config)]
     second = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert second.returncode == 78
-    assert "E_STATE" in second.stderr
+    event, line = second.stderr.splitlines()
+    assert (json.loads(event)["event"], json.loads(event)["code"]) == ("agent.failed", "E_STATE")
+    assert line.startswith("error: E_STATE")
 
 
 def test_a_broken_config_ends_with_the_key_and_exit_code_78(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from edge_agent.adapters.mqtt import BROKER
 from edge_agent.agent import Agent
 from edge_agent.commands.assembly import assemble
 from edge_agent.config import read_config
-from edge_agent.core.errors import Misconfigured
+from edge_agent.core.errors import EdgeAgentError, Misconfigured
 from edge_agent.settings import Config
 
 PAHO: Final = "paho-mqtt-client"  # its threads are called so, with the client's id behind it
@@ -39,6 +39,14 @@ def run(config_path: Path) -> None:
     logs.configure(config.logs.level, config.logs.format)
     heap.share()  # before there are threads
     threads.end_with(BROKER, PAHO)
+    try:
+        _serve(config_path, config)
+    except EdgeAgentError as error:  # whoever reads the log's JSON alone would miss the line that the tool prints
+        log.error("agent.failed", code=error.code, reason=error.reason)
+        raise
+
+
+def _serve(config_path: Path, config: Config) -> None:
     with _only_agent(config.gateway.state_dir):
         agent = assemble(config)
         heap.settle()
