@@ -193,6 +193,14 @@ def f5() -> Iterator[Run]:
         yield _run("cwru", _paper("cwru"), method)
 
 
+def new_row() -> Iterator[Run]:
+    """The networks that learn every class of CWRU again with a new row of the head, for ``benchmarks.new_row``."""
+    methods = "retrain", "head_surgery", "pte", "ablation_shipped_head", *CONTROLS, "pte_published", "scrub"
+    for name in CLASSES["cwru"]:
+        for method in methods:
+            yield _run("cwru", (name,), method)
+
+
 def _paper(setting: str) -> tuple[str, ...]:
     return (SETTINGS[setting].paper_class,)
 

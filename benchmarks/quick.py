@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import epochs, gate_edits, models, runs, tsne, tuning
+from benchmarks import epochs, gate_edits, models, new_row, runs, tsne, tuning
 from benchmarks.case import Case
 from benchmarks.methods import ABLATIONS, ALL
 from benchmarks.runs import Run
@@ -138,13 +138,18 @@ def main() -> None:
     wanted += [run_of(name, architecture=each) for each in ARCHITECTURES for name in ("original", "pte", "delete_all")]
     few = [run_of("pte"), run_of("delete_all")]
     with tempfile.TemporaryDirectory(prefix="edge-agent-quick-") as folder:
-        paths = [Path(folder) / name for name in ("runs.csv", "epochs.csv", "tsne.csv", "tuning.csv")]
+        paths = [Path(folder) / name for name in ("runs.csv", "epochs.csv", "tsne.csv", "tuning.csv", "new_row.csv")]
         runs.carry_on(wanted, paths[0], case_of)
         runs.carry_on(tuning_runs("delete_all"), paths[3], case_of)
         epochs.carry_on(few, paths[1], case_of)
         tsne.draw_anew(few, paths[2], case_of)
+        new_row.carry_on(few, paths[4], case_of)
         gate_edits.judged(case(), "no consolidation")
         pages(Path(folder) / "committed")
-        if runs.missing(wanted, paths[0]) or epochs.missing(few, paths[1]) or not paths[2].exists():
+        if (
+            runs.missing(wanted, paths[0])
+            or epochs.missing(few, paths[1])
+            or not (paths[2].exists() and paths[4].exists())
+        ):
             sys.exit("runs are missing in what was written")
     print(f"{len(wanted)} small runs in {time.monotonic() - started_s:.0f} s; nothing is kept")

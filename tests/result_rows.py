@@ -94,6 +94,19 @@ def point_row(method: str, x: float, label: str, answer: str) -> Row:
     return {"method": method, "x": x, "y": -x, "label": label, "class": answer} | FACTS
 
 
+def new_row(method: str, steps: int, forget: str = "IR007") -> Row:
+    """A row of ``new_row.csv``."""
+    about = {
+        "setting": "cwru",
+        "forget": forget,
+        "method": method,
+        "model_seed": 0,
+        "seed": 0,
+        "architecture": "resnet18_1d",
+    }
+    return {"run": f"{method} {forget}"} | about | {"steps": steps, "relearned_5": 20.0, "relearned_50": 80.0} | FACTS
+
+
 def speed_row(subject: str, value: float) -> Row:
     """A row of ``speed.csv``: windows per second at width 16."""
     figure = Figure("serving", subject, "width 16", "windows_per_s", value)
@@ -146,7 +159,9 @@ def something_of_everything() -> dict[str, list[Row]]:
     points = [point_row(method, x, "IR007", "B007") for method in ("original", "pte") for x in (0.0, 1.0)]
     speed = [speed_row("agent", 2000.0), speed_row("bare_loop", 1800.0)]
     profiles = [share_row(commit, function) for commit in ("before", "after") for function in ("a: read", "b: answer")]
-    return {"runs": rows, "gate": edits, "epochs": epochs, "tsne": points, "speed": speed, "profiles": profiles}
+    again = [new_row(method, steps) for method, steps in (("retrain", 14), ("pte", 11))]
+    more = {"tsne": points, "new_row": again, "speed": speed, "profiles": profiles}
+    return {"runs": rows, "gate": edits, "epochs": epochs, **more}
 
 
 def of_the_surrogate() -> dict[str, list[Row]]:

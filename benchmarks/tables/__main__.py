@@ -4,10 +4,10 @@
     python -m benchmarks.tables t6 gate
     python -m benchmarks.tables all --results my/results
 
-Reads runs.csv, gate.csv, epochs.csv, tsne.csv, speed.csv and profiles.csv in benchmarks/results (and, to tell which
-runs of a plan are missing, the tuning.csv of the checkout, whatever --results says); writes
-tables/NAME.md, and figures/NAME.png and .svg for figures, beside them, and prints the Markdown. The same rows give the
-same bytes. Where rows are missing, the page names the command that makes them.
+Reads runs.csv, gate.csv, new_row.csv, epochs.csv, tsne.csv, speed.csv and profiles.csv in benchmarks/results (and, to
+tell which runs of a plan are missing, the tuning.csv of the checkout, whatever --results says); writes tables/NAME.md,
+and figures/NAME.png and .svg for figures, beside them, and prints the Markdown. The same rows give the same bytes.
+Where rows are missing, the page names the command that makes them.
 """
 
 from __future__ import annotations
