@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from benchmarks.tables import harm
 from benchmarks.tables.rows import (
+    duels,
     estimate,
     mean_ranks,
     of_paper_class,
     original,
     share_interval,
     shared,
+    sign_test,
     student,
     where,
 )
@@ -60,6 +62,19 @@ def test_equal_h_means_share_the_mean_of_their_ranks(tmp_path: Path) -> None:
     h_means = {"pte": 98.0, "delete": 98.0, "imp": 90.0, "delete_all": 99.0}
     told = read_back(tmp_path, *(run_row(method, h_mean=value) for method, value in h_means.items()))
     assert mean_ranks(told) == ({"delete_all": 1.0, "delete": 2.5, "pte": 2.5, "imp": 4.0}, 1)
+
+
+def test_two_methods_are_held_against_each_other_case_by_case(tmp_path: Path) -> None:
+    figures = {"IR007": (9.0, 8.0), "B007": (9.0, 9.0), "Normal": (7.0, 8.0), "IR014": (9.0, 1.0)}
+    about = [
+        run_row(method, forget=forget, h_mean=value)
+        for forget, pair in figures.items()
+        for method, value in zip(("pte", "delete_all"), pair, strict=True)
+    ]
+    told = read_back(tmp_path, *about, run_row("pte", forget="B014"))
+    assert duels(told, "pte", "delete_all") == (2, 1, 1)
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(9, 0) == pytest.approx(2 / 2**9)
 
 
 def test_ranks_are_over_cases_that_all_methods_have(tmp_path: Path) -> None:

@@ -179,11 +179,13 @@ def _scatter(rows: Sequence[Row]) -> Figure:
 TABLE: Final = Table(
     "gate",
     "The gate's evidence against the truth",
-    """Edits as shipped and edits that were damaged on purpose, each with what the gate saw, its verdict, and the
-change of test accuracy of the retained class that lost most, which a gateway cannot see. False accepts are a share of
-the edits that lost over 5 points, false refusals of those that lost under 1, those included that a check refused which
-looks at what is left of the forgotten class; in brackets Wilson's 95 % interval. In the figure dashed lines stand at
-these two limits, and the axis is linear between -1 and 1.""",
+    """Edits as shipped and edits that were damaged on purpose, each with what the gate saw, its verdict, and the change
+of test accuracy of the retained class that lost most, which a gateway cannot see. False accepts are a share of the
+edits that lost over 5 points, false refusals of those that lost under 1, those included that a check refused which
+looks at what is left of the forgotten class; in brackets Wilson's 95 % interval, which is too narrow, since up to
+six edits are of the same class and network; and rates over all hang on how many edits of each kind there are, so
+that the line of those as shipped says most. In the figure dashed lines stand at these two limits, and the axis is
+linear between -1 and 1.""",
     "python -m benchmarks.gate_edits; python -m benchmarks.gate_edits --data dsads --kinds shipped --model 1 (and 2)",
     make,
 )

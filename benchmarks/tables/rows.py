@@ -237,6 +237,20 @@ def share_interval(hits: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def duels(rows: Sequence[Row], first: str, second: str, column: str = "h_mean") -> tuple[int, int, int]:
+    """In how many cases the first method has the greater figure, the same, and the smaller one."""
+    won = level = lost = 0
+    for group in by_case(shared(rows, (first, second))).values():
+        own, other = (np.mean(numbers(where(group, method=method), column)) for method in (first, second))
+        won, level, lost = won + (own > other), level + (own == other), lost + (own < other)
+    return won, level, lost
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Two-sided p of so uneven a result, were winning and losing equally likely; cases that are level say nothing."""
+    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
 def mean_ranks(rows: Sequence[Row], column: str = "h_mean") -> tuple[dict[str, float], int]:
     """Mean rank of each method, 1 for the greatest figure, and over how many cases.
 
