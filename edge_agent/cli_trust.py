@@ -141,6 +141,22 @@ def releases_pull(url: str, digest: str | None, key_paths: tuple[Path, ...], con
     click.echo(f"asked for {release.digest[:12]}")
 
 
+@releases.command("remove")
+@click.argument("digest")
+@_configured
+def releases_remove(digest: str, config: Config) -> None:
+    """Destroy a release that is not needed any more, its key first; the digest may be shortened to 6 characters.
+
+    The live one, one that is wanted or kept for a probation, and those of a command at work are refused.
+
+    \b
+    Example: edge-agent releases remove 3f9c21 --config agent.toml
+    """
+    from edge_agent.commands.releases import discard, store_of
+
+    click.echo(f"removed {discard(store_of(config), digest)[:12]}")
+
+
 @releases.command("sign")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @click.option("--key", required=True, type=click.Path(path_type=Path), help="Private key (Ed25519, PEM).")

@@ -226,6 +226,9 @@ def test_releases_are_listed_shown_verified_installed_and_rolled_back(
     installed = edge_agent("releases", "install", tmp_path / "second", "--config", agent.config)
     assert installed.returncode == 0, installed.stderr
     wait_until(lambda: store_at(agent.state_dir).current() == second)
+    removed = edge_agent("releases", "remove", first[:8], "--config", agent.config)
+    assert removed.stdout == f"removed {first[:12]}\n", removed.stderr
+    assert store_at(agent.state_dir).digests() == [second]
 
 
 def test_a_rollback_across_an_erasure_is_refused(start_agent: Start, plant: Plant, toy_release: Path) -> None:

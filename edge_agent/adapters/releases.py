@@ -141,19 +141,30 @@ class ReleaseStore:
             BrokenRelease: there is none, several, or it is not what its digest says.
             StorageFailed: the disk cannot read it now, which says nothing of the release.
         """
-        matches = [name] if name in self.digests() else [one for one in self.digests() if one.startswith(name)]
+        digest = self.whole(name)
+        try:
+            release = _verified(self.folder / digest, self._vault.find(_key(digest)))
+        except KeyLost as error:
+            raise BrokenRelease("E_KEY", f"release {digest[:12]} cannot be opened: {error.reason}") from error
+        _hold_against(digest, release.digest)
+        return release
+
+    def whole(self, name: str) -> str:
+        """The digest that a name of 6 characters or more begins, also of a release that is damaged.
+
+        Raises:
+            BrokenRelease: ``E_NO_RELEASE``, there is none, or several.
+            StorageFailed: the store cannot be read.
+        """
+        digests = self.digests()
+        matches = [name] if name in digests else [one for one in digests if one.startswith(name)]
         if len(name) < LEAST_DIGITS:
             words = f"{name!r} has {len(name)} digits, at least {LEAST_DIGITS} are needed to name a release"
             raise BrokenRelease("E_NO_RELEASE", words)
         if len(matches) != 1:
             which = ": " + ", ".join(one[:12] for one in matches) if matches else ""
             raise BrokenRelease("E_NO_RELEASE", f"{len(matches)} releases in {self.folder} start with {name!r}{which}")
-        try:
-            release = _verified(self.folder / matches[0], self._vault.find(_key(matches[0])))
-        except KeyLost as error:
-            raise BrokenRelease("E_KEY", f"release {matches[0][:12]} cannot be opened: {error.reason}") from error
-        _hold_against(matches[0], release.digest)
-        return release
+        return matches[0]
 
     def card(self, name: str) -> Card:
         """The card of the release with this digest; its other files, which take longer to verify, may be damaged.

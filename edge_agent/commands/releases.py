@@ -14,6 +14,7 @@ from edge_agent.files import storage, write_atomically
 from edge_agent.live import refuse_erased
 from edge_agent.masks import REVIVE, erased_classes, on_probation, unwelcome
 from edge_agent.schemas.card import Card
+from edge_agent.schemas.messages import TERMINAL
 from edge_agent.settings import Config
 
 
@@ -54,6 +55,33 @@ def ask(config: Config, store: ReleaseStore, release: Release) -> None:
     """
     refuse(config, store, release.card, release.digest)
     store.want(release.digest)
+
+
+def discard(store: ReleaseStore, name: str) -> str:
+    """Destroy a release, whole or damaged, that nothing needs; returns its digest.
+
+    Raises:
+        BrokenRelease: ``E_NO_RELEASE``, there is none.
+        Refused: ``E_IN_USE``, with what needs it.
+        StorageFailed: some of it is left.
+    """
+    digest = store.whole(name)
+    if needed := _needed(store).get(digest):
+        raise Refused("E_IN_USE", f"release {digest[:12]} {needed}")
+    store.remove(digest)
+    return digest
+
+
+def _needed(store: ReleaseStore) -> dict[str | None, str]:
+    """What the releases are needed for that are."""
+    needed: dict[str | None, str] = {}
+    for state in read_states(store.state_dir / "journal.jsonl"):
+        if state.kept_s is not None:
+            needed[state.release_before] = f"is kept for the probation of {state.name}"
+        if state.status not in TERMINAL:
+            words = f"is part of command {state.id!r}, which is not finished"
+            needed |= {state.release_before: words, state.release_after: words}
+    return needed | {store.wanted(): "is wanted by an operator", store.current(): "is live"}
 
 
 def refuse(config: Config, store: ReleaseStore, card: Card, digest: str) -> None:

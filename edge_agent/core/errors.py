@@ -48,6 +48,7 @@ CODES: Final[dict[str, str]] = {
     "E_ROLLED_BACK": "The parent release was adopted again during its probation, by an operator or for bad health.",
     # A release: use another one.
     "E_NO_RELEASE": "There is no release to serve.",
+    "E_IN_USE": "The release is live, wanted, kept for a probation or part of a command, and cannot be removed.",
     "E_CARD": "The release's card is missing or malformed.",
     "E_HASH": "A file of the release is missing or is not the one that its card names.",
     "E_ARCHITECTURE": "No installed package provides the release's architecture.",
