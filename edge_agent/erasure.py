@@ -26,13 +26,14 @@ from edge_agent.adapters.releases import Release, ReleaseStore
 from edge_agent.adapters.windows import WindowCache
 from edge_agent.clock import Clock
 from edge_agent.core.errors import BrokenRelease, StorageFailed, Untrusted
-from edge_agent.files import read_if_there, remove, storage, write_atomically
+from edge_agent.files import is_file, read_if_there, remove, storage, write_atomically
 from edge_agent.jobs import Jobs
 from edge_agent.schemas.card import CARD, parse_card
 from edge_agent.schemas.certificate import KIND, VERSION
 from edge_agent.schemas.messages import JobState
 from edge_agent.settings import Gateway
 from edge_agent.signing import Signer, opened
+from edge_agent.vault import MASTER
 
 log = structlog.get_logger(__name__)
 
@@ -211,6 +212,7 @@ class Erasure:
                 "destroyed": destroyed,
                 "not_destroyed": self._left(state, live),
                 "not_covered": list(NOT_COVERED),
+                "master_key": self._where_master_key(),
                 "audit": {"n": head.n, "hash": head.hash},
             }
         )
@@ -218,6 +220,12 @@ class Erasure:
             self._folder.mkdir(exist_ok=True)
             write_atomically(self._path(state), document)
         return document
+
+    def _where_master_key(self) -> str:
+        """On flash, which may keep old blocks, an overwritten key is gone for good only if this one lies elsewhere."""
+        with storage("the master key cannot be looked for"):
+            beside = is_file(self._gateway.root_dir / MASTER)
+        return "in the state directory, beside the keys that it wraps" if beside else "outside the state directory"
 
     def _left(self, state: JobState, live: Release) -> list[dict[str, Any]]:
         """What may still know a class, for a certificate never says more than was done."""

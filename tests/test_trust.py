@@ -67,6 +67,8 @@ def test_a_certificate_says_what_was_done_and_is_checked_with_nothing_but_the_pu
     assert shown.returncode == 0, shown.stderr
     assert "gateway toy forgot whine" in shown.stdout
     assert "not destroyed: release folder" in shown.stdout
+    assert "not covered: copies of the state directory from before" in shown.stdout
+    assert "master key: in the state directory, beside the keys that it wraps" in shown.stdout
     assert edge_agent("certificate", "key", "--config", agent.config).stdout == key.read_text()
 
 

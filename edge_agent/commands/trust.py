@@ -65,6 +65,8 @@ def in_words(content: dict[str, Any]) -> list[str]:
             about = ", ".join(f"{key} {value}" for key, value in one.items() if key not in ("what", "how"))
             lines.append(f"{name.replace('_', ' ')}: {one['what']}{f' ({about})' if about else ''}: {one['how']}")
     lines += [f"not covered: {words}" for words in content.get("not_covered", [])]  # older certificates have none
+    if "master_key" in content:
+        lines.append(f"master key: {content['master_key']}")
     lines += [f"gate: {reason['words']}" for reason in content["edit"].get("gate", [])]
     lines.append(f"audit log: row {content['audit']['n']}, hash {content['audit']['hash']}")
     return lines
