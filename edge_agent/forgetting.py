@@ -108,8 +108,8 @@ class Forgetting:
         return next(iter(self._masks.unfinished()), None)
 
     def by_status(self) -> dict[str, int]:
-        """How many commands of the journal have each status."""
-        counts = dict.fromkeys(get_args(Status), 0)
+        """How many commands of the journal have each status; one that was rejected never gets there."""
+        counts = dict.fromkeys((one for one in get_args(Status) if one != "rejected"), 0)
         for state in self._journal.states():
             counts[state.status] += 1
         return counts
