@@ -29,7 +29,7 @@ COUNTERS: Final[dict[str, str]] = {
     "storage_failures": "other writes to the disk that failed and are tried again",
     "cache_over_budget": "windows not cached because `cache.bytes_per_day` was used up",
     "bytes_written": "bytes that the agent and its ended jobs have sent to disks, as Linux counts them",
-    "releases_refused": "releases that could not be used: asked for by an operator, or announced by the gateway that a replica follows",
+    "releases_refused": "releases that could not be used, of an operator or of the gateway that is followed",
     "connects": "connections that the broker accepted",
     "disconnects": "connections that ended or could not be made",
 }
