@@ -41,6 +41,8 @@ class Adopting:
         self._wanted: str | None = None  # the release that was asked for, while it is being loaded
         self._adopted: str | None = None  # one that is live, until cache and audit log have followed
         self._settle_s = self._rekey_s = float("-inf")
+        self._moved_to: set[str] = set()  # classes from whose windows files are to be parted by a new key,
+        self._rekeys_left = 0  # and how many files that can be: no label given meanwhile adds to them
 
     def poll(self, now_s: float) -> bool:
         """Adopt what ``edge-agent releases`` asked for, once no command works on the present release.
@@ -112,20 +114,26 @@ class Adopting:
         """Destroy windows of classes that a release from elsewhere had forgotten before: no command can ask for it.
 
         Files that windows were moved from get a new key, and are written anew, whole: after an erasure, and once in a
-        day what a crash left of that. Whoever may give labels could wear the disk out else (decision 0015).
+        day what a crash left of that. Whoever may give labels could wear the disk out else (decision 0015). A file is
+        tens of megabytes, and windows wait meanwhile: one at a time, the next a second later.
         """
         if self._forgetting.at_work is not None:
             return  # the end of a command tells in its certificate what it destroys
-        due, next_s = now_s >= self._rekey_s, self._rekey_s
-        self._rekey_s = float("-inf")  # should the disk fail
+        due = now_s >= self._rekey_s
         for name in self._live.card.forgotten:
             count = self._cache.counts().get(name)
             if count:
                 self._cache.erase(name)
                 log.warning("cache.dropped", files=1, windows=count, reason=f"the release has forgotten {name}")
-            if (count or due) and self._cache.rekey_one(name):
-                return  # a file is tens of megabytes, and windows wait meanwhile: the next in the next second
-        self._rekey_s = now_s + REKEY_EVERY_S if due else next_s
+            if count or due:
+                self._moved_to.add(name)
+                self._rekeys_left = len(self._cache.counts())
+        if due:
+            self._rekey_s = now_s + REKEY_EVERY_S
+        if self._rekeys_left and any(self._cache.rekey_one(name) for name in sorted(self._moved_to)):
+            self._rekeys_left, self._settle_s = self._rekeys_left - 1, now_s
+        else:
+            self._rekeys_left, self._moved_to = 0, set()
 
 
 def fit_cache(cache: WindowCache, live: LiveModel) -> None:

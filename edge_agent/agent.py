@@ -68,6 +68,7 @@ class Agent:
         self._model_of = lru_cache(ASSETS_AT_HAND)(self._look_up)
         self._housekeeping_s = self._given_back_s = float("-inf")
         self._stopping = self._online = False
+        self._busy_s = 0.0  # in which the main thread did not wait for messages, housekeeping apart
         self._refused: tuple[str, ...] = ()  # subscriptions that the broker does not grant
         self._new_config: Callable[[], Config] | None = None
         self.snapshot: Snapshot | None = None  # replaced as a whole, for other threads to read
@@ -100,6 +101,7 @@ class Agent:
     def turn(self, timeout_s: float) -> None:
         """Wait for work at most ``timeout_s``, and do it."""
         events, arrived = self._inbox.take(self._config.serving.max_batch, timeout_s)
+        began_s = time.monotonic()
         for event in events:
             match event:
                 case Connected():
@@ -121,6 +123,7 @@ class Agent:
         for model in self.models:
             model.poll(may_start=not any(other.has_job for other in self.models))
         now_s = time.monotonic()
+        self._busy_s += now_s - began_s
         if now_s >= self._housekeeping_s + 1.0:
             self._housekeeping_s = now_s
             self._housekeep(now_s)
@@ -188,6 +191,7 @@ class Agent:
     def _look(self, now_s: float) -> Snapshot:
         return Snapshot(
             turn_s=now_s,
+            busy_s=self._busy_s,
             online=self._online,
             refused=self._refused,
             counters=self._counted(),

@@ -147,7 +147,8 @@ def releases_pull(url: str, digest: str | None, key_paths: tuple[Path, ...], con
 def releases_remove(digest: str, config: Config) -> None:
     """Destroy a release that is not needed any more, its key first; the digest may be shortened to 6 characters.
 
-    The live one, one that is wanted or kept for a probation, and those of a command at work are refused.
+    The live one, one that is wanted or kept for a probation, and those of a command at work are refused. Not while an
+    agent is adopting another one: it would find it gone.
 
     \b
     Example: edge-agent releases remove 3f9c21 --config agent.toml

@@ -33,7 +33,7 @@ from edge_agent.schemas.certificate import KIND, VERSION
 from edge_agent.schemas.messages import JobState
 from edge_agent.settings import Gateway
 from edge_agent.signing import Signer, opened
-from edge_agent.vault import MASTER
+from edge_agent.vault import MASTER, MASTER_COPY
 
 log = structlog.get_logger(__name__)
 
@@ -223,8 +223,10 @@ class Erasure:
 
     def _where_master_key(self) -> str:
         """On flash, which may keep old blocks, an overwritten key is gone for good only if this one lies elsewhere."""
+        root, given = self._gateway.root_dir, self._gateway.master_key_file
         with storage("the master key cannot be looked for"):
-            beside = is_file(self._gateway.root_dir / MASTER)
+            beside = any(is_file(root / name) for name in (MASTER, MASTER_COPY))
+            beside |= given is not None and given.resolve().is_relative_to(root.resolve())
         return "in the state directory, beside the keys that it wraps" if beside else "outside the state directory"
 
     def _left(self, state: JobState, live: Release) -> list[dict[str, Any]]:

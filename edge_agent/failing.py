@@ -74,9 +74,11 @@ class Failing:
             StorageFailed: it is not written down yet. If that is also why it fails, what failed is to be tried again,
                 until the audit log has it; any other failure is for ``again``.
         """
-        state = replace(state, on_disk=state.on_disk or self._jobs.on_disk)  # a later certificate must say so
         if not isinstance(error, StorageFailed):
             self._failure = state, error
+        if self._jobs.on_disk:  # before it is gone: the certificate of a later command must say so
+            state = self._journal.note(replace(state, on_disk=True))
+            self._failure = self._failure and (state, error)
         self._jobs.clear()
         if self._told != state.id:
             about = {"id": state.id, "classes": list(state.classes), "code": error.code, "reason": error.reason}

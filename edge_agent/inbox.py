@@ -14,10 +14,11 @@ MOST_BYTES: Final = 64 << 20  # 256 windows of nine channels are 9 MiB; whoever 
 
 
 class Inbox:
-    """Bounded by ``capacity`` messages and ``MOST_BYTES``. Events about the connection are few and always fit."""
+    """Bounded by ``capacity`` messages and ``most_bytes``. Events about the connection are few and always fit."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity, self._bytes = capacity, 0
+        self.most_bytes = MOST_BYTES
         self._first: deque[Event] = deque()
         self._windows: deque[Message] = deque()
         self._changed = threading.Condition()
@@ -35,9 +36,13 @@ class Inbox:
             self._changed.notify_all()
             return True
 
+    def hold(self, window_bytes: int) -> None:
+        """Have room for as many windows of this size as the broker may send before the first is acknowledged."""
+        self.most_bytes = max(self.most_bytes, self._capacity * window_bytes)
+
     def _has_room(self, more_bytes: int) -> bool:
         """For one that is larger than all room there is once nothing else waits."""
-        return len(self) < self._capacity and (not self._bytes or self._bytes + more_bytes <= MOST_BYTES)
+        return len(self) < self._capacity and (not self._bytes or self._bytes + more_bytes <= self.most_bytes)
 
     def tell(self, event: mqtt_link.Event) -> None:
         """Hand over an event about the connection."""

@@ -166,7 +166,7 @@ class Serving:
         """Keep a window that the model could not be run on, or leave it to the broker until it is acknowledged."""
         self._counters["model_failures"] += 1
         if len(self._stuck) == MOST_STUCK:
-            if message.receipt is None or message.receipt.qos == 0:
+            if message.receipt is None or message.receipt.qos == 0 or not self._broker.keeps_windows:
                 self._tally.refuse(message, error)
             else:
                 self._left_out = True

@@ -92,6 +92,7 @@ def a_snapshot() -> Snapshot:
     )
     return Snapshot(
         turn_s=time.monotonic(),
+        busy_s=1.0,
         online=True,
         refused=(),
         counters={**counted, "refused_E_SIZE": 1},

@@ -199,6 +199,27 @@ def test_labels_do_not_have_files_written_anew_every_minute(
     ended(model)
 
 
+def test_files_get_their_new_keys_one_in_a_turn_and_no_more_than_there_are(
+    tmp_path: Path, toy_release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in one turn held answers up; without an end a label a minute would have them written for ever."""
+    folder = toy.twin(toy_release, tmp_path / "pulled", forgotten=("whine",))
+    model, asked = started(config_of(tmp_path, folder)), list[str]()
+
+    def always(_: WindowCache, name: str) -> bool:
+        asked.append(name)
+        return True
+
+    monkeypatch.setattr(WindowCache, "rekey_one", always)
+    files = len(model._cache.counts())
+    for second in range(2 * files):
+        model.housekeep(float(second))
+        assert len(asked) == min(second + 1, files)
+    model.housekeep(REKEY_EVERY_S - 1.0)
+    assert len(asked) == files
+    ended(model)
+
+
 def test_a_command_that_waits_for_a_class_that_the_release_of_a_new_start_has_forgotten_ends_well(
     tmp_path: Path, toy_release: Path
 ) -> None:

@@ -223,6 +223,8 @@ def test_a_certificate_that_the_log_takes_back_later_is_told(tmp_path: Path) -> 
     with pytest.raises(Untrusted, match="row 2 withdraws the certificate of command c-1") as error:
         check(io.BytesIO(content), Head(head.n, head.hash), "c-1")
     assert error.value.code == "E_WITHDRAWN"
+    again = log.append("class.erased", id="c-1", classes=["hum"], destroyed=[])
+    assert check(io.BytesIO((tmp_path / "audit.jsonl").read_bytes()), Head(again.n, again.hash), "c-1") == 3
 
 
 def test_a_log_that_an_operator_made_append_only_opens_and_goes_on(

@@ -127,6 +127,9 @@ def test_a_place_for_jobs_that_is_not_in_memory_is_found(tmp_path: Path, toy_rel
         config_of(tmp_path, toy_release, f'{NO_BROKER}[forget]\nwork_dir = "{place}"\n')
         found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}["work_dir"]
         assert (found.passed, found.words) == (passed, f"{place} {words}")
+    config_of(tmp_path, toy_release, f'{NO_BROKER}[forget]\nwork_dir = "/proc"\n')
+    found = {finding.subject: finding for finding in check(tmp_path / "agent.toml")}["work_dir"]
+    assert (found.passed, found.words.startswith("/proc is on proc, not in memory")) == (False, True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can go on as nobody")

@@ -51,6 +51,14 @@ def test_large_messages_fill_the_inbox_sooner_and_make_room_when_they_are_taken(
     assert not inbox.put(large, first=False, timeout_s=0)
 
 
+def test_all_windows_that_may_be_on_their_way_fit_however_large_they_are() -> None:
+    inbox, window = Inbox(4), Message("t", bytes(MOST_BYTES // 3), retained=False, received_s=0.0)
+    inbox.hold(len(window.payload))
+    for _ in range(4):
+        assert inbox.put(window, first=False, timeout_s=0)
+    assert not inbox.put(window, first=False, timeout_s=0)
+
+
 def test_a_full_inbox_turns_messages_away_and_still_takes_events() -> None:
     inbox = Inbox(2)
     for _ in range(2):

@@ -39,7 +39,7 @@ class Ear:
     def __init__(self) -> None:
         self.answers: dict[int, dict[str, Any]] = {}
         self.refused: list[str] = []
-        self.reconnects = 0
+        self.reconnects, self.keeps_windows = 0, True
 
     def answer(self, _: object, __: str, payload: bytes) -> bool:
         content = json.loads(payload)

@@ -207,11 +207,12 @@ def check(lines: Iterable[bytes], head: Head | None = None, command: str | None 
 
     Raises:
         Untrusted: ``E_CHAIN``, the first row that is not as it was written, or the head is not among them;
-            ``E_WITHDRAWN``, the log says that the command's certificate was taken back.
+            ``E_WITHDRAWN``, a later row says that the command's certificate was taken back.
     """
     chain, withdrawn = Chain(head), None
     for row in chain.rows(lines):
-        if row["event"] == WITHDRAWN and command is not None and row["content"].get("id") == command:
+        later = head is not None and row["n"] > head.n  # an id may come again once the journal is lost
+        if later and row["event"] == WITHDRAWN and row["content"].get("id") == command:
             withdrawn = row["n"]
     if chain.problem is not None:
         raise Untrusted("E_CHAIN", chain.problem)

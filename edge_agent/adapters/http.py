@@ -187,6 +187,8 @@ def _windows(seen: Snapshot) -> Iterator[Metric]:
 def _state(seen: Snapshot) -> Iterator[Metric]:
     now_s = time.monotonic()
     yield GaugeMetricFamily(PREFIX + "broker_connected", "1 with a connection to the broker.", seen.online)
+    words = "In which the main thread did not wait for messages."
+    yield CounterMetricFamily(PREFIX + "busy_seconds", words, seen.busy_s)
     words = "Subscriptions that the broker does not grant."
     yield GaugeMetricFamily(PREFIX + "subscriptions_refused", words, len(seen.refused))
     yield GaugeMetricFamily(PREFIX + "turn_age_seconds", "Since the last finished turn.", now_s - seen.turn_s)

@@ -84,6 +84,11 @@ class Broker:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name=BROKER, daemon=True)
 
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether the broker sends again, on the next connection, what was not acknowledged on this one."""
+        return self._address.session_expiry_s > 0
+
     def start(self) -> None:
         """Begin to connect."""
         self._thread.start()

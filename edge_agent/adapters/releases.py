@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,6 +242,22 @@ class ReleaseStore:
         """The wish was granted or refused."""
         with storage("the wish cannot be removed"):
             remove(self._wanted)
+
+    def remove_unless(self, needed: Callable[[], str | None], name: str) -> str | None:
+        """Destroy a release, unless somebody needs it who came before nobody could find it: then that is returned.
+
+        Raises:
+            StorageFailed: some of it is left.
+        """
+        hidden = self.folder / f".{name}.gone"
+        with storage("the release cannot be set aside"):
+            (self.folder / name).rename(hidden)
+        if words := needed():
+            with storage("the release cannot be put back"):
+                hidden.rename(self.folder / name)
+            return words
+        self.remove(name)
+        return None
 
     def remove(self, name: str) -> None:
         """Destroy a release: its key first; then it is unlinked at once, so that no half of it is ever found."""

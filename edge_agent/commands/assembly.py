@@ -41,6 +41,7 @@ from edge_agent.masks import Masks, erased_classes, unwelcome
 from edge_agent.schemas.messages import dump
 from edge_agent.schemas.snapshot import Latency
 from edge_agent.schemas.topics import Topics
+from edge_agent.schemas.windows import ENVELOPE_BYTES
 from edge_agent.served import ServedModel
 from edge_agent.serving import Serving
 from edge_agent.settings import OWN_MODEL, Config
@@ -93,6 +94,7 @@ def assemble(config: Config) -> Agent:
         return Agent(*own, [_followed(config, shared, notifier)], *others)
     for name in (OWN_MODEL, *config.models):
         models.append(_served(name, config.of_model(name), shared, models))
+    inbox.hold(max(model.live.spec.raw_bytes + ENVELOPE_BYTES for model in models))
     return Agent(*own, models, *others)
 
 

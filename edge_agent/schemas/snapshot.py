@@ -53,6 +53,7 @@ class Snapshot:
     """The agent at the end of a turn. Times are monotonic seconds."""
 
     turn_s: float
+    busy_s: float  # in which the main thread did not wait for messages, since it started
     online: bool
     refused: tuple[str, ...]  # subscriptions that the broker does not grant
     counters: Mapping[str, int]  # of all models together
