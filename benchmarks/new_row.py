@@ -7,7 +7,7 @@ down needs steps to bring it up again, whatever its features know. Here every ne
 row for the class first (``measures.relearning.with_new_row``), so that only features differ. Each class of CWRU, one
 original; rows go to ``results/new_row.csv``: ``steps`` of fine-tuning on 50 windows until half of the class's test
 windows are answered right, and the percentage of them after 15 steps on 5 and on 50 (``relearned_5``,
-``relearned_50``). Runs that the file holds are left alone. An hour on one thread, most of it edits and retraining.
+``relearned_50``). Runs that the file holds are left alone. Half an hour on one thread, most of it edits and retraining.
 """
 
 from __future__ import annotations

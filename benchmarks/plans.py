@@ -195,7 +195,7 @@ def f5() -> Iterator[Run]:
 
 def new_row() -> Iterator[Run]:
     """The networks that learn every class of CWRU again with a new row of the head, for ``benchmarks.new_row``."""
-    methods = "retrain", "head_surgery", "pte", "ablation_shipped_head", *CONTROLS, "pte_published", "scrub"
+    methods = "retrain", "head_surgery", "pte", "ablation_shipped_head", *CONTROLS
     for name in CLASSES["cwru"]:
         for method in methods:
             yield _run("cwru", (name,), method)
