@@ -106,9 +106,8 @@ def _standing(rows: list[Row]) -> str:
         best = min(ranks.values())
         words = f"best mean rank in H-Mean among the {len(ranks)} retain-free methods here"
         lines.append(f"- {words}: {met(ranks[SHIPPED] <= best)}")
-        lines.append(
-            f"- H-Mean case by case, won, level and lost: {_duels(rows, [name for name in ranks if name != SHIPPED])}"
-        )
+        told = _duels(rows, [name for name in ranks if name != SHIPPED])
+        lines.append(f"- H-Mean in the cases that both have, won, level and lost: {told}")
     both_kinds, cases_of_all = mean_ranks([row for row in rows if data(row["method"]) != "reference"])
     if len(both_kinds) > len(ranks):
         order = sorted(both_kinds.items(), key=lambda one: one[1])
