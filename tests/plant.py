@@ -41,6 +41,12 @@ def known_windows(release: Path, label: int, count: int, seed: int = 0) -> Float
     return known
 
 
+def damage(path: Path) -> None:
+    """Change the last byte of a file. Set to 0 it was unchanged once in 256 times: a seal ends with any byte."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
     """Poll until ``condition`` is true, and return what it gave; fail after ``timeout_s``."""
     return local.wait_until(condition, str(condition), timeout_s)

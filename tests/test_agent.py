@@ -24,7 +24,7 @@ from edge_agent.core.types import Window
 from edge_agent.mqtt_client import BrokerAddress
 from edge_agent.schemas.windows import encode
 from edge_agent.signing import Signer
-from tests.plant import Plant, plant_at, toy_agent, wait_until
+from tests.plant import Plant, damage, plant_at, toy_agent, wait_until
 
 Start = Callable[..., LocalAgent]
 
@@ -353,7 +353,7 @@ def test_a_tampered_release_is_never_served(start_agent: Start, plant: Plant, to
 
 def tamper(agent: LocalAgent, release: Path) -> None:
     model = agent.state_dir / "releases" / read_release(release).digest / "model.onnx.sealed"
-    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    damage(model)
 
 
 def test_the_serving_process_never_loads_torch(start_agent: Start, plant: Plant) -> None:

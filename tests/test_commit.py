@@ -26,7 +26,7 @@ from edge_agent.core.types import Window
 from edge_agent.reservoir import Source
 from edge_agent.schemas.messages import JobState, Phase
 from edge_agent.vault import Vault
-from tests.plant import Plant, plant_at, store_at, toy_agent, unlimited, wait_until
+from tests.plant import Plant, damage, plant_at, store_at, toy_agent, unlimited, wait_until
 
 Start = Callable[..., LocalAgent]
 WHINE, RATTLE = toy.CLASSES.index("whine"), toy.CLASSES.index("rattle")
@@ -146,7 +146,7 @@ def test_a_damaged_candidate_fails_the_commit_and_the_parent_serves(
     """In ``erasing`` it reported success, and destroyed the parent, which served."""
     before, after = crashed_state(tmp_path / "agent", toy_release, edited, phase)
     model = tmp_path / "agent" / "state" / "releases" / after.digest / "model.onnx.sealed"
-    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    damage(model)
     agent = toy_agent(tmp_path / "agent", broker.port, toy_release)
     try:
         agent.ready()
