@@ -103,9 +103,9 @@ def f2() -> Iterator[Run]:
 
 def every(setting: str, models: Iterable[int] = MODEL_SEEDS, methods: Iterable[str] = ()) -> Iterator[Run]:
     """Every class of one setting: shipped method, nearest rivals, controls, references; depth of the first and last."""
+    beside = (*NEAREST, *CONTROLS)
     for model_seed in models:
         for name in CLASSES[setting]:
-            beside = (*NEAREST, *CONTROLS)
             for method in methods or (*REFERENCES, "pte", *beside, *(("other_retrain",) if model_seed == 0 else ())):
                 yield _run(setting, (name,), method, model_seed, depth=model_seed == 0 and method not in beside)
 

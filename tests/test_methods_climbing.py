@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.methods import negative_gradient
 from benchmarks.methods.common import forget_share
-from benchmarks.task import Labelled, Method, Task, carry_out, hand_over
-from edge_agent.core.dreams import Dreams
-from tests.model_fixtures import RATTLE, accuracy, looks, toy_network, windows_of
-
-
-def task_of(method: Method[Any], **changes: Any) -> Task:
-    windows = windows_of(RATTLE)
-    pairs = Labelled(windows, torch.full((len(windows),), RATTLE))
-    none = torch.empty(0, dtype=torch.long)
-    dreams = Dreams(windows[:0], none, none, none.bool())
-    return dataclasses.replace(hand_over(method, toy_network(), (RATTLE,), dreams, pairs, pairs, seed=0), **changes)
+from benchmarks.task import carry_out
+from tests.method_kit import task_of
+from tests.model_fixtures import RATTLE, accuracy, looks, toy_network
 
 
 def test_climbing_makes_the_class_unlikely_and_goes_on_for_all_its_epochs() -> None:

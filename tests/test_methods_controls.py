@@ -11,22 +11,14 @@ from torch import nn
 
 from benchmarks.methods import CONTROLS, controls
 from benchmarks.methods.common import forget_share
-from benchmarks.task import Labelled, Method, Task, carry_out, hand_over
-from edge_agent.core.dreams import Dreams
-from tests.model_fixtures import RATTLE, accuracy, changed_parts, toy_network, windows_of
+from benchmarks.task import Method, carry_out
+from tests.method_kit import task_of
+from tests.model_fixtures import RATTLE, accuracy, changed_parts, toy_network
 
 FAST: dict[str, dict[str, Any]] = {
     "delete_all_last_stage": {"rate": 1e-2},
     "pte_published_last_stage": {"push_rate": 3e-3, "pull_rate": 6e-3},
 }
-
-
-def task_of(method: Method[Any], **changes: Any) -> Task:
-    windows = windows_of(RATTLE)
-    pairs = Labelled(windows, torch.full((len(windows),), RATTLE))
-    none = torch.empty(0, dtype=torch.long)
-    dreams = Dreams(windows[:0], none, none, none.bool())
-    return dataclasses.replace(hand_over(method, toy_network(), (RATTLE,), dreams, pairs, pairs, seed=0), **changes)
 
 
 @pytest.mark.parametrize("method", CONTROLS.values(), ids=CONTROLS)

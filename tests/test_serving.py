@@ -132,13 +132,20 @@ class Failing:
         return self.model.logits(windows)
 
 
+def unable(model: ServedModel, most: float) -> Failing:
+    """Make it a model that cannot be run on windows with a sample beyond ``most``, which may be changed."""
+    failing: Any = Failing(model.live._live.model, most)
+    model.live._loaded = replace(model.live._live, model=failing)
+    told: Failing = failing
+    return told
+
+
 def test_windows_wait_until_the_model_can_be_run_again_and_the_process_ends_if_it_cannot(
     tmp_path: Path, toy_release: Path
 ) -> None:
     """Each was refused and acknowledged: an accelerator that had failed ate the whole stream."""
     model = started(config_of(tmp_path, toy_release))
-    failing: Any = Failing(model.live._live.model, most=-1.0)
-    model.live._loaded = replace(model.live._live, model=failing)
+    failing = unable(model, most=-1.0)
     told = heard(model, known_windows(toy_release, 0, 6))
     model.serving.retry(time.monotonic())
     assert (told.answers, told.refused) == ({}, [])
@@ -165,8 +172,7 @@ class Acknowledged:
 def test_more_windows_than_can_wait_are_left_to_the_broker_and_called_back(tmp_path: Path, toy_release: Path) -> None:
     """Beyond the 256th each was refused and acknowledged, while the model could not be run: the broker had no more."""
     model = started(config_of(tmp_path, toy_release))
-    failing: Any = Failing(model.live._live.model, most=-1.0)
-    model.live._loaded = replace(model.live._live, model=failing)
+    failing = unable(model, most=-1.0)
     client: Any = Acknowledged()
     windows = np.repeat(known_windows(toy_release, 0, 1), MOST_STUCK + 5, axis=0)
     told = heard(model, windows, receipt=Receipt(client, 7, 1))
@@ -183,8 +189,7 @@ def test_at_qos_0_more_windows_than_can_wait_are_refused_for_no_broker_has_them(
     tmp_path: Path, toy_release: Path
 ) -> None:
     model = started(config_of(tmp_path, toy_release))
-    failing: Any = Failing(model.live._live.model, most=-1.0)
-    model.live._loaded = replace(model.live._live, model=failing)
+    unable(model, most=-1.0)
     told = heard(model, np.repeat(known_windows(toy_release, 0, 1), MOST_STUCK + 5, axis=0))
     assert told.refused == ["E_MODEL"] * 5
     ended(model)
@@ -193,8 +198,7 @@ def test_at_qos_0_more_windows_than_can_wait_are_refused_for_no_broker_has_them(
 def test_a_lone_window_that_no_model_can_be_run_on_ends_no_agent(tmp_path: Path, toy_release: Path) -> None:
     """On a quiet gateway nothing else is answered meanwhile; its self-test tells that the model is well."""
     model = started(config_of(tmp_path, toy_release))
-    failing: Any = Failing(model.live._live.model, most=4000.0)
-    model.live._loaded = replace(model.live._live, model=failing)
+    unable(model, most=4000.0)
     told = heard(model, known_windows(toy_release, 0, 1) + np.float32(5000.0))
     model.serving.retry(time.monotonic())
     assert (told.answers, told.refused) == ({}, [])
@@ -208,8 +212,7 @@ def test_a_window_that_no_model_can_be_run_on_stalls_no_stream(tmp_path: Path, t
     model = started(config_of(tmp_path, toy_release))
     windows = known_windows(toy_release, 0, 6)
     windows[2, 0, 0] = 5000.0
-    failing: Any = Failing(model.live._live.model, most=4000.0)
-    model.live._loaded = replace(model.live._live, model=failing)
+    unable(model, most=4000.0)
     told = heard(model, windows)
     assert (sorted(told.answers), told.refused) == ([0, 1, 3, 4, 5], [])
     model.serving.retry(time.monotonic())

@@ -17,13 +17,10 @@ HEAD: Final = ("network", "steps ↑", "fewest", "relearned from 5 ↓", "relear
 def make(results: Path) -> Content:
     """One section for each setting, over the classes that all networks have."""
     rows = read(results / FILE)
-    done = {setting: shared(of_it, methods_of(of_it)) for setting in settings_of(rows) if (of_it := _of(rows, setting))}
+    told = {setting: where(rows, setting=setting) for setting in settings_of(rows)}
+    done = {setting: shared(of_it, methods_of(of_it)) for setting, of_it in told.items()}
     sections = [section(SETTINGS[setting].title, _table(of_it)) for setting, of_it in done.items() if of_it]
     return Content(sections, [row for of_it in done.values() for row in of_it], not_run(new_row(), rows))
-
-
-def _of(rows: list[Row], setting: str) -> list[Row]:
-    return where(rows, setting=setting)
 
 
 def _table(rows: list[Row]) -> str:

@@ -29,11 +29,11 @@ from prometheus_client.registry import Collector
 
 from edge_agent.schemas.messages import COUNTERS
 from edge_agent.schemas.snapshot import EDGES_S, Snapshot
+from edge_agent.schemas.topics import WINDOWS
 
 LONGEST_TURN_S: Final = 30.0  # without a finished turn, the agent is taken for hung; systemd's watchdog waits longer
 REQUEST_S: Final = 10.0
 PREFIX: Final = "edge_agent_"
-WINDOWS: Final = "/windows/+"  # how the subscription ends without which the agent answers nothing
 Look = Callable[[], Snapshot | None]
 
 

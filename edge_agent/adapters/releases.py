@@ -249,12 +249,11 @@ class ReleaseStore:
         Raises:
             StorageFailed: some of it is left.
         """
-        hidden = self.folder / f".{name}.gone"
         with storage("the release cannot be set aside"):
-            (self.folder / name).rename(hidden)
+            (self.folder / name).rename(self._hidden(name))
         if words := needed():
             with storage("the release cannot be put back"):
-                hidden.rename(self.folder / name)
+                self._hidden(name).rename(self.folder / name)
             return words
         self.remove(name)
         return None
@@ -263,11 +262,14 @@ class ReleaseStore:
         """Destroy a release: its key first; then it is unlinked at once, so that no half of it is ever found."""
         self._vault.destroy(_key(name))
         with storage("the release cannot be removed"):
-            doomed = self.folder / f".{name}.gone"
             if status(self.folder / name) is not None:
-                (self.folder / name).rename(doomed)
+                (self.folder / name).rename(self._hidden(name))
                 sync_folder(self.folder)
-            remove(doomed)
+            remove(self._hidden(name))
+
+    def _hidden(self, name: str) -> Path:
+        """Where nobody finds a release: there until it is gone, or put back; ``sweep`` removes what stays."""
+        return self.folder / f".{name}.gone"
 
     def sweep(self, *, wait: bool = False) -> None:
         """Remove what a crash or a failing disk left half added or half removed.

@@ -12,6 +12,7 @@ ASSET: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # A class name is a topic level, so it holds none of / + # and no comma, which separates several classes.
 CLASS_NAME: Final = re.compile(r"[A-Za-z0-9_@](?:[A-Za-z0-9._@ -]{0,62}[A-Za-z0-9._@-])?")
 PLANT_WIDE_UNLEARN: Final = "unlearn"
+WINDOWS: Final = "/windows/+"  # how the subscription ends without which an agent answers nothing
 
 Kind = Literal["window", "label"]
 
@@ -24,7 +25,7 @@ class Topics:
 
     def shared_windows(self, share: str) -> str:
         """The topic filter of all windows; of some of them, where a shared subscription is named."""
-        return f"$share/{share}/{self.base}/windows/+" if share else f"{self.base}/windows/+"
+        return f"$share/{share}/{self.base}{WINDOWS}" if share else f"{self.base}{WINDOWS}"
 
     def subscriptions(self, share: str = "", *, models: bool = False) -> tuple[str, ...]:
         """Topic filters that the agent listens to; with ``models``, beside its own, also for those."""
